@@ -1,0 +1,52 @@
+"""An episode with its tokens and its outcome, and the group of its siblings."""
+
+import hashlib
+from dataclasses import dataclass
+
+from ..envs import Episode, Outcome, Scored
+from .engine import PolicyVersion
+from .tokengraph import TokenGraph
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, order=True)
+class EpisodeKey:
+    """Which episode of a run: unique, and the same after a restart."""
+
+    epoch: int
+    """Counts passes over the training tasks; evaluations have negative numbers."""
+    task_id: str
+    sample: int
+    """0 .. group size - 1."""
+    attempt: int = 0
+    """Tries of this sample; over 0 after a retryable failure."""
+
+    def seed(self, run_seed: int) -> int:
+        """[0, 2**63): the episode's seed. Every attempt of a sample gets the same one."""
+        text = f"{run_seed}/{self.epoch}/{self.task_id}/{self.sample}"
+        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trajectory:
+    """One finished episode."""
+
+    key: EpisodeKey
+    version: PolicyVersion
+    """The policy that the episode started on."""
+    episode: Episode
+    graph: TokenGraph
+    outcome: Outcome
+
+    @property
+    def reward(self) -> float | None:
+        """None where no number exists."""
+        return self.outcome.reward if isinstance(self.outcome, Scored) else None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Group:
+    """Every sample of one task, each on its last attempt."""
+
+    task_id: str
+    members: tuple[Trajectory, ...]
+    """Ordered by sample."""

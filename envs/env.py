@@ -1,0 +1,72 @@
+"""The environment: reset, step, close."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+
+from .budget import Budget
+from .episode import Workspace
+from .graders.grader import Grader
+from .message import AssistantMessage, Message, ToolSpec
+from .task import Task, TaskSet
+
+TaskT = TypeVar("TaskT", bound=Task)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Observation:
+    """New messages for the policy. The transcript is kept by `play`; an env hands over only what is new."""
+
+    messages: tuple[Message, ...] = ()
+    tools: tuple[ToolSpec, ...] = ()
+    """The tools on offer. Read at reset; the offer does not change during an episode."""
+
+
+class Step(NamedTuple):
+    """The result of `Env.step`, in Gymnasium's order."""
+
+    observation: Observation
+    reward: float
+    terminated: bool
+    truncated: bool
+    info: Mapping[str, Any]
+    """Diagnostics; never read by the core."""
+
+
+class Env(Generic[TaskT]):
+    """Base class of environments. Single use: one instance plays one episode.
+
+    `reset` and `step` may be plain `def` too: they then run in a worker process.
+    """
+
+    reward_range: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    """(floor, maximum) of an episode's reward."""
+    grader: Grader | None = None
+    """None: the reward is the sum of the step rewards."""
+    budget: Budget = Budget(max_turns=16)
+
+    @classmethod
+    def tasks(cls, **options: Any) -> TaskSet:
+        """The tasks of this environment; `options` are the recipe's `env.tasks`."""
+        raise NotImplementedError(
+            f"{cls.__name__} has no task set of its own: define the classmethod `tasks`"
+        )
+
+    async def reset(self, task: TaskT, *, seed: int) -> Observation:
+        """Start on `task`. The default shows the task's own messages and tools."""
+        return Observation(messages=task.messages, tools=task.tools)
+
+    async def step(self, action: AssistantMessage) -> Step:
+        """React to what the policy said."""
+        raise NotImplementedError(f"{type(self).__name__} must define `step`")
+
+    async def close(self) -> None:
+        """Free what the episode held. Called exactly once, however it ended."""
+
+    async def workspace(self) -> Workspace | None:
+        """Files for a grader; called after the last step, before `close`."""
+        return None
+
+    def facts(self) -> Mapping[str, str]:
+        """What should stand in the episode's record, such as the sandbox tier."""
+        return {}

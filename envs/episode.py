@@ -1,0 +1,69 @@
+"""The record of one play-through."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from .message import AssistantMessage, Message, ToolSpec
+from .outcome import Failed
+
+
+class StopReason(StrEnum):
+    """Why an episode ended."""
+
+    DONE = "done"
+    """The environment said so."""
+    TRUNCATED = "truncated"
+    """The environment cut it."""
+    MAX_TURNS = "max_turns"
+    MAX_TOKENS = "max_tokens"
+    CONTEXT = "context"
+    ENV_SECONDS = "env_seconds"
+    WALL = "wall"
+    FAILED = "failed"
+    """Infrastructure broke; `Episode.failure` says where."""
+
+    @property
+    def is_truncated(self) -> bool:
+        """Cut before the environment said it was over."""
+        return self not in (StopReason.DONE, StopReason.FAILED)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Timing:
+    """Where an episode's seconds went."""
+
+    env_s: float = 0.0
+    policy_s: float = 0.0
+    wall_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Workspace:
+    """Files that the episode left behind, for graders that run later."""
+
+    files: tuple[tuple[str, bytes], ...]
+    """(relative path, content) pairs, sorted by path."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Episode:
+    """What happened, in messages. How good it was is the `Outcome`, which stands beside it."""
+
+    task_id: str
+    seed: int
+    messages: tuple[Message, ...]
+    """The whole conversation, the opening included."""
+    tools: tuple[ToolSpec, ...] = ()
+    rewards: tuple[float, ...] = ()
+    """One step reward a turn."""
+    stop: StopReason
+    failure: Failed | None = None
+    """Set exactly when `stop` is FAILED."""
+    workspace: Workspace | None = None
+    timing: Timing = field(default_factory=Timing)
+    env_info: tuple[tuple[str, str], ...] = ()
+    """Facts the environment wants on record, such as the sandbox tier."""
+
+    @property
+    def num_turns(self) -> int:
+        return sum(isinstance(message, AssistantMessage) for message in self.messages)

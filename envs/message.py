@@ -1,0 +1,122 @@
+"""Messages: the only thing that environments and policies exchange."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ToolSpec:
+    """A tool as the model sees it."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=lambda: {"type": "object", "properties": {}})
+    """JSON schema of the arguments object."""
+
+    def to_openai(self) -> dict[str, Any]:
+        """The entry of an OpenAI-style `tools` list."""
+        function = {"name": self.name, "description": self.description, "parameters": dict(self.parameters)}
+        return {"type": "function", "function": function}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ToolCall:
+    """A call that could be parsed. Whether its arguments fit the tool is for the environment to say."""
+
+    id: str
+    name: str
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BadToolCall:
+    """Text that was meant as a tool call and could not be parsed: the policy's fault, answered as such."""
+
+    text: str
+    error: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Usage:
+    """What one answer cost."""
+
+    prompt_tokens: int = 0
+    sampled_tokens: int = 0
+    finish: str = "stop"
+    """Why the engine stopped: "stop", or "length" when the answer was cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class SystemMessage:
+    content: str
+    role: Literal["system"] = "system"
+
+
+@dataclass(frozen=True, slots=True)
+class UserMessage:
+    content: str
+    role: Literal["user"] = "user"
+
+
+@dataclass(frozen=True, slots=True)
+class AssistantMessage:
+    """What a policy says: text, reasoning, and the tool calls that were parsed out of it."""
+
+    content: str = ""
+    reasoning: str = ""
+    """Thinking that the chat format keeps apart from the answer; "" where there is none."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    bad_calls: tuple[BadToolCall, ...] = ()
+    usage: Usage | None = None
+    """None where the policy has no tokens (an oracle)."""
+    role: Literal["assistant"] = "assistant"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolMessage:
+    content: str
+    call_id: str = ""
+    name: str = ""
+    is_error: bool = False
+    """The call itself was wrong, or the tool says that it failed."""
+    role: Literal["tool"] = "tool"
+
+
+Message = SystemMessage | UserMessage | AssistantMessage | ToolMessage
+
+
+def to_openai(message: Message) -> dict[str, Any]:
+    """One message in the OpenAI chat form, as chat templates and endpoints take it.
+
+    >>> to_openai(UserMessage("hi"))
+    {'role': 'user', 'content': 'hi'}
+    """
+    row: dict[str, Any] = {"role": message.role, "content": message.content}
+    if isinstance(message, AssistantMessage):
+        if message.reasoning:
+            row["reasoning_content"] = message.reasoning
+        if message.tool_calls:
+            row["tool_calls"] = [_call_to_openai(call) for call in message.tool_calls]
+    elif isinstance(message, ToolMessage):
+        if message.call_id:
+            row["tool_call_id"] = message.call_id
+        if message.name:
+            row["name"] = message.name
+    return row
+
+
+def _call_to_openai(call: ToolCall) -> dict[str, Any]:
+    return {
+        "id": call.id,
+        "type": "function",
+        "function": {"name": call.name, "arguments": dict(call.arguments)},
+    }
+
+
+def last_assistant_text(messages: Sequence[Message]) -> str:
+    """The content of the last assistant message, "" when there is none: what most graders read."""
+    for message in reversed(messages):
+        if isinstance(message, AssistantMessage):
+            return message.content
+    return ""

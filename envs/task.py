@@ -1,0 +1,83 @@
+"""Tasks and sets of tasks."""
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, overload
+
+from .message import Message, ToolSpec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """One thing to do. `reference` and `private` are for graders and tools; they never reach the model."""
+
+    id: str
+    """Unique in its task set and stable from run to run."""
+    messages: tuple[Message, ...] = ()
+    """The opening conversation."""
+    tools: tuple[ToolSpec, ...] = ()
+    reference: Any = None
+    """The expected answer."""
+    private: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def prompt_text(self) -> str:
+        """The opening conversation as one string: what "the same prompt" means."""
+        return "\n".join(message.content for message in self.messages)
+
+
+class TaskSet(Sequence[Task]):
+    """An ordered, finite set of tasks with unique ids.
+
+    >>> tasks = TaskSet([Task(id="a"), Task(id="b")])
+    >>> [task.id for task in tasks]
+    ['a', 'b']
+    """
+
+    def __init__(self, tasks: Iterable[Task]) -> None:
+        self._tasks = tuple(tasks)
+        self._by_id = {task.id: task for task in self._tasks}
+        if len(self._by_id) != len(self._tasks):
+            twice, _ = Counter(task.id for task in self._tasks).most_common(1)[0]
+            raise ValueError(
+                f"task id {twice!r} stands twice in the task set; give each task an id of its own"
+            )
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def __iter__(self) -> Iterator[Task]:
+        return iter(self._tasks)
+
+    @overload
+    def __getitem__(self, index: int) -> Task: ...
+    @overload
+    def __getitem__(self, index: slice) -> "TaskSet": ...
+    def __getitem__(self, index: int | slice) -> "Task | TaskSet":
+        return TaskSet(self._tasks[index]) if isinstance(index, slice) else self._tasks[index]
+
+    def by_id(self, task_id: str) -> Task:
+        """The task with that id; `KeyError` without one."""
+        return self._by_id[task_id]
+
+    def split(self, num_held_out: int, *, seed: int = 0) -> "tuple[TaskSet, TaskSet]":
+        """(train, held out): shuffled, disjoint by prompt text, not only by id.
+
+        Raises `ValueError` when fewer than `num_held_out` distinct prompts would leave none to train on.
+        """
+        groups: dict[str, list[Task]] = {}
+        for task in self._tasks:
+            groups.setdefault(task.prompt_text, []).append(task)
+        prompts = sorted(groups)
+        if not 0 <= num_held_out < len(prompts):
+            raise ValueError(
+                f"num_held_out={num_held_out} of {len(prompts)} distinct prompts; "
+                "ask for fewer, or make the task set larger"
+            )
+        random.Random(seed).shuffle(prompts)
+        held_out = [groups[prompt][0] for prompt in prompts[:num_held_out]]
+        train = [task for prompt in prompts[num_held_out:] for task in groups[prompt]]
+        return TaskSet(train), TaskSet(held_out)

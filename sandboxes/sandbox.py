@@ -1,0 +1,137 @@
+"""The contract of every sandbox: a spec, six calls, and results that say how a program ended."""
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal
+
+
+class ExecStatus(StrEnum):
+    """How a program ended. An infrastructure fault is an exception instead (`errors.py`)."""
+
+    OK = "ok"
+    NONZERO = "nonzero"
+    TIMEOUT = "timeout"
+    OOM = "oom"
+    PIDS = "pids"
+    KILLED = "killed"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SandboxSpec:
+    """What a sandbox must be. A wall that no backend can hold raises `SandboxUnavailable`.
+
+    >>> SandboxSpec(memory_mb=128).network
+    'none'
+    """
+
+    backend: str = "auto"
+    """"auto" (strongest embedded tier that proves every wall), "namespaces", "landlock" or "docker"."""
+    image: str | None = None
+    """Container image; needs backend "docker". None: the host's system directories, read-only."""
+    cpus: float = 1.0
+    """Processor share, in cores."""
+    memory_mb: int = 512
+    """Memory of all processes together, MiB."""
+    pids: int = 64
+    """Processes and threads at one time."""
+    disk_mb: int = 256
+    """Writable space, MiB."""
+    network: Literal["none"] = "none"
+    """Network policy. Only "none" exists so far."""
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
+    """The environment variables inside; nothing of the host's environment enters."""
+
+    def __post_init__(self) -> None:
+        for name in ("cpus", "memory_mb", "pids", "disk_mb"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"SandboxSpec.{name} must be over 0, got {getattr(self, name)}")
+        if self.image is not None and self.backend not in ("auto", "docker"):
+            raise ValueError(f'SandboxSpec.image needs backend="docker", got backend={self.backend!r}')
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExecResult:
+    """One finished program."""
+
+    status: ExecStatus
+    exit_code: int | None
+    """None when the program was ended by us or by a signal."""
+    stdout: bytes
+    """At most `output_limit` bytes: head and tail, with the middle left out when there was more."""
+    stderr: bytes
+    omitted_stdout: int = 0
+    """Bytes of standard output that were drained and not kept."""
+    omitted_stderr: int = 0
+    wall_s: float = 0.0
+    """Seconds from the program's start to its end; queueing is not in it."""
+    cpu_s: float = 0.0
+    """User + system seconds of the program and the children it waited for."""
+    max_rss_mb: float = 0.0
+    """Peak resident memory of its largest process, MiB."""
+
+    @property
+    def ok(self) -> bool:
+        return self.status is ExecStatus.OK
+
+
+class Sandbox(ABC):
+    """A private workspace in which untrusted programs run. Single use; close it, or use `open_sandbox`.
+
+    Paths are relative to the workspace, which is also the working directory of every program.
+    """
+
+    tier: str
+    """Which walls hold: "namespaces", "landlock" or "docker"; recorded with every episode."""
+
+    @abstractmethod
+    async def run(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        timeout_s: float = 10.0,
+        output_limit: int = 1 << 20,
+    ) -> ExecResult:
+        """Run one program to its end; every process that it left behind is dead when this returns.
+
+        Raises `SandboxLost` when the sandbox itself is gone; never for what the program does.
+        """
+
+    @abstractmethod
+    async def write(self, path: str, data: bytes) -> None:
+        """Create or replace a regular file, with its parent directories. Raises `SandboxFileError`."""
+
+    @abstractmethod
+    async def read(self, path: str, *, max_bytes: int = 64 << 20) -> bytes:
+        """The content of a regular file; a link, a device or a larger file raises `SandboxFileError`."""
+
+    @abstractmethod
+    async def list(self, path: str = ".") -> list[str]:
+        """Sorted names in a directory; directories end with "/"."""
+
+    @abstractmethod
+    async def remove(self, path: str) -> None:
+        """Remove a file or a whole directory."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Kill everything inside and free the workspace. Safe to call twice."""
+
+
+@asynccontextmanager
+async def open_sandbox(spec: SandboxSpec | None = None) -> AsyncGenerator[Sandbox, None]:
+    """A fresh sandbox for the length of the block.
+
+    >>> async with open_sandbox(SandboxSpec(memory_mb=256)) as box:
+    ...     result = await box.run(["python3", "-c", "print(6 * 7)"])
+    """
+    from .backends import create_sandbox
+
+    box = await create_sandbox(spec or SandboxSpec())
+    try:
+        yield box
+    finally:
+        await box.close()
