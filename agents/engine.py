@@ -76,14 +76,6 @@ class WeightUpdate:
     """Parameters by name, for an engine in this process, which copies them."""
 
 
-class EngineError(Exception):
-    """The engine could not answer: infrastructure, never the policy's fault. Worth another try."""
-
-
-class EngineRefused(EngineError):
-    """The request itself is wrong (too long, unknown policy): another try gets the same answer."""
-
-
 class Engine(Protocol):
     """Token in, token out. One engine serves many episodes at once."""
 

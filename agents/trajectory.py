@@ -12,8 +12,10 @@ from .tokengraph import TokenGraph
 class EpisodeKey:
     """Which episode of a run: unique, and the same after a restart."""
 
+    split: str = "train"
+    """"train", or the name of an evaluation such as "baseline"."""
     epoch: int
-    """Counts passes over the training tasks; evaluations have negative numbers."""
+    """Counts passes over the tasks of the split."""
     task_id: str
     sample: int
     """0 .. group size - 1."""
@@ -22,7 +24,7 @@ class EpisodeKey:
 
     def seed(self, run_seed: int) -> int:
         """[0, 2**63): the episode's seed. Every attempt of a sample gets the same one."""
-        text = f"{run_seed}/{self.epoch}/{self.task_id}/{self.sample}"
+        text = f"{run_seed}/{self.split}/{self.epoch}/{self.task_id}/{self.sample}"
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1
 
 

@@ -2,7 +2,7 @@
 
 import importlib
 from importlib.metadata import entry_points
-from typing import Any, cast
+from typing import Any
 
 from .env import Env
 
@@ -34,7 +34,8 @@ def load_env(name: str) -> type[Env[Any]]:
         found = points[0].load()
     if not (isinstance(found, type) and issubclass(found, Env)):
         raise UnknownEnv(f"env {name!r} is {found!r}, which is not a subclass of palaestra.envs.Env")
-    return cast(type[Env[Any]], found)
+    env: type[Env[Any]] = found
+    return env
 
 
 def _from_path(path: str) -> Any:

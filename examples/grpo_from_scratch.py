@@ -55,15 +55,18 @@ class Recipe:
 
     vocab_size: int = 192
     hidden: int = 128
-    layers: int = 3
-    heads: int = 4
+    layers: int = 2
+    heads: int = 8
     mlp: int = 256
     tie: bool = False
-    init: float = 0.02
-    theta: float = 10000.0
+    init: float = 0.06
+    theta: float = 100.0
+    arch: str = "llama"
+    head_dim: int = 32
+    kv: int = 0
 
-    warm_steps: int = 100
-    warm_batch: int = 64
+    warm_steps: int = 200
+    warm_batch: int = 16
     warm_lr: float = 3e-3
 
     steps: int = 200
@@ -238,13 +241,16 @@ def pad(rows: list[list[int]]) -> Tensor:
 
 
 def build_model(recipe: Recipe, vocab_size: int) -> Qwen2ForCausalLM:
-    config = Qwen2Config(
+    import transformers
+    C, M = dict(llama=(transformers.LlamaConfig, transformers.LlamaForCausalLM), qwen2=(transformers.Qwen2Config, transformers.Qwen2ForCausalLM), qwen3=(transformers.Qwen3Config, transformers.Qwen3ForCausalLM))[recipe.arch]
+    config = C(
+        head_dim=recipe.head_dim,
         vocab_size=vocab_size,
         hidden_size=recipe.hidden,
         intermediate_size=recipe.mlp,
         num_hidden_layers=recipe.layers,
         num_attention_heads=recipe.heads,
-        num_key_value_heads=recipe.heads,
+        num_key_value_heads=recipe.kv or recipe.heads,
         max_position_embeddings=256,
         initializer_range=recipe.init,
         rope_parameters={"rope_type": "default", "rope_theta": recipe.theta},
@@ -254,7 +260,7 @@ def build_model(recipe: Recipe, vocab_size: int) -> Qwen2ForCausalLM:
         eos_token_id=END_ID,
         attn_implementation="sdpa",
     )
-    return Qwen2ForCausalLM(config)
+    return M(config)
 
 
 class SlotCache:

@@ -1,0 +1,127 @@
+"""Many episodes at once: wanted groups in, finished groups out.
+
+    GroupRequest ──> samples ──AioPool──> Rollout ──> Ledger ──> Group
+                     (bounded)            (retried)   (kept)
+
+What the ledger already holds is not played again: collecting after a crash is collecting.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from asyncio_pool import AioPool
+
+from ..envs import Failed, Task
+from .engine import PolicyVersion
+from .ledger import Ledger
+from .trajectory import EpisodeKey, Group, Trajectory
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroupRequest:
+    """`num_samples` episodes of one task."""
+
+    split: str
+    epoch: int
+    task: Task
+    num_samples: int
+    version: PolicyVersion
+
+
+class Collector:
+    """Plays groups with at most `max_in_flight` episodes at a time."""
+
+    def __init__(
+        self,
+        rollout: Callable[[EpisodeKey, Task, PolicyVersion], Awaitable[Trajectory]],
+        ledger: Ledger,
+        *,
+        max_in_flight: int = 128,
+        max_attempts: int = 3,
+        on_episode: Callable[[Trajectory], None] | None = None,
+    ) -> None:
+        """`max_attempts`: tries of a sample whose failure is retryable; each try is on record."""
+        self._rollout, self._ledger, self._on_episode = rollout, ledger, on_episode
+        self._max_in_flight, self._max_attempts = max_in_flight, max_attempts
+
+    async def collect(self, requests: Sequence[GroupRequest]) -> list[Group]:
+        """All groups, in the order of the requests."""
+        position = {id(request): at for at, request in enumerate(requests)}
+        found: dict[int, Group] = {}
+        async with aclosing(self.stream(requests)) as groups:
+            async for request, group in groups:
+                found[position[id(request)]] = group
+        return [found[at] for at in range(len(requests))]
+
+    async def stream(
+        self, requests: Sequence[GroupRequest]
+    ) -> AsyncGenerator[tuple[GroupRequest, Group], None]:
+        """Each group as its last sample ends. Leaving the loop early cancels what is in flight."""
+        ended: asyncio.Queue[tuple[GroupRequest, Trajectory] | BaseException] = asyncio.Queue()
+        pool = AioPool(size=self._max_in_flight)
+        feeder = asyncio.create_task(self._feed(pool, requests, ended))
+        members: defaultdict[int, list[Trajectory]] = defaultdict(list)
+        try:
+            for _ in range(sum(request.num_samples for request in requests)):
+                item = await ended.get()
+                if isinstance(item, BaseException):
+                    raise item
+                request, trajectory = item
+                members[id(request)].append(trajectory)
+                if len(members[id(request)]) == request.num_samples:
+                    group = sorted(members.pop(id(request)), key=lambda member: member.key)
+                    yield request, Group(task_id=request.task.id, members=tuple(group))
+        finally:
+            feeder.cancel()
+            await asyncio.gather(feeder, return_exceptions=True)
+            await asyncio.sleep(0)  # a pool task that was cancelled before its first step would never end
+            await pool.cancel()
+
+    async def _feed(
+        self,
+        pool: AioPool,
+        requests: Sequence[GroupRequest],
+        ended: asyncio.Queue[tuple[GroupRequest, Trajectory] | BaseException],
+    ) -> None:
+        """Issue samples as the pool has room."""
+
+        async def sample(request: GroupRequest, number: int) -> None:
+            try:
+                ended.put_nowait((request, await self._sample(request, number)))
+            except Exception as error:  # a crash of ours: the pool would swallow it, `stream` raises it
+                ended.put_nowait(error)
+
+        for request in requests:
+            for number in range(request.num_samples):
+                await pool.spawn(sample(request, number))
+
+    async def _sample(self, request: GroupRequest, number: int) -> Trajectory:
+        """One sample, retried while its failure is retryable."""
+        attempt = 0
+        while True:
+            key = EpisodeKey(
+                split=request.split,
+                epoch=request.epoch,
+                task_id=request.task.id,
+                sample=number,
+                attempt=attempt,
+            )
+            trajectory = await self._episode(key, request)
+            attempt += 1
+            outcome = trajectory.outcome
+            if not (isinstance(outcome, Failed) and outcome.retryable and attempt < self._max_attempts):
+                return trajectory
+
+    async def _episode(self, key: EpisodeKey, request: GroupRequest) -> Trajectory:
+        """The stored episode, or a fresh one."""
+        trajectory = self._ledger.finished(key)
+        if trajectory is None:
+            self._ledger.issue(key, request.version)
+            trajectory = await self._rollout(key, request.task, request.version)
+            self._ledger.finish(trajectory)
+            if self._on_episode is not None:
+                self._on_episode(trajectory)
+        return trajectory

@@ -1,0 +1,251 @@
+"""The run file: every episode, step and event of a run, in one SQLite database.
+
+An episode is written when it is issued and again when it has ended, so that after a crash the file says
+what was finished (kept) and what was in flight (issued again, with the same seed).
+"""
+
+import json
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from ..envs import Episode, Outcome
+from .engine import PolicyVersion
+from .errors import LedgerError
+from .runlock import RunLock, refuse_network_folder
+from .tokengraph import TokenGraph
+from .trajectory import EpisodeKey, Trajectory
+
+SCHEMA_VERSION = 1
+
+_SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE episodes (
+    split TEXT NOT NULL, epoch INTEGER NOT NULL, task_id TEXT NOT NULL,
+    sample INTEGER NOT NULL, attempt INTEGER NOT NULL,
+    version INTEGER NOT NULL,   -- policy that it started on
+    state TEXT NOT NULL,        -- issued, scored, ungraded, failed
+    issued_at REAL NOT NULL, finished_at REAL,
+    reward REAL,                -- NULL unless scored
+    stop TEXT,                  -- why the episode ended
+    outcome TEXT, episode TEXT, graph TEXT,   -- JSON
+    PRIMARY KEY (split, epoch, task_id, sample, attempt)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE steps (step INTEGER PRIMARY KEY, record TEXT NOT NULL) STRICT;
+CREATE TABLE events (
+    id INTEGER PRIMARY KEY, at REAL NOT NULL, kind TEXT NOT NULL, reason TEXT NOT NULL, subject TEXT NOT NULL
+) STRICT;
+CREATE INDEX episodes_by_state ON episodes (split, state);
+"""
+
+_EPISODE: TypeAdapter[Episode] = TypeAdapter(Episode)
+_OUTCOME: TypeAdapter[Outcome] = TypeAdapter(Outcome)
+_GRAPH: TypeAdapter[TokenGraph] = TypeAdapter(TokenGraph)
+
+
+class Ledger:
+    """The one writer of a run file.
+
+    >>> with Ledger(folder) as ledger:
+    ...     ledger.issue(key, version)
+    ...     ledger.finish(trajectory)
+    """
+
+    def __init__(self, folder: Path, *, read_only: bool = False) -> None:
+        """Open `folder`/run.sqlite, made on first use. Raises `LedgerError`."""
+        self.path = folder / "run.sqlite"
+        self._lock = None
+        if not read_only:
+            refuse_network_folder(folder)
+            self._lock = RunLock(folder)
+        try:
+            with self._guarded():
+                self._db = _connect(self.path, read_only)
+                self._check_schema()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "Ledger":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the file back. Safe to call twice."""
+        if (db := getattr(self, "_db", None)) is not None:
+            db.close()
+        if self._lock is not None:
+            self._lock.release()
+
+    def issue(self, key: EpisodeKey, version: PolicyVersion) -> None:
+        """An episode is about to start. Issuing one that never finished starts it over."""
+        with self._guarded():
+            self._db.execute(
+                "INSERT OR REPLACE INTO episodes (split, epoch, task_id, sample, attempt, version, state,"
+                " issued_at) VALUES (?, ?, ?, ?, ?, ?, 'issued', ?)",
+                (*_columns(key), version, time.time()),
+            )
+
+    def finish(self, trajectory: Trajectory) -> None:
+        """An episode has ended; from here on a crash cannot lose it."""
+        with self._guarded():
+            done = self._db.execute(
+                "UPDATE episodes SET version = ?, state = ?, finished_at = ?, reward = ?, stop = ?,"
+                " outcome = ?, episode = ?, graph = ?"
+                " WHERE split = ? AND epoch = ? AND task_id = ? AND sample = ? AND attempt = ?"
+                " AND state = 'issued'",
+                (
+                    trajectory.version,
+                    trajectory.outcome.kind,
+                    time.time(),
+                    trajectory.reward,
+                    trajectory.episode.stop.value,
+                    _OUTCOME.dump_json(trajectory.outcome).decode(),
+                    _EPISODE.dump_json(trajectory.episode).decode(),
+                    _GRAPH.dump_json(trajectory.graph).decode(),
+                    *_columns(trajectory.key),
+                ),
+            )
+        assert done.rowcount == 1, f"{trajectory.key} was finished without being issued, or twice"
+
+    def finished(self, key: EpisodeKey) -> Trajectory | None:
+        """The stored episode, or None while it has not ended."""
+        with self._guarded():
+            row = self._db.execute(
+                "SELECT version, episode, graph, outcome FROM episodes WHERE split = ? AND epoch = ? AND"
+                " task_id = ? AND sample = ? AND attempt = ? AND state != 'issued'",
+                _columns(key),
+            ).fetchone()
+        return None if row is None else _trajectory(key, row)
+
+    def trajectories(self, split: str) -> Iterator[Trajectory]:
+        """All finished episodes of a split, ordered by key."""
+        with self._guarded():
+            rows = self._db.execute(
+                "SELECT epoch, task_id, sample, attempt, version, episode, graph, outcome FROM episodes"
+                " WHERE split = ? AND state != 'issued' ORDER BY epoch, task_id, sample, attempt",
+                (split,),
+            )
+            for epoch, task_id, sample, attempt, *rest in rows:
+                key = EpisodeKey(split=split, epoch=epoch, task_id=task_id, sample=sample, attempt=attempt)
+                yield _trajectory(key, rest)
+
+    def counts(self, split: str) -> Counter[str]:
+        """Episodes by state: "issued" (in flight), "scored", "ungraded", "failed"."""
+        with self._guarded():
+            rows = self._db.execute(
+                "SELECT state, count(*) FROM episodes WHERE split = ? GROUP BY state", (split,)
+            ).fetchall()
+        return Counter(dict(rows))
+
+    def stops(self, split: str) -> Counter[str]:
+        """Finished episodes by stop reason."""
+        with self._guarded():
+            rows = self._db.execute(
+                "SELECT stop, count(*) FROM episodes WHERE split = ? AND stop IS NOT NULL GROUP BY stop",
+                (split,),
+            ).fetchall()
+        return Counter(dict(rows))
+
+    def record_step(self, step: int, record: Mapping[str, Any]) -> None:
+        """What step `step` trained on and what came of it; a replayed step replaces its record."""
+        with self._guarded():
+            self._db.execute("INSERT OR REPLACE INTO steps VALUES (?, ?)", (step, json.dumps(record)))
+
+    def step(self, step: int) -> dict[str, Any] | None:
+        """The stored record of a step."""
+        with self._guarded():
+            row = self._db.execute("SELECT record FROM steps WHERE step = ?", (step,)).fetchone()
+        return None if row is None else json.loads(row[0])
+
+    def step_numbers(self) -> list[int]:
+        """The steps that have a record, in order."""
+        with self._guarded():
+            return [step for (step,) in self._db.execute("SELECT step FROM steps ORDER BY step")]
+
+    def record_event(self, kind: str, reason: str, subject: str) -> None:
+        """Something was dropped, filtered, retried or injected: never silently."""
+        with self._guarded():
+            self._db.execute(
+                "INSERT INTO events (at, kind, reason, subject) VALUES (?, ?, ?, ?)",
+                (time.time(), kind, reason, subject),
+            )
+
+    def events(self, kind: str) -> list[tuple[str, str]]:
+        """(reason, subject) of every event of a kind, in order."""
+        with self._guarded():
+            return self._db.execute(
+                "SELECT reason, subject FROM events WHERE kind = ? ORDER BY id", (kind,)
+            ).fetchall()
+
+    def meta(self, key: str) -> str | None:
+        """A fact of the run, such as the number of its warm start's examples."""
+        with self._guarded():
+            row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def set_meta(self, key: str, value: str) -> None:
+        with self._guarded():
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    def _check_schema(self) -> None:
+        tables = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if tables == 0:
+            self._db.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+            self.set_meta("schema_version", str(SCHEMA_VERSION))
+        found = self.meta("schema_version")
+        if found != str(SCHEMA_VERSION):
+            raise LedgerError(
+                f"{self.path} has schema version {found}, this palaestra writes {SCHEMA_VERSION}; "
+                "open it with the version that wrote it, or start a new run under another name"
+            )
+
+    @contextmanager
+    def _guarded(self) -> Generator[None, None, None]:
+        """SQLite's errors in the words of a user."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            cure = "free some space and resume" if "full" in str(error) else "see that the folder is writable"
+            raise LedgerError(f"cannot use the run file {self.path}: {error}; {cure}") from error
+        except sqlite3.DatabaseError as error:
+            raise LedgerError(
+                f"the run file {self.path} is corrupt: {error}; copy what `sqlite3 run.sqlite .recover` "
+                "saves, or start a new run under another name"
+            ) from error
+
+
+def _connect(path: Path, read_only: bool) -> sqlite3.Connection:
+    mode = "ro" if read_only else "rwc"
+    db = sqlite3.connect(f"file:{path}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False)
+    if not read_only:
+        # WAL survives kill -9 at any point; NORMAL leaves only a power cut able to lose the last commits.
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = NORMAL")
+    if (verdict := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+        db.close()
+        raise sqlite3.DatabaseError(verdict)
+    return db
+
+
+def _columns(key: EpisodeKey) -> tuple[str, int, str, int, int]:
+    return key.split, key.epoch, key.task_id, key.sample, key.attempt
+
+
+def _trajectory(key: EpisodeKey, row: Any) -> Trajectory:
+    version, episode, graph, outcome = row
+    return Trajectory(
+        key=key,
+        version=PolicyVersion(version),
+        episode=_EPISODE.validate_json(episode),
+        graph=_GRAPH.validate_json(graph),
+        outcome=_OUTCOME.validate_json(outcome),
+    )

@@ -1,0 +1,38 @@
+"""One keyed episode from start to outcome: environment, policy, play, grade."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ..envs import Budget, Env, Policy, Task, play
+from ..envs.graders import grade_episode
+from .engine import PolicyVersion
+from .tokengraph import TokenGraph
+from .trajectory import EpisodeKey, Trajectory
+
+
+class TokenPolicy(Policy, Protocol):
+    """A policy that keeps the exact tokens of what it said."""
+
+    @property
+    def graph(self) -> TokenGraph: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rollout:
+    """How to play one episode of a run. Always returns a trajectory; only cancellation is raised."""
+
+    make_env: Callable[[], Env[Any]]
+    make_policy: Callable[[PolicyVersion, int], TokenPolicy]
+    """(version, episode seed) -> a fresh policy."""
+    run_seed: int
+    budget: Budget | None = None
+    grader_timeout_s: float = 60.0
+
+    async def __call__(self, key: EpisodeKey, task: Task, version: PolicyVersion) -> Trajectory:
+        """Play and grade the episode `key` of `task` on policy `version`."""
+        seed = key.seed(self.run_seed)
+        env, policy = self.make_env(), self.make_policy(version, seed)
+        episode = await play(env, policy, task, seed=seed, budget=self.budget)
+        outcome = await grade_episode(env.grader, task, episode, timeout_s=self.grader_timeout_s)
+        return Trajectory(key=key, version=version, episode=episode, graph=policy.graph, outcome=outcome)

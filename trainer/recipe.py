@@ -1,0 +1,193 @@
+"""The recipe: one YAML file that says everything about a run. Imports without torch."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+)
+
+from ..envs import Budget
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EnvSection(_Section):
+    """Which environment, and which of its tasks."""
+
+    id: str
+    """A registered name (`palaestra.envs.env_names()`) or "module:Class"."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the environment's class."""
+    tasks: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of its `tasks` classmethod."""
+    held_out: PositiveInt = 500
+    """Tasks kept from training and used by every evaluation; disjoint by prompt text."""
+    budget: Budget = Budget()
+    """Overrides the environment's own limits one by one."""
+    grader_timeout_s: PositiveFloat = 60.0
+
+
+class TinyModel(_Section):
+    """A model made on the spot from random weights, with a tokenizer trained on demonstrations."""
+
+    hidden: PositiveInt = 128
+    layers: PositiveInt = 3
+    heads: PositiveInt = 4
+    intermediate: PositiveInt = 256
+    vocab: PositiveInt = 256
+    """Upper bound; the tokenizer may find fewer."""
+    max_context: PositiveInt = 256
+    """Positions the model is made for."""
+
+
+class ModelSection(_Section):
+    """Exactly one of `path` and `tiny`."""
+
+    path: Path | None = None
+    """A folder in Hugging Face format."""
+    tiny: TinyModel | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    tool_format: str = "hermes"
+    """How tool calls are written: "hermes" or "react"."""
+    history: Literal["append", "template"] = "append"
+    """"append" never re-renders; "template" does, as the chat template wants, and forks where it must."""
+
+
+class EngineSection(_Section):
+    """What samples the tokens."""
+
+    kind: Literal["local", "vllm"] = "local"
+    slots: PositiveInt = 128
+    """Requests decoded together (local)."""
+    max_context: PositiveInt | None = None
+    """Tokens of prompt and answer together; None: what the model was made for."""
+    url: str | None = None
+    """A running vLLM server; None starts one (vllm)."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """Port of a started server; 0 picks a free one."""
+    api_key_env: str | None = None
+    """Name of the environment variable with the server's key; the key itself never stands in a recipe."""
+    args: list[str] = Field(default_factory=list)
+    """More arguments for a started vLLM server."""
+    max_in_flight: PositiveInt = 128
+    """Episodes played at the same time."""
+    canary_bound: PositiveFloat = 1e-3
+    """Largest difference of engine and learner log-probabilities after a publish, nats (vllm)."""
+
+
+class SamplingSection(_Section):
+    temperature: PositiveFloat = 1.0
+    max_tokens: PositiveInt = 256
+    """Tokens of one answer."""
+
+
+class OptimizerSection(_Section):
+    """AdamW."""
+
+    lr: PositiveFloat = 1e-5
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Where a falling schedule ends, as a part of `lr`."""
+    weight_decay: NonNegativeFloat = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    max_grad_norm: PositiveFloat = 1.0
+
+
+class WarmStartSection(_Section):
+    """A short supervised training on the oracle's demonstrations, before the reinforcement learning."""
+
+    steps: PositiveInt = 100
+    batch_size: PositiveInt = 32
+    """Demonstrations per step."""
+    optimizer: OptimizerSection = OptimizerSection(lr=1e-3)
+
+
+class LoraSection(_Section):
+    rank: PositiveInt = 16
+    alpha: PositiveFloat = 32.0
+    targets: list[str] | Literal["all-linear"] = "all-linear"
+
+
+class GrpoSection(_Section):
+    """Trajectory-level group-relative policy optimisation."""
+
+    steps: PositiveInt
+    tasks_per_step: PositiveInt = 16
+    group_size: Annotated[int, Field(ge=2)] = 8
+    """Episodes of one task; the baseline is their mean."""
+    updates_per_step: PositiveInt = 1
+    """Optimizer steps on one batch of groups."""
+    advantage: Literal["grpo", "dr_grpo", "rloo"] = "grpo"
+    loss: str = "ppo_clip"
+    """A name in `palaestra.trainer.losses`."""
+    loss_options: dict[str, Any] = Field(default_factory=dict)
+    aggregation: Literal["token", "episode"] = "token"
+    """What the loss averages over."""
+    kl_coefficient: NonNegativeFloat = 0.0
+    """Weight of the KL term against the policy that training started from."""
+    min_group: Annotated[int, Field(ge=2)] = 2
+    """Groups with fewer graded members are dropped, with a reason on record."""
+    truncated: Literal["keep", "drop"] = "keep"
+    """What happens with episodes that ran out of budget."""
+    shuffle_rewards: bool = False
+    """Control experiment: rewards are permuted over the whole batch, so that nothing can be learned."""
+    max_attempts: PositiveInt = 3
+    """Tries of a sample whose failure is retryable."""
+    micro_batch_tokens: PositiveInt = 16384
+    """Tokens, padding included, of one forward and backward pass."""
+
+
+class EvaluationSection(_Section):
+    samples: PositiveInt = 1
+    """Episodes of each held-out task."""
+    every: PositiveInt | None = None
+    """Evaluate each so many steps; None: before, after the warm start, and at the end."""
+    temperature: NonNegativeFloat | None = None
+    """None: as in training."""
+
+
+class CheckpointSection(_Section):
+    every: PositiveInt = 20
+    keep: PositiveInt = 2
+
+
+class Recipe(_Section):
+    """Everything about a run.
+
+    >>> Recipe.model_validate({"name": "x", "env": {"id": "arithmetic"}, "grpo": {"steps": 1}}).seed
+    0
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """Name of the run's folder."""
+    runs_dir: Path = Path("runs")
+    seed: int = 0
+    deterministic: bool = False
+    """Bit-identical results from the same recipe, also after a crash; somewhat slower."""
+    threads: PositiveInt | None = None
+    """Processor threads of torch; None: all cores."""
+    env: EnvSection
+    model: ModelSection = ModelSection(tiny=TinyModel())
+    engine: EngineSection = EngineSection()
+    sampling: SamplingSection = SamplingSection()
+    warm_start: WarmStartSection | None = None
+    lora: LoraSection | None = None
+    """None trains every parameter."""
+    optimizer: OptimizerSection = OptimizerSection()
+    grpo: GrpoSection
+    evaluation: EvaluationSection = EvaluationSection()
+    checkpoint: CheckpointSection = CheckpointSection()
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return self.runs_dir / self.name

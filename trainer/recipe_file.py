@@ -1,0 +1,103 @@
+"""Reading a recipe: file, command-line overrides, and errors that name the cure."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from .recipe import Recipe
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be run. The message names the field, the value and the cure."""
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe; `overrides` are "a.b=value" strings, the value in YAML.
+
+    Raises `RecipeError`, with every wrong field in the message.
+    """
+    try:
+        data: object = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"cannot read the recipe {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path} is not YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise RecipeError(
+            f"{path} must be a YAML mapping such as `name: my-run`, found {type(data).__name__}"
+        )
+    fields = cast(dict[str, Any], data)
+    for override in overrides:
+        _apply(fields, override)
+    try:
+        recipe = Recipe.model_validate(fields)
+    except ValidationError as error:
+        lines = "\n".join(_explain(detail) for detail in error.errors())
+        raise RecipeError(f"{path} cannot be run:\n{lines}") from error
+    check_recipe(recipe)
+    return recipe
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Raise `RecipeError` for what is wrong between fields rather than in one."""
+    if (recipe.model.path is None) == (recipe.model.tiny is None):
+        raise RecipeError("model: set exactly one of model.path and model.tiny")
+    if recipe.model.path is not None and not recipe.model.path.is_dir():
+        raise RecipeError(
+            f"model.path: {recipe.model.path} is not a folder; give a Hugging Face model folder, "
+            "or use model.tiny to make a small model on the spot"
+        )
+    if recipe.engine.kind == "vllm" and recipe.lora is None:
+        raise RecipeError(
+            "engine.kind: vllm needs a `lora:` section: adapters are what is published to a server"
+        )
+    if recipe.grpo.min_group > recipe.grpo.group_size:
+        raise RecipeError(
+            f"grpo.min_group: {recipe.grpo.min_group} is over grpo.group_size={recipe.grpo.group_size}, "
+            "so that every group would be dropped; lower it"
+        )
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    """Put one "a.b=value" into the mapping."""
+    name, equals, text = override.partition("=")
+    if not equals or not name:
+        raise RecipeError(f"--set {override!r}: write it as a.b=value, for example --set grpo.steps=50")
+    *parents, last = name.split(".")
+    at = data
+    for parent in parents:
+        if at.get(parent) is None:
+            at[parent] = {}
+        if not isinstance(at[parent], dict):
+            raise RecipeError(f"--set {override!r}: {parent!r} holds a value, not a section")
+        at = at[parent]
+    at[last] = yaml.safe_load(text)
+
+
+def _explain(detail: Any) -> str:
+    """One line for one wrong field."""
+    where = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        close = difflib.get_close_matches(str(detail["loc"][-1]), _fields(detail["loc"][:-1]), n=1)
+        cure = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(_fields(detail['loc'][:-1]))}"
+        return f"  {where}: no such field; {cure}"
+    if detail["type"] == "missing":
+        return f"  {where}: is missing"
+    return f"  {where}: {detail['input']!r}: {detail['msg']}"
+
+
+def _fields(path: Sequence[Any]) -> list[str]:
+    """The field names of the section at `path`."""
+    section: Any = Recipe
+    for name in path:
+        annotation = section.model_fields[name].annotation
+        options = [annotation, *getattr(annotation, "__args__", ())]
+        models = [kind for kind in options if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        if not models:
+            return list(getattr(annotation, "__slots__", ()))
+        section = models[0]
+    return sorted(section.model_fields)
