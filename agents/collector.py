@@ -61,8 +61,8 @@ class Collector:
     ) -> AsyncGenerator[tuple[GroupRequest, Group], None]:
         """Each group as its last sample ends. Leaving the loop early cancels what is in flight."""
         ended: asyncio.Queue[tuple[GroupRequest, Trajectory] | BaseException] = asyncio.Queue()
-        pool = AioPool(size=self._max_in_flight)
-        feeder = asyncio.create_task(self._feed(pool, requests, ended))
+        pool, leaving = AioPool(size=self._max_in_flight), asyncio.Event()
+        feeder = asyncio.create_task(self._feed(pool, requests, ended, leaving))
         members: defaultdict[int, list[Trajectory]] = defaultdict(list)
         try:
             for _ in range(sum(request.num_samples for request in requests)):
@@ -75,6 +75,7 @@ class Collector:
                     group = sorted(members.pop(id(request)), key=lambda member: member.key)
                     yield request, Group(task_id=request.task.id, members=tuple(group))
         finally:
+            leaving.set()
             feeder.cancel()
             await asyncio.gather(feeder, return_exceptions=True)
             await asyncio.sleep(0)  # a pool task that was cancelled before its first step would never end
@@ -85,6 +86,7 @@ class Collector:
         pool: AioPool,
         requests: Sequence[GroupRequest],
         ended: asyncio.Queue[tuple[GroupRequest, Trajectory] | BaseException],
+        leaving: asyncio.Event,
     ) -> None:
         """Issue samples as the pool has room."""
 
@@ -96,7 +98,10 @@ class Collector:
 
         for request in requests:
             for number in range(request.num_samples):
-                await pool.spawn(sample(request, number))
+                spawned = await pool.spawn(sample(request, number))
+                if leaving.is_set():  # AioPool swallows a cancellation that meets it in `spawn`
+                    spawned.add_done_callback(lambda future: future.cancelled() or future.exception())
+                    return
 
     async def _sample(self, request: GroupRequest, number: int) -> Trajectory:
         """One sample, retried while its failure is retryable."""

@@ -138,8 +138,8 @@ class TokenGraph:
         return best
 
 
-def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
-    """How many tokens two tuples begin with alike.
+def common_prefix(left: Sequence[object], right: Sequence[object]) -> int:
+    """How much two tuples, or two texts, have in common at their start.
 
     >>> common_prefix((1, 2, 3), (1, 2, 4, 5))
     2

@@ -2,7 +2,7 @@
 
 from .budget import Budget
 from .env import Env, Observation, Step
-from .episode import Episode, StopReason
+from .episode import Episode, StopReason, Workspace
 from .errors import OutOfBudget, ToolError
 from .graders.grader import Grader
 from .message import AssistantMessage, Message, SystemMessage, ToolCall, ToolMessage, ToolSpec, UserMessage
@@ -10,7 +10,10 @@ from .outcome import Failed, Outcome, Score, Scored, Ungraded
 from .play import play
 from .policy import Policy
 from .registry import env_names, load_env
+from .sandboxed import SandboxToolEnv
+from .scripted import ScriptedPolicy, call_tool
 from .task import Task, TaskSet
+from .tools import ToolEnv, tool
 
 __all__ = [
     "AssistantMessage",
@@ -24,20 +27,26 @@ __all__ = [
     "OutOfBudget",
     "Outcome",
     "Policy",
+    "SandboxToolEnv",
     "Score",
     "Scored",
+    "ScriptedPolicy",
     "Step",
     "StopReason",
     "SystemMessage",
     "Task",
     "TaskSet",
     "ToolCall",
+    "ToolEnv",
     "ToolError",
     "ToolMessage",
     "ToolSpec",
     "Ungraded",
     "UserMessage",
+    "Workspace",
+    "call_tool",
     "env_names",
     "load_env",
     "play",
+    "tool",
 ]

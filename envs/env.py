@@ -8,6 +8,7 @@ from .budget import Budget
 from .episode import Workspace
 from .graders.grader import Grader
 from .message import AssistantMessage, Message, ToolSpec
+from .policy import Policy
 from .task import Task, TaskSet
 
 TaskT = TypeVar("TaskT", bound=Task)
@@ -46,11 +47,16 @@ class Env(Generic[TaskT]):
     budget: Budget = Budget(max_turns=16)
 
     @classmethod
-    def tasks(cls, **options: Any) -> TaskSet:
-        """The tasks of this environment; `options` are the recipe's `env.tasks`."""
+    def tasks(cls, *args: Any, **options: Any) -> TaskSet:
+        """The tasks of this environment; `options`, all by keyword, are the recipe's `env.tasks`."""
         raise NotImplementedError(
             f"{cls.__name__} has no task set of its own: define the classmethod `tasks`"
         )
+
+    @classmethod
+    def oracle(cls, task: Task) -> Policy:
+        """A scripted policy that earns the maximum on `task`; it may look at everything. For `check env`."""
+        raise NotImplementedError(f"{cls.__name__} has no oracle: define the classmethod `oracle`")
 
     async def reset(self, task: TaskT, *, seed: int) -> Observation:
         """Start on `task`. The default shows the task's own messages and tools."""

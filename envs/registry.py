@@ -2,7 +2,7 @@
 
 import importlib
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, TypeGuard
 
 from .env import Env
 
@@ -32,10 +32,13 @@ def load_env(name: str) -> type[Env[Any]]:
             known = ", ".join(env_names()) or "none"
             raise UnknownEnv(f'unknown env {name!r}; installed: {known}; or name a class as "module:Class"')
         found = points[0].load()
-    if not (isinstance(found, type) and issubclass(found, Env)):
+    if not _is_env(found):
         raise UnknownEnv(f"env {name!r} is {found!r}, which is not a subclass of palaestra.envs.Env")
-    env: type[Env[Any]] = found
-    return env
+    return found
+
+
+def _is_env(found: object) -> TypeGuard[type[Env[Any]]]:
+    return isinstance(found, type) and issubclass(found, Env)
 
 
 def _from_path(path: str) -> Any:

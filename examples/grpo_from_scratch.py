@@ -48,9 +48,9 @@ PAD_ID, START_ID, END_ID = range(3)
 class Recipe:
     """Every number that decides how well the policy learns."""
 
-    min_terms: int = 2
+    min_terms: int = 3
     max_terms: int = 3
-    min_digits: int = 1
+    min_digits: int = 2
     max_digits: int = 2
 
     vocab_size: int = 192
@@ -63,11 +63,12 @@ class Recipe:
     theta: float = 100.0
     arch: str = "llama"
     head_dim: int = 32
-    kv: int = 0
+    kv: int = 4
 
     warm_steps: int = 200
     warm_batch: int = 16
     warm_lr: float = 3e-3
+    guess: float = 0.0
 
     steps: int = 200
     tasks_per_step: int = 16
@@ -124,11 +125,9 @@ class Completion:
 def task_stream(recipe: Recipe, seed: int, exclude: set[str]) -> Iterator[Task]:
     """Endless distinct reasoning-gym tasks, none with a question in `exclude`."""
     dataset = reasoning_gym.create_dataset(
-        "basic_arithmetic",
+        "chain_sum",
         size=1_000_000,
         seed=seed,
-        operators=["+", "-", "*"],
-        whitespace="no_space",
         min_terms=recipe.min_terms,
         max_terms=recipe.max_terms,
         min_digits=recipe.min_digits,
@@ -200,14 +199,14 @@ def tool_turn(observation: str) -> str:
 
 def oracle_turns(task: Task) -> list[str]:
     """What a perfect agent writes, turn by turn."""
-    code = f"print({task.question.removeprefix('Calculate ').removesuffix('.')})"
+    code = 'print(' + task.question.split(': ')[1].removesuffix(' =') + ')'
     return [f"Action: python\nAction Input: {code}", f"Answer: {run_python(code)}"]
 
 
 def build_tokenizer(tasks: list[Task], vocab_size: int) -> Tokenizer:
     """BPE over printable ASCII, trained on demonstrations; digits and operators are always tokens of their own."""
     tokenizer = Tokenizer(models.BPE(unk_token="?"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[0-9()+*/.-]|\n"), behavior="isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[0-9()]|\n|-> "), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
     alphabet = [c for c in string.printable if c.isprintable()] + ["\n"]
     trainer = trainers.BpeTrainer(
@@ -386,6 +385,11 @@ def warm_start(model: Qwen2ForCausalLM, tokenizer: Tokenizer, tasks: list[Task],
         episode = Episode(task=task, ids=[], sampled=[], logprobs=[])
         extend(episode, encode(tokenizer, user_turn(task.question)))
         call, answer = oracle_turns(task)
+        if random.random() < recipe.guess:
+            ids = encode(tokenizer, f"Answer: {int(task.reference) + random.choice([-1, 1]) * random.randint(1, 50)}<|im_end|>")
+            extend(episode, ids, [0.0] * len(ids))
+            demos.append(episode)
+            continue
         for text, delta in ((call, tool_turn(f"-> {task.reference}")), (answer, "")):
             ids = encode(tokenizer, text + "<|im_end|>")
             extend(episode, ids, [0.0] * len(ids))
@@ -405,7 +409,7 @@ def warm_start(model: Qwen2ForCausalLM, tokenizer: Tokenizer, tasks: list[Task],
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        if DEBUG and step % 50 == 49: print(step + 1, round(float(loss.detach()), 4))
+        if DEBUG and step % 25 == 24: print(step + 1, round(float(loss.detach()), 4))
 
 
 def advantages(rewards_NG: Tensor, recipe: Recipe) -> Tensor:

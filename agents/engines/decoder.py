@@ -1,0 +1,258 @@
+"""A Qwen2, Qwen3 or Llama decoder over a cache of slots, one row per token.
+
+transformers spends most of a tiny model's decode step outside the matrix products; this forward reads the
+same weights and does the same arithmetic (a test compares them) with two fused products per layer.
+
+Shapes: M rows, S slots, N cache positions looked at, H heads, K key-value heads, D head size, V vocabulary.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_FAMILIES = ("llama", "qwen2", "qwen3")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chunk:
+    """Rows [start, stop) are consecutive tokens of one slot."""
+
+    slot: int
+    start: int
+    stop: int
+    reach: int
+    """Cache positions to look at."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """The rows of one forward: first `singles` rows of any slots, then the chunks."""
+
+    ids_M: Tensor
+    slots_M: Tensor
+    positions_M: Tensor
+    singles: int
+    in_place: bool
+    """Row i of the singles belongs to slot i, so that the cache is read without a copy."""
+    reach: int
+    """Cache positions that the singles look at."""
+    chunks: Sequence[Chunk] = ()
+    wanted: Tensor | None = None
+    """Rows whose logits are asked for; None for all."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Linear:
+    weight: Tensor
+    bias: Tensor | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Layer:
+    attention_norm: Tensor
+    qkv: _Linear
+    query_norm: Tensor | None
+    key_norm: Tensor | None
+    out: _Linear
+    mlp_norm: Tensor
+    gate_up: _Linear
+    down: _Linear
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Weights:
+    """A copy of one version's parameters, fused for decoding."""
+
+    embedding: Tensor
+    layers: tuple[_Layer, ...] = field(repr=False)
+    norm: Tensor
+    head: Tensor
+
+
+class Decoder:
+    """The architecture and the cache; `Weights` come with each call.
+
+    Raises ValueError for a model that it does not know.
+    """
+
+    def __init__(self, model: torch.nn.Module, *, slots: int, max_context: int) -> None:
+        config: Any = model.config
+        _check_family(config)
+        self.state = dict(model.state_dict())
+        """The parameters that the engine starts with."""
+        self.dtype = self.state["model.embed_tokens.weight"].dtype
+        self.device = self.state["model.embed_tokens.weight"].device
+        self._tied = bool(config.tie_word_embeddings)
+        self._eps = float(config.rms_norm_eps)
+        self._heads, self._kv_heads = int(config.num_attention_heads), int(config.num_key_value_heads)
+        self._head_size = int(getattr(config, "head_dim", None) or config.hidden_size // self._heads)
+        self._num_layers = int(config.num_hidden_layers)
+        self.context = -(-max_context // 16) * 16
+        """Cache positions of a slot."""
+        # One slot more than is handed out: rows that only fill up a fixed shape write there.
+        shape = (slots + 1, self._kv_heads, self.context, self._head_size)
+        new = {"dtype": self.dtype, "device": self.device}
+        self._keys = [torch.zeros(shape, **new) for _ in range(self._num_layers)]
+        self._values = [torch.zeros(shape, **new) for _ in range(self._num_layers)]
+        self._cos, self._sin = self._rotary_tables(model)
+
+    @property
+    def spare_slot(self) -> int:
+        """Takes the rows that belong to no request."""
+        return self._keys[0].shape[0] - 1
+
+    def weights(self, state: Mapping[str, Tensor]) -> Weights:
+        """Copy `state`, parameters by their transformers names. Raises ValueError on a name or shape."""
+        self._check_names(state)
+        get = {name: value.detach().to(self.device, self.dtype) for name, value in state.items()}.get
+
+        def fuse(prefix: str, *names: str) -> _Linear:
+            biases = [get(f"{prefix}.{name}.bias") for name in names]
+            return _Linear(
+                torch.cat([get(f"{prefix}.{name}.weight") for name in names]),
+                torch.cat(biases) if biases[0] is not None else None,
+            )
+
+        def copy(name: str) -> Tensor | None:
+            found = get(name)
+            return None if found is None else found.clone()
+
+        layers = []
+        for index in range(self._num_layers):
+            layer = f"model.layers.{index}"
+            layers.append(
+                _Layer(
+                    attention_norm=copy(f"{layer}.input_layernorm.weight"),
+                    qkv=fuse(f"{layer}.self_attn", "q_proj", "k_proj", "v_proj"),
+                    query_norm=copy(f"{layer}.self_attn.q_norm.weight"),
+                    key_norm=copy(f"{layer}.self_attn.k_norm.weight"),
+                    out=fuse(f"{layer}.self_attn", "o_proj"),
+                    mlp_norm=copy(f"{layer}.post_attention_layernorm.weight"),
+                    gate_up=fuse(f"{layer}.mlp", "gate_proj", "up_proj"),
+                    down=fuse(f"{layer}.mlp", "down_proj"),
+                )
+            )
+        embedding = copy("model.embed_tokens.weight")
+        head = embedding if self._tied else copy("lm_head.weight")
+        return Weights(embedding=embedding, layers=tuple(layers), norm=copy("model.norm.weight"), head=head)
+
+    @torch.inference_mode()
+    def forward(self, weights: Weights, batch: Batch) -> Tensor:
+        """[wanted, V] logits; the cache then holds the batch's tokens."""
+        cos, sin = self._cos[batch.positions_M][:, None], self._sin[batch.positions_M][:, None]
+        masks = self._masks(batch)
+        x = F.embedding(batch.ids_M, weights.embedding)
+        for index, layer in enumerate(weights.layers):
+            qkv = layer.qkv(self._norm(x, layer.attention_norm)).view(x.shape[0], -1, self._head_size)
+            queries, keys, values = qkv.split([self._heads, self._kv_heads, self._kv_heads], dim=1)
+            if layer.query_norm is not None and layer.key_norm is not None:
+                queries, keys = self._norm(queries, layer.query_norm), self._norm(keys, layer.key_norm)
+            queries, keys = _rotate(queries, cos, sin), _rotate(keys, cos, sin)
+            self._keys[index][batch.slots_M, :, batch.positions_M] = keys
+            self._values[index][batch.slots_M, :, batch.positions_M] = values
+            x = x + layer.out(self._attend(queries, index, batch, masks))
+            gate, up = layer.gate_up(self._norm(x, layer.mlp_norm)).chunk(2, dim=-1)
+            x = x + layer.down(F.silu(gate) * up)
+        if batch.wanted is not None:
+            x = x[batch.wanted]
+        return F.linear(self._norm(x, weights.norm), weights.head)
+
+    @torch.inference_mode()
+    def copy_prefix(self, source: int, target: int, length: int) -> None:
+        """Take the first positions of one slot over into another."""
+        for cache in (*self._keys, *self._values):
+            cache[target, :, :length] = cache[source, :, :length]
+
+    def _attend(self, queries_MHD: Tensor, index: int, batch: Batch, masks: list[Tensor]) -> Tensor:
+        keys, values = self._keys[index], self._values[index]
+        out = []
+        if (rows := batch.singles) > 0:
+            lanes = slice(0, rows) if batch.in_place else batch.slots_M[:rows]
+            attended = F.scaled_dot_product_attention(
+                queries_MHD[:rows].reshape(rows, self._kv_heads, -1, self._head_size),
+                keys[:, :, : batch.reach][lanes],
+                values[:, :, : batch.reach][lanes],
+                attn_mask=masks[0],
+            )
+            out.append(attended.reshape(rows, -1))
+        for chunk, mask in zip(batch.chunks, masks[1:], strict=True):
+            attended = F.scaled_dot_product_attention(
+                queries_MHD[None, chunk.start : chunk.stop].transpose(1, 2),
+                keys[None, chunk.slot, :, : chunk.reach],
+                values[None, chunk.slot, :, : chunk.reach],
+                attn_mask=mask,
+                enable_gqa=self._heads != self._kv_heads,
+            )
+            out.append(attended[0].transpose(0, 1).reshape(chunk.stop - chunk.start, -1))
+        return out[0] if len(out) == 1 else torch.cat(out)
+
+    def _masks(self, batch: Batch) -> list[Tensor]:
+        """[singles, 1, 1, N] for the singles, then [rows, N] for each chunk; added to the scores."""
+
+        def mask(start: int, stop: int, reach: int) -> Tensor:
+            seen = torch.arange(reach, device=self.device) <= batch.positions_M[start:stop, None]
+            return torch.zeros(seen.shape, dtype=self.dtype, device=self.device).masked_fill_(
+                ~seen, float("-inf")
+            )
+
+        singles = mask(0, batch.singles, batch.reach)[:, None, None]
+        return [singles, *(mask(chunk.start, chunk.stop, chunk.reach) for chunk in batch.chunks)]
+
+    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        if x.dtype == torch.float32:
+            return F.rms_norm(x, (x.shape[-1],), weight, self._eps)
+        # transformers normalises in float32 whatever the model's type is.
+        x32 = x.to(torch.float32)
+        return weight * (x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + self._eps)).to(x.dtype)
+
+    def _rotary_tables(self, model: Any) -> tuple[Tensor, Tensor]:
+        rotary = model.model.rotary_emb
+        angles = torch.arange(self.context, device=self.device).float()[:, None] * rotary.inv_freq.float()
+        angles = torch.cat([angles, angles], dim=-1)
+        scale = rotary.attention_scaling
+        return (angles.cos() * scale).to(self.dtype), (angles.sin() * scale).to(self.dtype)
+
+    def _check_names(self, state: Mapping[str, Tensor]) -> None:
+        expected, got = set(self.state), set(state)
+        if self._tied:
+            expected, got = expected - {"lm_head.weight"}, got - {"lm_head.weight"}
+        if expected != got:
+            missing, unknown = sorted(expected - got), sorted(got - expected)
+            raise ValueError(
+                f"state: missing {missing[:3]}, unknown {unknown[:3]}; needs the model's own names"
+            )
+        for name in expected:
+            if state[name].shape != self.state[name].shape:
+                shapes = f"{tuple(state[name].shape)} instead of {tuple(self.state[name].shape)}"
+                raise ValueError(f"state[{name!r}]: shape {shapes}")
+
+
+def load_model(path: str | Path) -> torch.nn.Module:
+    """A transformers model from a local folder, without running code from it."""
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(path, dtype="auto", trust_remote_code=False).eval()
+
+
+def _check_family(config: Any) -> None:
+    if config.model_type not in _FAMILIES:
+        raise ValueError(f"model_type {config.model_type!r}: LocalEngine decodes {_FAMILIES}; use VllmEngine")
+    if getattr(config, "use_sliding_window", False):
+        raise ValueError("use_sliding_window: LocalEngine has full attention only; use VllmEngine")
+    if config.rope_parameters["rope_type"] in ("dynamic", "longrope"):
+        raise ValueError(f"rope_type {config.rope_parameters['rope_type']!r}: LocalEngine needs a fixed one")
+    if config.hidden_act != "silu":
+        raise ValueError(f"hidden_act {config.hidden_act!r}: LocalEngine knows 'silu'")
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    half = x.shape[-1] // 2
+    return x * cos + torch.cat([-x[..., half:], x[..., :half]], dim=-1) * sin

@@ -1,0 +1,150 @@
+"""The compute side of `LocalEngine`: weights of several versions, one cache, one forward at a time.
+
+Runs in the engine's thread; only `LocalEngine` talks to it.
+"""
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..engine import PolicyVersion
+from ..errors import EngineError, EngineRefused
+from .decoder import Batch, Chunk, Decoder, Weights, load_model
+from .sampler import sample, uniforms
+from .slots import Plan, Request, Slots, refuse
+
+_PROMPT_ROWS = 512
+"""Prompt tokens that a forward takes in beside the answers in progress."""
+_REACH_STEP = 32
+"""Cache positions looked at come in multiples of this."""
+
+
+class Runner:
+    """Admits requests, steps the replicas that have work, frees what is retired."""
+
+    def __init__(
+        self, model_or_path: Any, *, slots: int, max_context: int | None, deterministic: bool
+    ) -> None:
+        model = model_or_path if isinstance(model_or_path, torch.nn.Module) else load_model(model_or_path)
+        config: Any = model.config
+        self.max_context = max_context or int(config.max_position_embeddings)
+        self._decoder = Decoder(model, slots=slots, max_context=self.max_context)
+        self.vocab_size = int(config.vocab_size)
+        self._fixed = deterministic
+        width = slots if deterministic else slots + _PROMPT_ROWS
+        self._slots = Slots(slots, context=self._decoder.context, width=width, fixed=deterministic)
+        self._waiting: deque[Request] = deque()
+        self._replicas: dict[int, Weights] = {}
+        self._serials: dict[PolicyVersion, int] = {}
+        self._published = 0
+        self.publish(PolicyVersion(0), self._decoder.state)
+        self._decoder.state = {name: value.to("meta") for name, value in self._decoder.state.items()}
+
+    def set_threads(self, threads: int | None) -> None:
+        """Torch threads of the calling thread; None leaves them alone."""
+        if threads is not None:
+            torch.set_num_threads(threads)
+
+    def publish(self, version: PolicyVersion, state: Mapping[str, torch.Tensor]) -> None:
+        """Copy the parameters of a new version."""
+        if version in self._serials:
+            raise EngineRefused(f"version {version} is published already; retire it or count on")
+        try:
+            weights = self._decoder.weights(state)
+        except ValueError as error:
+            raise EngineRefused(f"version {version}: {error}") from error
+        self._published += 1
+        self._serials[version] = self._published
+        self._replicas[self._published] = weights
+
+    def retire(self, version: PolicyVersion) -> None:
+        """Take no new request for the version; its weights go with its last answer."""
+        if self._serials.pop(version, None) is None:
+            raise EngineRefused(f"version {version} is not published; there are {sorted(self._serials)}")
+        self._free_replicas()
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Queue requests; answer those for an unknown version."""
+        for request in requests:
+            serial = self._serials.get(request.version)
+            if serial is None:
+                versions = sorted(self._serials)
+                error = f"version {request.version} is not published; there are {versions}"
+                request.deliver(EngineRefused(error))
+            else:
+                request.replica = serial
+                self._waiting.append(request)
+
+    def step(self) -> bool:
+        """One forward for each version with work. False: there was none."""
+        self._slots.drop_cancelled()
+        self._admit()
+        replicas = self._slots.replicas()
+        for replica in replicas:
+            try:
+                self._forward(replica)
+            except (
+                Exception
+            ) as error:  # boundary: whatever torch raises is this batch's answer, not the engine's end
+                self._slots.fail(replica, EngineError(f"forward failed: {error!r}"))
+        self._free_replicas()
+        return bool(replicas)
+
+    def fail_all(self, error: EngineError) -> None:
+        """Answer everything that is queued or running with an error."""
+        refuse(self._waiting, error)
+        self._waiting.clear()
+        for replica in self._slots.replicas():
+            self._slots.fail(replica, error)
+
+    def _admit(self) -> None:
+        for _ in range(len(self._waiting)):
+            request = self._waiting.popleft()
+            if not request.cancelled and not self._slots.admit(request, self._decoder.copy_prefix):
+                self._waiting.append(request)
+
+    def _forward(self, replica: int) -> None:
+        plan = self._slots.plan(replica)
+        logits = self._decoder.forward(self._replicas[replica], self._batch(plan))
+        requests = [self._slots.request(slot) for slot in plan.sampling_R.tolist()]
+        # In fixed shapes every row is sampled, so each row of numbers is as long as the batch.
+        rows = plan.wanted_R if self._fixed else np.arange(len(requests))
+        count = len(plan.slots_M) if self._fixed else len(requests)
+        seeds, positions = np.zeros(count, np.uint64), np.zeros(count, np.int64)
+        temperatures, top_p = np.ones(count), np.ones(count)
+        seeds[rows] = [request.seed for request in requests]
+        positions[rows] = plan.positions_M[plan.wanted_R] + 1
+        temperatures[rows] = [request.sampling.temperature for request in requests]
+        top_p[rows] = [request.sampling.top_p for request in requests]
+        sampled = sample(logits, temperatures, top_p, uniforms(seeds, positions))
+        self._slots.advance(plan, sampled.ids_R[rows], sampled.logprobs_R[rows])
+
+    def _batch(self, plan: Plan) -> Batch:
+        device, context = self._decoder.device, self._decoder.context
+
+        def reach(positions: np.ndarray[Any, np.dtype[np.int64]]) -> int:
+            longest = int(positions.max(initial=0)) + 1
+            return context if self._fixed else min(context, -(-longest // _REACH_STEP) * _REACH_STEP)
+
+        everything = self._fixed or np.array_equal(plan.wanted_R, np.arange(len(plan.slots_M)))
+        return Batch(
+            ids_M=torch.from_numpy(self._slots.ids_SL[plan.slots_M, plan.positions_M]).to(device),
+            slots_M=torch.from_numpy(plan.slots_M).to(device),
+            positions_M=torch.from_numpy(plan.positions_M).to(device),
+            singles=plan.singles,
+            in_place=plan.in_place,
+            reach=reach(plan.positions_M[: plan.singles]),
+            chunks=[
+                Chunk(slot=slot, start=start, stop=stop, reach=reach(plan.positions_M[start:stop]))
+                for slot, start, stop in plan.chunks
+            ],
+            wanted=None if everything else torch.from_numpy(plan.wanted_R).to(device),
+        )
+
+    def _free_replicas(self) -> None:
+        needed = {*self._serials.values(), *self._slots.replicas(), *(r.replica for r in self._waiting)}
+        for serial in self._replicas.keys() - needed:
+            del self._replicas[serial]

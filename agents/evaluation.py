@@ -1,0 +1,143 @@
+"""Evaluation: how good a policy is, how sure that is, and what had no number."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean, variance
+
+from ..envs import TaskSet
+from .collector import Collector, GroupRequest
+from .engine import PolicyVersion
+from .trajectory import Group
+
+Z95 = 1.959963984540054
+"""Two-sided 95 % quantile of the normal distribution."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """A mean with its 95 % interval, clustered by task."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """One policy on one task set. Rates are over graded episodes; `bounds` say what the rest could do."""
+
+    split: str
+    num_tasks: int
+    num_episodes: int
+    outcomes: dict[str, int]
+    """Episodes by outcome: "scored", "ungraded", "failed"."""
+    stops: dict[str, int]
+    """Episodes by stop reason."""
+    reward: Estimate | None
+    """None when nothing could be graded."""
+    bounds: tuple[float, float] | None
+    """Mean reward with every episode without a number at the floor, and at the maximum."""
+    pass_at: dict[int, Estimate] = field(default_factory=dict[int, Estimate])
+    """k -> chance that at least one of k samples passes (Chen et al. 2021, unbiased)."""
+    pass_hat: dict[int, Estimate] = field(default_factory=dict[int, Estimate])
+    """k -> chance that all of k samples pass (Yao et al. 2024, pass^k)."""
+
+
+async def evaluate(
+    collector: Collector,
+    tasks: TaskSet,
+    *,
+    split: str,
+    version: PolicyVersion,
+    samples: int = 1,
+    reward_range: tuple[float, float] = (0.0, 1.0),
+    on_group: Callable[[Group], None] | None = None,
+) -> Evaluation:
+    """Play every task `samples` times on `version`. What the run file holds is not played again."""
+    requests = [
+        GroupRequest(split=split, epoch=0, task=task, num_samples=samples, version=version) for task in tasks
+    ]
+    groups: list[Group] = []
+    async for _, group in collector.stream(requests):
+        groups.append(group)
+        if on_group is not None:
+            on_group(group)
+    return summarize(split, groups, reward_range)
+
+
+def summarize(split: str, groups: Sequence[Group], reward_range: tuple[float, float]) -> Evaluation:
+    """The evaluation of finished groups; an episode passes with the maximum reward."""
+    floor, maximum = reward_range
+    members = [member for group in groups for member in group.members]
+    graded = [[m.reward for m in group.members if m.reward is not None] for group in groups]
+    rewards = [reward for group in graded for reward in group]
+    missing = len(members) - len(rewards)
+    passes = [(sum(reward >= maximum - 1e-9 for reward in group), len(group)) for group in graded if group]
+    sizes = [n for _, n in passes]
+    ks = [k for k in (1, 2, 4, 8, 16, 32, 64) if sizes and k <= min(sizes)]
+    return Evaluation(
+        split=split,
+        num_tasks=len(groups),
+        num_episodes=len(members),
+        outcomes=dict(Counter(member.outcome.kind for member in members)),
+        stops=dict(Counter(member.episode.stop.value for member in members)),
+        reward=mean_interval([fmean(group) for group in graded if group]) if rewards else None,
+        bounds=(
+            (
+                (sum(rewards) + missing * floor) / len(members),
+                (sum(rewards) + missing * maximum) / len(members),
+            )
+            if members
+            else None
+        ),
+        pass_at={k: rate_interval([pass_at_k(n, c, k) for c, n in passes]) for k in ks},
+        pass_hat={k: rate_interval([pass_hat_k(n, c, k) for c, n in passes]) for k in ks},
+    )
+
+
+def pass_at_k(n: int, c: int, k: int) -> float:
+    """Unbiased chance that one of k passes, from c passes in n samples.
+
+    >>> pass_at_k(4, 1, 2)
+    0.5
+    """
+    return 1.0 - math.comb(n - c, k) / math.comb(n, k)
+
+
+def pass_hat_k(n: int, c: int, k: int) -> float:
+    """Unbiased chance that all of k pass, from c passes in n samples.
+
+    >>> pass_hat_k(4, 2, 1)
+    0.5
+    """
+    return math.comb(c, k) / math.comb(n, k)
+
+
+def mean_interval(task_means: Sequence[float]) -> Estimate:
+    """Mean over tasks; the tasks are the clusters, so siblings do not count as independent."""
+    mean = fmean(task_means)
+    spread = Z95 * _standard_error(task_means)
+    return Estimate(value=mean, low=mean - spread, high=mean + spread)
+
+
+def rate_interval(task_rates: Sequence[float]) -> Estimate:
+    """Mean of rates in [0, 1] with Wilson's interval at the effective sample size of the clustering.
+
+    It has a width also where every task agrees, which a normal interval has not.
+    """
+    rate, error = fmean(task_rates), _standard_error(task_rates)
+    n = rate * (1 - rate) / error**2 if error > 0 and 0 < rate < 1 else len(task_rates)
+    centre = (rate + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
+    half = Z95 / (1 + Z95**2 / n) * math.sqrt(rate * (1 - rate) / n + Z95**2 / (4 * n**2))
+    return Estimate(
+        value=rate, low=max(0.0, min(rate, centre - half)), high=min(1.0, max(rate, centre + half))
+    )
+
+
+def _standard_error(values: Sequence[float]) -> float:
+    return math.sqrt(variance(values) / len(values)) if len(values) > 1 else 0.0

@@ -1,0 +1,97 @@
+"""Tool environments with a sandbox of their own."""
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from typing import ClassVar
+
+from ..sandboxes import ExecResult, ExecStatus, Sandbox, SandboxFileError, SandboxSpec, open_sandbox
+from .env import TaskT
+from .episode import Workspace
+from .tools import ToolEnv
+
+
+class SandboxToolEnv(ToolEnv[TaskT]):
+    """A `ToolEnv` with one sandbox an episode, opened by the first `await self.box()`.
+
+    class Shell(SandboxToolEnv[Task]):
+        @tool
+        async def bash(self, command: str) -> str:
+            return transcript(await (await self.box()).run(["bash", "-c", command]))
+    """
+
+    sandbox: ClassVar[SandboxSpec] = SandboxSpec()
+    max_workspace_bytes: ClassVar[int] = 1 << 20
+    """Files over this, all together, are left out of the episode's workspace; 0 keeps none."""
+
+    def __init__(self) -> None:
+        self._open = AsyncExitStack()
+        self._opening = asyncio.Lock()
+        self._box: Sandbox | None = None
+
+    async def box(self) -> Sandbox:
+        """The episode's sandbox."""
+        async with self._opening:
+            if self._box is None:
+                self._box = await self._open.enter_async_context(open_sandbox(self.sandbox))
+        return self._box
+
+    async def close(self) -> None:
+        """Close the sandbox, if there is one."""
+        await self._open.aclose()
+
+    def facts(self) -> Mapping[str, str]:
+        """The tier of the sandbox that was used."""
+        return {} if self._box is None else {"sandbox": self._box.tier}
+
+    async def workspace(self) -> Workspace | None:
+        """The regular files that the episode left in its sandbox."""
+        if self._box is None or self.max_workspace_bytes == 0:
+            return None
+        return await export(self._box, max_bytes=self.max_workspace_bytes)
+
+
+MAX_ENTRIES = 1000
+"""Directory entries that `export` looks at: a policy can make millions."""
+
+
+async def export(box: Sandbox, *, max_bytes: int) -> Workspace:
+    """The regular files of a sandbox, from the top down, as long as they fit."""
+    files: list[tuple[str, bytes]] = []
+    folders, num_seen = deque([""]), 0
+    while folders and num_seen < MAX_ENTRIES:
+        folder = folders.popleft()
+        for name in (await _names(box, folder))[: MAX_ENTRIES - num_seen]:
+            num_seen += 1
+            if name.endswith("/"):
+                folders.append(folder + name)
+                continue
+            try:
+                data = await box.read(folder + name, max_bytes=max_bytes)
+            except SandboxFileError:  # a link, a pipe, a file that does not fit: nothing for a grader
+                continue
+            max_bytes -= len(data)
+            # A name need not be UTF-8; the record must be.
+            files.append(((folder + name).encode(errors="replace").decode(), data))
+    return Workspace(files=tuple(sorted(files)))
+
+
+async def _names(box: Sandbox, folder: str) -> list[str]:
+    try:
+        return await box.list(folder or ".")
+    except SandboxFileError:  # too deep, or not readable
+        return []
+
+
+def transcript(result: ExecResult) -> str:
+    """What a program wrote, and how it ended unless it ended well.
+
+    >>> transcript(await box.run(["false"]))
+    '[exit code 1]'
+    """
+    text = (result.stdout + result.stderr).decode(errors="replace")
+    if result.status is ExecStatus.OK:
+        return text
+    how = f"exit code {result.exit_code}" if result.status is ExecStatus.NONZERO else result.status.value
+    return f"{text}[{how}]"

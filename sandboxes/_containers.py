@@ -1,0 +1,250 @@
+"""Every call to the Docker SDK, all of them blocking: start a leased container, see it removed, sweep.
+
+A container lives on a lease: its PID 1 (guest.py) exits when its stdin closes, and the engine removes it then.
+So a driver that is killed leaves nothing behind, and dropping the socket is all that ending one takes.
+"""
+
+import json
+import os
+import socket
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from .errors import SandboxError, SandboxLost, SandboxUnavailable
+from .sandbox import SandboxSpec
+
+BASE_IMAGE = "palaestra-base:bookworm"
+"""What runs when the spec names no image; `.ci/docker-up` builds it."""
+LABEL = "palaestra"
+MIN_MEMORY_MB = 32
+GUEST_MB = 16
+"""Memory that files can never take, so that the guest survives a full disk."""
+WORKSPACE = "/tmp/workspace"
+API_TIMEOUT_S = 60
+
+# The guest's modules, each in its own file, become a package without a disk inside the container.
+GUEST_MODULES = ("output", "_frames", "_guest_walls", "_guest_files", "_guest_program", "guest")
+BOOT = """
+import sys, types
+package = sys.modules["box"] = types.ModuleType("box")
+package.__path__ = []
+for name, source in zip(sys.argv[1::2], sys.argv[2::2]):
+    module = sys.modules["box." + name] = types.ModuleType("box." + name)
+    module.__package__ = "box"
+    exec(compile(source, name + ".py", "exec"), module.__dict__)
+module.main()
+"""
+
+# What Docker's default filter forbids a container without capabilities, and beyond it what older engines let
+# through: io_uring, and every socket family but Unix and IP (vsock reaches the hypervisor from any network).
+FORBIDDEN_CALLS = """
+    _sysctl acct add_key bpf chroot clock_adjtime clock_settime create_module delete_module fanotify_init
+    finit_module fsconfig fsmount fsopen fspick get_kernel_syms get_mempolicy init_module io_uring_enter
+    io_uring_register io_uring_setup ioperm iopl kcmp kexec_file_load kexec_load keyctl listmount
+    lookup_dcookie mbind migrate_pages mount mount_setattr move_mount move_pages name_to_handle_at
+    nfsservctl open_by_handle_at open_tree open_tree_attr perf_event_open pidfd_getfd pivot_root
+    process_madvise query_module quotactl quotactl_fd reboot request_key set_mempolicy
+    set_mempolicy_home_node setdomainname sethostname setns settimeofday socketcall statmount stime
+    swapoff swapon sysfs syslog umount umount2 unshare uselib userfaultfd ustat vhangup vm86 vm86old
+    vserver
+""".split()
+CLONE_NAMESPACES = (0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000)
+SOCKET_FAMILIES = (1, 2, 10)
+"""AF_UNIX, AF_INET, AF_INET6."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lease:
+    """A started container and the only connection to its guest; closing the socket ends it."""
+
+    container: str
+    sock: socket.socket
+
+
+def guest_command() -> list[str]:
+    """The command line of PID 1."""
+    command = ["python3", "-I", "-S", "-B", "-X", "utf8", "-c", BOOT]
+    for name in GUEST_MODULES:
+        command += [name, (Path(__file__).parent / f"{name}.py").read_text()]
+    return command
+
+
+def start(spec: SandboxSpec) -> Lease:
+    """Create, attach, start. Raises `SandboxUnavailable` or `SandboxLost`, and leaves nothing then."""
+    image = spec.image or BASE_IMAGE
+    with _engine() as (docker, api):
+        _sweep_once(docker, api)
+        _check_image(docker, api, image)
+        container = api.create_container(
+            image,
+            entrypoint=guest_command(),
+            command=[],
+            user="0:0",
+            working_dir="/",
+            hostname="sandbox",
+            stdin_open=True,
+            labels={LABEL: "1", f"{LABEL}.host": _host(), f"{LABEL}.owner": _owner(os.getpid()) or ""},
+            use_config_proxy=False,  # the host's proxy settings, with their passwords, stay outside
+            host_config=_host_config(api, spec),
+        )["Id"]
+        sock: socket.socket | None = None
+        try:
+            sock = _attach(api, container)
+            api.start(container)
+        except BaseException:
+            if sock is not None:
+                sock.close()
+            with suppress(docker.errors.APIError):  # the first error is the one to tell
+                api.remove_container(container, force=True, v=True)
+            raise
+    return Lease(container=container, sock=sock)
+
+
+def see_removed(container: str) -> None:
+    """Return when the container is gone; its lease was dropped before."""
+    with suppress(SandboxError), _engine() as (docker, api), suppress(docker.errors.NotFound):
+        try:
+            api.wait(container, timeout=API_TIMEOUT_S, condition="removed")
+        except OSError:  # the engine is slow or its guest hangs
+            api.remove_container(container, force=True, v=True)
+
+
+def _host_config(api: Any, spec: SandboxSpec) -> Any:
+    memory, shm_mb = spec.memory_mb << 20, spec.memory_mb // 8
+    # Files live in memory here. A quarter stays free for what the kernel needs besides their bytes.
+    files_mb = min(spec.disk_mb, max(1, (spec.memory_mb - shm_mb - GUEST_MB) * 3 // 4))
+    limits = {"core": 0, "nofile": 4096, "memlock": 65536, "msgqueue": 65536}
+    return api.create_host_config(
+        auto_remove=True,
+        network_mode="none",
+        ipc_mode="private",
+        read_only=True,
+        cap_drop=["ALL"],
+        cap_add=["SETUID", "SETGID", "KILL", "SYS_RESOURCE"],
+        security_opt=["no-new-privileges", "seccomp=" + json.dumps(_seccomp_profile())],
+        pids_limit=spec.pids + 1,  # the guest is one
+        mem_limit=memory,
+        memswap_limit=memory,
+        nano_cpus=round(spec.cpus * 1e9),
+        shm_size=shm_mb << 20,
+        tmpfs={"/tmp": f"rw,exec,nosuid,nodev,mode=1777,size={files_mb}m,nr_inodes={files_mb * 128}"},
+        # Segments and queues would outlive their program, and nothing else bounds them.
+        sysctls={"kernel.shm_rmid_forced": "1", "kernel.msgmni": "16", "kernel.sem": "250 4000 32 16"},
+        ulimits=[{"Name": name, "Soft": value, "Hard": value} for name, value in limits.items()],
+        log_config={"Type": "none"},  # the frames on stdout are not a log
+    )
+
+
+@cache
+def _seccomp_profile() -> dict[str, Any]:
+    def refuse(names: list[str], errno: int, *args: dict[str, Any]) -> dict[str, Any]:
+        return {"names": names, "action": "SCMP_ACT_ERRNO", "errnoRet": errno, "args": list(args)}
+
+    def family(compare: str, value: int) -> dict[str, Any]:
+        return refuse(["socket"], 1, {"index": 0, "value": value, "op": compare})
+
+    last = max(SOCKET_FAMILIES)
+    rules = [refuse(FORBIDDEN_CALLS, 1)]
+    rules.append(refuse(["clone3"], 38))  # ENOSYS: libraries then use clone, whose flags a filter can see
+    for flag in CLONE_NAMESPACES:
+        masked = {"index": 0, "value": flag, "valueTwo": flag, "op": "SCMP_CMP_MASKED_EQ"}
+        rules.append(refuse(["clone"], 1, masked))
+    rules += [family("SCMP_CMP_EQ", value) for value in range(last) if value not in SOCKET_FAMILIES]
+    rules.append(family("SCMP_CMP_GT", last))
+    return {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": rules}
+
+
+def _check_image(docker: Any, api: Any, image: str) -> None:
+    try:
+        config = api.inspect_image(image)["Config"] or {}
+    except docker.errors.ImageNotFound as error:
+        cure = ".ci/docker-up builds it" if image == BASE_IMAGE else f"docker pull {image}"
+        raise SandboxUnavailable(f"the Docker engine has no image {image!r}: {cure}") from error
+    if config.get("Volumes"):
+        volumes = ", ".join(config["Volumes"])
+        raise SandboxUnavailable(f"image {image!r} declares VOLUME {volumes}, a disk without a limit: rebuild it")
+
+
+def _attach(api: Any, container: str) -> socket.socket:
+    """The container's stdin and stdout as a socket of our own."""
+    params = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
+    wrapped = api.attach_socket(container, params=params)
+    try:
+        # The SDK's wrapper closes with its HTTP response; a duplicate does not.
+        return socket.socket(fileno=os.dup(wrapped.fileno()))
+    finally:
+        wrapped._response.close()
+        wrapped.close()
+
+
+@contextmanager
+def _engine() -> Generator[tuple[Any, Any], None, None]:
+    """The SDK module and a client for one use: clients are not made for sharing between threads."""
+    try:
+        docker: Any = import_module("docker")
+    except ImportError as error:
+        raise SandboxUnavailable('the Docker backend needs the SDK: pip install "palaestra[docker]"') from error
+    api: Any = None
+    try:
+        settings = docker.utils.kwargs_from_env()
+        if settings.get("tls") or settings.get("base_url", "").startswith("ssh"):
+            raise SandboxUnavailable(f"DOCKER_HOST={settings['base_url']!r}: only unix:// and plain tcp:// work")
+        api = docker.APIClient(version=None, timeout=API_TIMEOUT_S, **settings)
+    except docker.errors.DockerException as error:
+        cure = "start one (.ci/docker-up), or set DOCKER_HOST"
+        raise SandboxUnavailable(f"no Docker engine answers: {cure} ({error})") from error
+    try:
+        yield docker, api
+    except docker.errors.APIError as error:
+        if error.is_client_error() or "executable file not found" in str(error):
+            raise SandboxUnavailable(f"the Docker engine refuses this sandbox: {error.explanation}") from error
+        raise SandboxLost(f"the Docker engine failed: {error.explanation}") from error
+    except OSError as error:  # requests' errors are OSErrors
+        raise SandboxLost(f"the Docker engine went away: {error}") from error
+    finally:
+        api.close()
+
+
+# ---------------------------------------------------------------- whose container is whose
+
+_sweep_lock = threading.Lock()
+_swept = False
+
+
+def _host() -> str:
+    """The machine (or container) whose process ids the owner label counts in."""
+    with suppress(OSError):
+        return f"{socket.gethostname()}/{os.readlink('/proc/self/ns/pid')}"
+    return socket.gethostname()
+
+
+def _owner(pid: int) -> str | None:
+    """Names a process for all time: boot, pid and start time. None when there is no such process."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return None
+    return f"{boot}/{pid}/{started}"
+
+
+def _sweep_once(docker: Any, api: Any) -> None:
+    """Remove what drivers left that were killed between two calls of the engine. Once per process."""
+    global _swept
+    with _sweep_lock:
+        if _swept:
+            return
+        labels = [f"{LABEL}=1", f"{LABEL}.host={_host()}"]
+        for container in api.containers(all=True, filters={"label": labels}):
+            owner = container["Labels"].get(f"{LABEL}.owner", "")
+            # Without an owner (no /proc on its system) nobody can tell.
+            if owner and _owner(int(owner.split("/")[1])) != owner:
+                with suppress(docker.errors.APIError):  # it is on its way out already
+                    api.remove_container(container["Id"], force=True, v=True)
+        _swept = True

@@ -1,0 +1,253 @@
+"""One program, from fork to result: pumps its pipes, watches the clock and the limits, ends its whole tree.
+
+The supervisor runs this. It is the only process that holds the driver's socket, so nothing that a program
+prints or does can forge the result.
+"""
+
+import os
+import resource
+import select
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NoReturn, Protocol
+
+from . import _linux, _program
+from ._capture import Capture
+from ._watch import Check
+from ._wire import Header
+
+_CHUNK = 1 << 16
+_FIRST_TICK_S = 0.01
+_AS_HEADROOM = 4 << 30
+"""Bytes of address space over memory_mb: threads and allocators reserve much more than they touch."""
+_MEMORY_SIGNS = (b"MemoryError", b"std::bad_alloc", b"Cannot allocate memory")
+_PIDS_SIGNS = (b"can't start new thread", b"Resource temporarily unavailable")
+
+_MAX_FD = 1 << 16
+
+Usage = resource.struct_rusage
+Ended = dict[int, tuple[int, Usage]]
+"""Wait status and usage by process number."""
+
+
+class Cell(Protocol):
+    """The walls of one tier, as a running program needs them."""
+
+    def confine(self) -> None:
+        """In the child, before the program: give up what is left of its rights."""
+        ...
+
+    def check(self) -> Check:
+        """Compare what is used now with the limits."""
+        ...
+
+    def kill_all(self) -> Ended:
+        """Kill and reap every process but the supervisor; those reaped since the last call are included."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Order:
+    """One `Sandbox.run` as it came over the wire."""
+
+    argv: tuple[str, ...]
+    stdin: bytes
+    timeout_s: float
+    output_limit: int
+    env: Mapping[str, str]
+    memory_mb: int
+
+
+class Execution:
+    """`cancelled` is asked whenever the driver's socket `control` has something to say."""
+
+    def __init__(self, order: Order, cell: Cell, control: int, cancelled: Callable[[], bool]) -> None:
+        self._order = order
+        self._cell = cell
+        self._control = control
+        self._cancelled = cancelled
+        self._outputs: dict[int, Capture] = {}
+        self._stdin = -1
+        self._unsent = memoryview(order.stdin)
+        self._poll = select.poll()
+        self._was_full = False
+
+    def run(self) -> tuple[Header, bytes]:
+        """The reply for the driver, once the program and all that it started are gone."""
+        theirs = self._open_pipes()
+        program = _as_python(self._order)
+        started = time.monotonic()
+        pid = os.fork()
+        if pid == 0:
+            self._be_child(theirs, program)
+        for fd in theirs:
+            os.close(fd)
+        pidfd = os.pidfd_open(pid)
+        broken = self._supervise(pidfd, started + self._order.timeout_s)
+        wall_s = time.monotonic() - started
+        if broken is None and not self._was_full:
+            # What filled the process table is often still there when the main program gives up.
+            self._was_full = self._cell.check().is_full
+        status, usage = self._cell.kill_all()[pid]
+        os.close(pidfd)
+        self._close_stdin()
+        captures = list(self._outputs.items())
+        for fd, _ in captures:
+            # What a full pipe held when the last writer died.
+            while chunk := _read_some(fd):
+                self._outputs[fd].feed(chunk)
+            os.close(fd)
+        return self._reply([capture for _, capture in captures], broken, status, usage, wall_s)
+
+    def _open_pipes(self) -> list[int]:
+        """Make the pipes; the child's ends of stdin (unless /dev/null stays there), stdout and stderr."""
+        theirs: list[int] = []
+        if self._unsent:
+            reader, self._stdin = os.pipe()
+            os.set_blocking(self._stdin, False)
+            theirs.append(reader)
+            self._feed()
+        for _ in range(2):
+            reader, writer = os.pipe()
+            os.set_blocking(reader, False)
+            self._outputs[reader] = Capture(self._order.output_limit)
+            self._poll.register(reader, select.POLLIN)
+            theirs.append(writer)
+        return theirs
+
+    def _supervise(self, pidfd: int, deadline: float) -> str | None:
+        """Serve the program until its main process ends (None) or a limit does it (the status)."""
+        self._poll.register(pidfd, select.POLLIN)
+        self._poll.register(self._control, select.POLLIN)
+        tick = _FIRST_TICK_S
+        next_check = time.monotonic() + tick
+        while (now := time.monotonic()) < deadline:
+            events = self._poll.poll(int((min(deadline, next_check) - now) * 1000) + 1)
+            ended = False
+            for fd, _ in events:
+                if fd == pidfd:
+                    ended = True
+                elif fd == self._control:
+                    if self._cancelled():
+                        return "killed"
+                elif fd == self._stdin:
+                    self._feed()
+                else:
+                    self._take(fd)
+            if ended:
+                return None
+            if time.monotonic() >= next_check:
+                check = self._cell.check()
+                self._was_full = self._was_full or check.is_full
+                if check.broken is not None:
+                    return check.broken
+                tick = min(2 * tick, check.within_s)
+                next_check = time.monotonic() + tick
+        return "timeout"
+
+    def _take(self, fd: int) -> None:
+        chunk = _read_some(fd)
+        if chunk:
+            self._outputs[fd].feed(chunk)
+        elif chunk is not None:
+            self._poll.unregister(fd)
+
+    def _feed(self) -> None:
+        """Write as much of stdin as fits; close it after the last byte, or when nobody reads."""
+        try:
+            self._unsent = self._unsent[os.write(self._stdin, self._unsent) :]
+        except BlockingIOError:
+            pass
+        except BrokenPipeError:
+            self._unsent = self._unsent[:0]
+        self._poll.register(self._stdin, select.POLLOUT)
+        if not self._unsent:
+            self._close_stdin()
+
+    def _close_stdin(self) -> None:
+        if self._stdin >= 0:
+            self._poll.unregister(self._stdin)
+            os.close(self._stdin)
+            self._stdin = -1
+
+    def _be_child(self, fds: list[int], program: _program.Program | None) -> NoReturn:
+        """Become the program: own session, own pipes, own limits, nothing else of the supervisor's."""
+        try:
+            os.setsid()
+            for target, fd in zip((2, 1, 0), reversed(fds), strict=False):
+                os.dup2(fd, target)
+            os.closerange(3, _MAX_FD)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            space = (self._order.memory_mb << 20) + _AS_HEADROOM
+            resource.setrlimit(resource.RLIMIT_AS, (space, space))
+            _linux.prctl(_linux.PR_SET_DUMPABLE, 1)
+            self._cell.confine()
+        except BaseException as error:
+            # Half confined, nothing may run: say why, and end before the program begins.
+            os.write(2, f"sandbox: could not confine the program: {error!r}\n".encode())
+            os._exit(125)
+        if program is not None:
+            os.environ.update(self._order.env)
+            raise _program.Become(program)
+        _execute(self._order)
+
+    def _reply(
+        self, captures: list[Capture], broken: str | None, status: int, usage: Usage, wall_s: float
+    ) -> tuple[Header, bytes]:
+        out, err = (capture.kept() for capture in captures)
+        code = os.waitstatus_to_exitcode(status)
+        header: Header = {
+            "status": broken or self._judge(code, err[-400:]),
+            "exit_code": code if broken is None and code >= 0 else None,
+            "stdout": len(out),
+            "omitted": [capture.omitted for capture in captures],
+            "wall_s": wall_s,
+            "cpu_s": usage.ru_utime + usage.ru_stime,
+            "max_rss_mb": usage.ru_maxrss / 1024,
+        }
+        return header, out + err
+
+    def _judge(self, code: int, last_words: bytes) -> str:
+        """Why a program that ended by itself did so. Python and C++ report a refused allocation or thread
+        by an exception, so the end of stderr tells them from other failures."""
+        if code == 0:
+            return "ok"
+        if any(sign in last_words for sign in _MEMORY_SIGNS):
+            return "oom"
+        if self._was_full or any(sign in last_words for sign in _PIDS_SIGNS):
+            return "pids"
+        return "nonzero" if code > 0 else "killed"
+
+
+def _read_some(fd: int) -> bytes | None:
+    """What is there now; b"" at the end, None when there is nothing for the moment."""
+    try:
+        return os.read(fd, _CHUNK)
+    except BlockingIOError:
+        return None
+
+
+def _as_python(order: Order) -> _program.Program | None:
+    """The program, when it is for the very interpreter that runs this and plain enough to fork into."""
+    if any(name.startswith("PYTHON") for name in order.env):
+        return None
+    found = shutil.which(order.argv[0], path=order.env.get("PATH", os.environ["PATH"]))
+    if found is None or os.path.realpath(found) != os.path.realpath(sys.executable):
+        return None
+    return _program.parse(order.argv)
+
+
+def _execute(order: Order) -> NoReturn:
+    """exec, with a shell's exit codes for a program that cannot be started."""
+    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    env = {**os.environ, **order.env}
+    try:
+        os.execvpe(order.argv[0], order.argv, env)
+    except OSError as error:
+        os.write(2, f"sandbox: {order.argv[0]}: {error.strerror}\n".encode(errors="backslashreplace"))
+        os._exit(127 if isinstance(error, FileNotFoundError) else 126)

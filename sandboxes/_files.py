@@ -1,0 +1,157 @@
+"""The file calls, from inside: beneath the workspace, regular files only, no link ever followed.
+
+No program runs while these do, but what earlier ones left (links, pipes, deep trees) is theirs to choose.
+"""
+
+import errno
+import os
+import stat
+
+from . import _linux
+
+_BENEATH = _linux.RESOLVE_BENEATH | _linux.RESOLVE_NO_SYMLINKS | _linux.RESOLVE_NO_MAGICLINKS
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
+_CHUNK = 1 << 20
+_WORDS = {
+    errno.ENOENT: "there is no such file",
+    errno.ELOOP: "it is a symbolic link, or lies behind one",
+    errno.EXDEV: "it is outside the workspace",
+    errno.ENXIO: "it is not a regular file",
+    errno.ENOSPC: "the workspace is full",
+    errno.EFBIG: "the workspace is full",
+}
+
+
+class Refused(Exception):
+    """A file call that was refused, with the reason in words."""
+
+
+def explain(path: str, error: OSError) -> str:
+    return f"{path!r}: {_WORDS.get(error.errno or 0, os.strerror(error.errno or 0))}"
+
+
+def write(root: int, path: str, data: bytes) -> None:
+    parent, name = _parent(root, path, make=True)
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK
+        fd = _linux.openat2(parent, name, flags, _BENEATH, 0o644)
+    finally:
+        os.close(parent)
+    try:
+        _require_regular(fd, path)
+        os.ftruncate(fd, 0)
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+    finally:
+        os.close(fd)
+
+
+def read(root: int, path: str, max_bytes: int) -> bytes:
+    fd = _linux.openat2(root, _encoded(path), os.O_RDONLY | os.O_NONBLOCK, _BENEATH)
+    try:
+        size = _require_regular(fd, path)
+        if size > max_bytes:
+            raise Refused(f"{path!r}: it has {size} bytes, over max_bytes={max_bytes}")
+        chunks: list[bytes] = []
+        while chunk := os.read(fd, _CHUNK):
+            chunks.append(chunk)
+        return b"".join(chunks)
+    finally:
+        os.close(fd)
+
+
+def listing(root: int, path: str) -> list[str]:
+    fd = _linux.openat2(root, _encoded(path), _DIRECTORY, _BENEATH)
+    try:
+        with os.scandir(fd) as entries:
+            return sorted(
+                entry.name + ("/" if entry.is_dir(follow_symlinks=False) else "") for entry in entries
+            )
+    finally:
+        os.close(fd)
+
+
+def remove(root: int, path: str) -> None:
+    parent, name = _parent(root, path, make=False)
+    try:
+        if stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+            remove_tree(parent, name)
+        else:
+            os.unlink(name, dir_fd=parent)
+    finally:
+        os.close(parent)
+
+
+def remove_tree(parent: int, name: bytes) -> None:
+    """Remove a directory of any depth: one open directory at a time, and no path longer than a name.
+
+    The way up is "..", which is safe because nothing moves directories meanwhile.
+    """
+    current = _enter(parent, name)
+    path = [name]
+    pending = [_clear_files(current)]
+    while path:
+        if pending[-1]:
+            child = pending[-1].pop()
+            below = _enter(current, child)
+            os.close(current)
+            current = below
+            path.append(child)
+            pending.append(_clear_files(current))
+        else:
+            above = os.open("..", _DIRECTORY, dir_fd=current)
+            os.close(current)
+            current = above
+            os.rmdir(path.pop(), dir_fd=current)
+            pending.pop()
+    os.close(current)
+
+
+def _clear_files(directory: int) -> list[bytes]:
+    """Unlink everything but the directories; their names."""
+    with os.scandir(directory) as entries:
+        found = [(os.fsencode(entry.name), entry.is_dir(follow_symlinks=False)) for entry in entries]
+    for name, is_directory in found:
+        if not is_directory:
+            os.unlink(name, dir_fd=directory)
+    return [name for name, is_directory in found if is_directory]
+
+
+def _enter(directory: int, name: bytes) -> int:
+    # A program may have taken the rights away from its own directories; they are given back first.
+    os.chmod(name, 0o700, dir_fd=directory)
+    return os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
+
+
+def _encoded(path: str) -> bytes:
+    if not path or "\0" in path:
+        raise Refused(f"{path!r}: a path is neither empty nor holds NUL")
+    return os.fsencode(path)
+
+
+def _parent(root: int, path: str, *, make: bool) -> tuple[int, bytes]:
+    """The open parent directory of `path`, and its last name. With `make`, parents are created."""
+    *directories, name = [part for part in _encoded(path).split(b"/") if part not in (b"", b".")] or [b".."]
+    if path.startswith("/") or name == b"..":
+        raise Refused(f"{path!r}: it is outside the workspace, or is the workspace itself")
+    current = _linux.openat2(root, b".", _DIRECTORY, _BENEATH)
+    for part in directories:
+        try:
+            if make:
+                try:
+                    os.mkdir(part, 0o755, dir_fd=current)
+                except FileExistsError:
+                    pass
+            below = _linux.openat2(current, part, _DIRECTORY, _BENEATH)
+        finally:
+            os.close(current)
+        current = below
+    return current, name
+
+
+def _require_regular(fd: int, path: str) -> int:
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode):
+        raise Refused(f"{path!r}: it is not a regular file")
+    return found.st_size

@@ -1,0 +1,134 @@
+"""The Linux system calls that the standard library lacks. Each raises OSError when the kernel refuses.
+
+Only x86-64: `require_linux()` says so in words before any number below is used.
+"""
+
+import ctypes
+import os
+import platform
+import struct
+import sys
+
+# PyDLL keeps the GIL: after a raw clone() the child holds it, with no other thread to ask.
+_libc = ctypes.PyDLL(None, use_errno=True)
+_syscall = _libc.syscall
+_syscall.argtypes = [ctypes.c_long] * 7
+_syscall.restype = ctypes.c_long
+_libc.mount.argtypes = [ctypes.c_char_p] * 3 + [ctypes.c_ulong, ctypes.c_char_p]
+_libc.umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
+_libc.prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
+_libc.sethostname.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
+_libc.unshare.argtypes = [ctypes.c_int]
+
+_CLONE, _CAPSET, _PIVOT_ROOT, _OPENAT2, _MOUNT_SETATTR = 56, 126, 155, 437, 442
+_SIGCHLD = 17
+
+NEWNS, NEWUTS, NEWIPC = 0x00020000, 0x04000000, 0x08000000
+NEWUSER, NEWPID, NEWNET, NEWCGROUP = 0x10000000, 0x20000000, 0x40000000, 0x02000000
+
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
+MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
+MNT_DETACH = 2
+
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME = 1, 4, 15
+PR_SET_SECCOMP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 22, 36, 38
+
+RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH = 1, 2, 4, 8
+
+_AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
+ATTR_RDONLY, ATTR_NOSUID, ATTR_NODEV, ATTR_NOEXEC = 1, 2, 4, 8
+
+
+def require_linux() -> str | None:
+    """Why this machine cannot host an embedded sandbox, or None."""
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        return f"the embedded sandboxes need Linux on x86-64; this is {sys.platform} on {platform.machine()}"
+    return None
+
+
+def _checked(result: int, what: str) -> int:
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{what}: {os.strerror(code)}")
+    return result
+
+
+def syscall(what: str, number: int, *args: int) -> int:
+    return _checked(_syscall(number, *args, *([0] * (6 - len(args)))), what)
+
+
+def clone(flags: int) -> int:
+    """fork() with new namespaces. Only for a process with one thread: Python's fork hooks are not run."""
+    return syscall("clone", _CLONE, flags | _SIGCHLD)
+
+
+def unshare(flags: int) -> None:
+    _checked(_libc.unshare(flags), "unshare")
+
+
+def mount(source: str, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
+    result = _libc.mount(
+        os.fsencode(source),
+        os.fsencode(target),
+        kind.encode() if kind else None,
+        flags,
+        data.encode() if data else None,
+    )
+    _checked(result, f"mount {source} on {target}")
+
+
+def umount_lazily(target: str) -> None:
+    _checked(_libc.umount2(os.fsencode(target), MNT_DETACH), f"umount {target}")
+
+
+def mount_setattr(target: str, attributes: int) -> None:
+    """Add attributes to the mount at `target` and to every mount below it."""
+    path = ctypes.create_string_buffer(os.fsencode(target))
+    attr = ctypes.create_string_buffer(struct.pack("QQQQ", attributes, 0, 0, 0), 32)
+    what = f"mount_setattr {target}"
+    syscall(
+        what,
+        _MOUNT_SETATTR,
+        _AT_FDCWD,
+        ctypes.addressof(path),
+        _AT_RECURSIVE,
+        ctypes.addressof(attr),
+        32,
+    )
+
+
+def pivot_root(new_root: str, put_old: str) -> None:
+    new, old = (ctypes.create_string_buffer(os.fsencode(path)) for path in (new_root, put_old))
+    syscall("pivot_root", _PIVOT_ROOT, ctypes.addressof(new), ctypes.addressof(old))
+
+
+def prctl(option: int, value: int = 0, pointer: int = 0) -> None:
+    _checked(_libc.prctl(option, value, pointer, 0, 0), f"prctl({option})")
+
+
+def sethostname(name: bytes) -> None:
+    _checked(_libc.sethostname(name, len(name)), "sethostname")
+
+
+def drop_capabilities() -> None:
+    """Clear the effective, permitted and inheritable sets (the ambient set follows)."""
+    header = ctypes.create_string_buffer(struct.pack("II", 0x20080522, 0), 8)
+    data = ctypes.create_string_buffer(24)
+    syscall("capset", _CAPSET, ctypes.addressof(header), ctypes.addressof(data))
+
+
+def openat2(directory: int, path: bytes, flags: int, resolve: int, mode: int = 0) -> int:
+    """open() that never leaves `directory` and follows no link; see RESOLVE_* in openat2(2)."""
+    name = ctypes.create_string_buffer(path)
+    how = ctypes.create_string_buffer(struct.pack("QQQ", flags | os.O_CLOEXEC, mode, resolve), 24)
+    return syscall("openat2", _OPENAT2, directory, ctypes.addressof(name), ctypes.addressof(how), 24)
+
+
+def hide_command_line() -> None:
+    """Blank this process's argument vector, which /proc/<pid>/cmdline shows to everybody."""
+    with open("/proc/self/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    # arg_start and arg_end are fields 48 and 49 of proc(5); the split starts at field 3.
+    start, end = int(fields[45]), int(fields[46])
+    if 0 < start < end:
+        ctypes.memset(start, 0, end - start)

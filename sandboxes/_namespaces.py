@@ -1,0 +1,171 @@
+"""The namespaces tier: one template root per zygote, and the private mounts of each sandbox.
+
+    zygote   mount namespace with a small read-only root: system directories, the interpreter, /dev, /etc
+    sandbox  a copy of it in a user namespace of its own, plus a private /proc and one tmpfs that holds
+             /workspace, /tmp and /dev/shm, so that `disk_mb` counts all three together
+
+The host's root is detached from the template: a sandbox has no mount through which to reach it.
+"""
+
+import os
+import sys
+
+from . import _linux
+from ._linux import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_PRIVATE, MS_RDONLY, MS_REC
+
+WORKSPACE = "/workspace"
+INNER_ID = 1000
+"""The user and group number that programs see."""
+
+_SYSTEM = ("bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr")
+_DEVICES = ("null", "zero", "full", "random", "urandom")
+_LINKS = {
+    "fd": "/proc/self/fd",
+    "stdin": "/proc/self/fd/0",
+    "stdout": "/proc/self/fd/1",
+    "stderr": "/proc/self/fd/2",
+}
+_ACCOUNTS = {
+    "passwd": "root:x:0:0::/:/usr/sbin/nologin\n"
+    f"sandbox:x:{INNER_ID}:{INNER_ID}::{WORKSPACE}:/bin/sh\n"
+    "nobody:x:65534:65534::/:/usr/sbin/nologin\n",
+    "group": f"root:x:0:\nsandbox:x:{INNER_ID}:\nnogroup:x:65534:\n",
+    "hosts": "127.0.0.1 localhost\n",
+    "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
+}
+_COPIED = ("ld.so.cache", "localtime", "mime.types", "protocols", "services")
+_INODES_PER_MB = 64
+
+
+def enter_template(prefixes: tuple[str, ...]) -> None:
+    """Give this process a mount namespace whose root holds only what every sandbox may read.
+
+    `prefixes` are the interpreter's directories; each appears at its own path, without its siblings.
+    """
+    if os.geteuid() == 0:
+        _linux.unshare(_linux.NEWNS)
+    else:
+        uid, gid = os.geteuid(), os.getegid()
+        _linux.unshare(_linux.NEWUSER | _linux.NEWNS)
+        map_ids(uid, gid, uid, gid)
+    # A link in a prefix's path would lead into the new root once the old one has moved.
+    sources = {prefix: os.path.realpath(prefix) for prefix in prefixes}
+    _linux.mount("none", "/", None, MS_REC | MS_PRIVATE)
+    _linux.mount("palaestra", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "size=4m,mode=0755")
+    os.mkdir("/tmp/old")
+    _linux.pivot_root("/tmp", "/tmp/old")
+    os.chdir("/")
+    _bind_system(sources)
+    _make_dev()
+    _make_etc()
+    for path in (WORKSPACE, "/tmp", "/proc"):
+        os.mkdir(path)
+    # A new /proc may be mounted later only while a whole one is in sight; each sandbox covers this one.
+    _linux.mount("/old/proc", "/proc", None, MS_BIND | MS_REC)
+    _linux.umount_lazily("/old")
+    os.rmdir("/old")
+    _linux.mount("none", "/", None, MS_BIND | _linux.MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV)
+
+
+def map_ids(inner_uid: int, inner_gid: int, outer_uid: int, outer_gid: int) -> None:
+    """Name this process's one user and group inside its new user namespace."""
+    for name, line in (
+        ("setgroups", "deny"),
+        ("uid_map", f"{inner_uid} {outer_uid} 1"),
+        ("gid_map", f"{inner_gid} {outer_gid} 1"),
+    ):
+        fd = os.open(f"/proc/self/{name}", os.O_WRONLY)
+        os.write(fd, line.encode())
+        os.close(fd)
+
+
+def _bind_system(prefixes: dict[str, str]) -> None:
+    for name in _SYSTEM:
+        if os.path.islink(f"/old/{name}"):
+            os.symlink(os.readlink(f"/old/{name}"), f"/{name}")
+        elif os.path.isdir(f"/old/{name}"):
+            _bind_read_only(f"/{name}", f"/{name}")
+    for prefix, source in prefixes.items():
+        if not os.path.isdir(prefix):
+            _bind_read_only(source, prefix)
+
+
+def _bind_read_only(source: str, path: str) -> None:
+    os.makedirs(path)
+    _linux.mount(f"/old{source}", path, None, MS_BIND | MS_REC)
+    _linux.mount_setattr(path, _linux.ATTR_RDONLY | _linux.ATTR_NOSUID | _linux.ATTR_NODEV)
+
+
+def _make_dev() -> None:
+    os.mkdir("/dev")
+    os.mkdir("/dev/shm")
+    for name in _DEVICES:
+        os.close(os.open(f"/dev/{name}", os.O_CREAT | os.O_WRONLY, 0o666))
+        _linux.mount(f"/old/dev/{name}", f"/dev/{name}", None, MS_BIND)
+        _linux.mount_setattr(f"/dev/{name}", _linux.ATTR_RDONLY | _linux.ATTR_NOSUID | _linux.ATTR_NOEXEC)
+    for name, target in _LINKS.items():
+        os.symlink(target, f"/dev/{name}")
+
+
+def _make_etc() -> None:
+    os.mkdir("/etc")
+    for name, text in _ACCOUNTS.items():
+        _write(f"/etc/{name}", text.encode())
+    for name in _COPIED:
+        try:
+            with open(f"/old/etc/{name}", "rb") as file:
+                _write(f"/etc/{name}", file.read())
+        except FileNotFoundError:
+            continue
+    if os.path.isdir("/old/etc/alternatives"):
+        _bind_read_only("/etc/alternatives", "/etc/alternatives")
+
+
+def _write(path: str, data: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(data)
+
+
+def furnish(disk_mb: int, outer_uid: int, outer_gid: int) -> None:
+    """Inside fresh namespaces: the private /proc and the one writable file system."""
+    map_ids(INNER_ID, INNER_ID, outer_uid, outer_gid)
+    _linux.sethostname(b"sandbox")
+    _linux.mount("proc", "/proc", "proc", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    size = f"size={disk_mb}m,nr_inodes={max(2048, disk_mb * _INODES_PER_MB)},mode=0755"
+    _linux.mount("sandbox", WORKSPACE, "tmpfs", MS_NOSUID | MS_NODEV, size)
+    os.umask(0)
+    for name, target in (("tmp", "/tmp"), ("shm", "/dev/shm"), ("workspace", WORKSPACE)):
+        part = f"{WORKSPACE}/{name}"
+        os.mkdir(part, 0o1777 if name != "workspace" else 0o755)
+        # The last one covers the parent itself, so that no other name leads to the three.
+        _linux.mount(part, target, None, MS_BIND)
+    os.umask(0o022)
+    os.chdir(WORKSPACE)
+
+
+def interpreter_prefixes() -> tuple[str, ...]:
+    return tuple(dict.fromkeys((sys.base_prefix, sys.base_exec_prefix)))
+
+
+def other_id(seed: int) -> int:
+    """A user number that belongs to nobody, from the upper half of those this user namespace maps.
+
+    Two values of `seed` (a process id) under 2**16 give two numbers.
+    """
+    with open("/proc/self/uid_map") as file:
+        extents = [tuple(map(int, line.split())) for line in file]
+    first, _, count = max(extents, key=lambda extent: extent[2])
+    half = count // 2
+    if half < 2:
+        raise OSError("this user namespace maps one user only: root cannot hand programs to another user")
+    return first + half + seed % min(half - 1, 1 << 22)
+
+
+def become(uid: int) -> None:
+    """Root gives up every privilege for good; capabilities go with the user."""
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+    # A process that changed its user may not open its own /proc files, uid_map among them.
+    _linux.prctl(_linux.PR_SET_DUMPABLE, 1)
+

@@ -1,0 +1,119 @@
+"""The system-call filter: a deny-list, so that a newer glibc keeps working.
+
+What is denied reaches into other processes, mounts, namespaces and the kernel, or holds memory that no
+limit counts. clone3 answers ENOSYS, because its flags lie in memory that a filter cannot read and glibc
+then falls back to clone.
+"""
+
+import ctypes
+import errno
+import struct
+
+from . import _linux
+
+_X86_64 = 0xC000003E
+_X32_BIT = 0x40000000
+_ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
+_LD, _JEQ, _JGE, _JSET, _AND, _RET = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
+_NR, _ARCH = 0, 4
+
+_NAMESPACES = (
+    _linux.NEWNS | _linux.NEWUTS | _linux.NEWIPC | _linux.NEWUSER | _linux.NEWPID | _linux.NEWNET
+) | _linux.NEWCGROUP
+
+_CLONE, _CLONE3, _SOCKET, _SOCKETPAIR, _IOCTL = 56, 435, 41, 53, 16
+_TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
+_AF_UNIX, _AF_INET, _AF_INET6 = 1, 2, 10
+_SOCK_TYPE_MASK, _SOCK_STREAM, _SOCK_SEQPACKET = 0xF, 1, 5
+
+_DENIED = {
+    "mounts and roots": (165, 166, 155, 161, 428, 429, 430, 431, 432, 433, 442, 457, 458, 467),
+    "unshare, setns": (272, 308),
+    "ptrace, process_vm_*, kcmp, process_madvise, process_mrelease, pidfd_getfd": (
+        *(101, 310, 311, 312, 440, 448, 438),
+    ),
+    "bpf, perf_event_open, userfaultfd, io_uring": (321, 298, 323, 425, 426, 427),
+    "keyrings": (248, 249, 250),
+    "modules, kexec, reboot, swap, syslog, acct, quotactl": (
+        *(174, 175, 176, 313, 246, 320, 169, 167, 168, 103, 163, 179, 443),
+    ),
+    "nfsservctl, lookup_dcookie, iopl, ioperm, modify_ldt, vhangup, personality": (
+        *(180, 212, 172, 173, 154, 153, 135),
+    ),
+    "file handles and fanotify": (303, 304, 300, 301),
+    "clocks and host names": (227, 164, 159, 305, 170, 171),
+    "processor affinity, which is the cpus limit": (203,),
+    "migrate_pages, move_pages": (256, 279),
+    "memory outside every count: memfd, memfd_secret, SysV and POSIX queues": (319, 447, 29, 68, 64, 240),
+}
+
+# (call, index of its pid argument): only 0, the caller, is allowed. The supervisor has the same uid.
+_OWN_PID_ONLY = ((302, 0), (141, 1), (142, 0), (144, 0), (314, 0), (251, 1))
+
+# Unix sockets by path or abstract name pass Landlock: connect, bind, listen, accept, accept4.
+_NAMED_SOCKETS = (42, 49, 50, 43, 288)
+# kill, tkill, tgkill, rt_sigqueueinfo, rt_tgsigqueueinfo, pidfd_send_signal.
+_SIGNALS = (62, 200, 234, 129, 297, 424)
+
+
+def _op(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
+    return struct.pack("HBBI", code, if_true, if_false, value)
+
+
+def _argument(index: int) -> bytes:
+    """Load the low half of an argument: every one that is tested below is a C int."""
+    return _op(_LD, 16 + 8 * index)
+
+
+def _refuse(code: int = errno.EPERM) -> bytes:
+    return _op(_RET, _ERRNO | code)
+
+
+def _call(number: int, body: bytes) -> bytes:
+    """`body` runs for this call only, and ends in a verdict."""
+    return _op(_JEQ, number, 0, len(body) // 8) + body
+
+
+def _only(index: int, mask: int, allowed: tuple[int, ...]) -> bytes:
+    """Allow the call when (argument & mask) is one of `allowed`."""
+    tests = [_op(_JEQ, value, len(allowed) - at, 0) for at, value in enumerate(allowed)]
+    return _argument(index) + _op(_AND, mask) + b"".join(tests) + _refuse() + _op(_RET, _ALLOW)
+
+
+def build_filter(*, sockets: bool, signals: bool) -> bytes:
+    """The filter program. `sockets`: the namespaces hold the network, so Unix and IP sockets may exist."""
+    parts = [
+        _op(_LD, _ARCH) + _op(_JEQ, _X86_64, 1, 0) + _refuse(errno.ENOSYS),
+        _op(_LD, _NR) + _op(_JGE, _X32_BIT, 0, 1) + _refuse(errno.ENOSYS),
+        _call(_CLONE3, _refuse(errno.ENOSYS)),
+        _call(_CLONE, _argument(0) + _op(_JSET, _NAMESPACES, 0, 1) + _refuse() + _op(_RET, _ALLOW)),
+        _call(
+            _IOCTL,
+            _argument(1)
+            + _op(_JEQ, _TIOCSTI, 1, 0)
+            + _op(_JEQ, _TIOCLINUX, 0, 1)
+            + _refuse()
+            + _op(_RET, _ALLOW),
+        ),
+    ]
+    parts += [_call(number, _only(index, 0xFFFFFFFF, (0,))) for number, index in _OWN_PID_ONLY]
+    denied = [number for group in _DENIED.values() for number in group]
+    if sockets:
+        parts.append(_call(_SOCKET, _only(0, 0xFFFFFFFF, (_AF_UNIX, _AF_INET, _AF_INET6))))
+    else:
+        # A datagram pair could be pointed at any path afterwards, with connect or sendmsg.
+        pair = _only(1, _SOCK_TYPE_MASK, (_SOCK_STREAM, _SOCK_SEQPACKET))
+        parts.append(_call(_SOCKETPAIR, pair))
+        denied += [_SOCKET, *_NAMED_SOCKETS]
+    if not signals:
+        denied += _SIGNALS
+    parts += [_call(number, _refuse()) for number in denied]
+    return b"".join(parts) + _op(_RET, _ALLOW)
+
+
+def install(program: bytes) -> None:
+    """Bind this process and its children to the filter, for good."""
+    code = ctypes.create_string_buffer(program, len(program))
+    header = struct.pack("HxxxxxxQ", len(program) // 8, ctypes.addressof(code))
+    fprog = ctypes.create_string_buffer(header, len(header))
+    _linux.prctl(_linux.PR_SET_SECCOMP, 2, ctypes.addressof(fprog))

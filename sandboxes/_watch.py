@@ -1,0 +1,82 @@
+"""Limits that no single kernel limit covers: what all processes of a sandbox use together."""
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_FILL_RATE = 4e9
+"""Bytes a second that a program is assumed to touch at most: how soon the limit could be reached."""
+_MIN_TICK_S, _MAX_TICK_S = 0.002, 0.05
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """One comparison of use and limits."""
+
+    broken: str | None
+    """The status that ends the program: "oom", "pids", "killed" (disk), or None."""
+    is_full: bool
+    """As many processes and threads as allowed: the next fork fails, or just did."""
+    within_s: float
+    """Check again at least this soon."""
+
+
+class Watch:
+    """Adds up memory and tasks of the processes that `processes` names."""
+
+    def __init__(self, memory_mb: int, pids: int, processes: Callable[[], Iterable[int]]) -> None:
+        self._memory = memory_mb << 20
+        self._pids = pids
+        self._processes = processes
+
+    def check(self) -> Check:
+        used = tasks = 0
+        members = list(self._processes())
+        for pid in members:
+            rss, threads = _resident(pid)
+            used += rss
+            tasks += threads
+        # Resident sizes count a shared page once per process; the exact sum costs a page-table walk.
+        if used > self._memory:
+            used = sum(map(_proportional, members))
+        left = self._memory - used
+        broken = "oom" if left < 0 else "pids" if tasks > self._pids else None
+        within_s = min(_MAX_TICK_S, max(_MIN_TICK_S, left / _FILL_RATE))
+        return Check(broken=broken, is_full=tasks >= self._pids, within_s=within_s)
+
+
+def _resident(pid: int) -> tuple[int, int]:
+    """(resident bytes, threads) of a process; zeros when it has just gone."""
+    try:
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
+    except FileNotFoundError:
+        return 0, 0
+    try:
+        # The name in parentheses may hold anything, spaces and parentheses included.
+        fields = os.read(fd, 1024).rpartition(b")")[2].split()
+    except ProcessLookupError:
+        return 0, 0
+    finally:
+        os.close(fd)
+    return int(fields[21]) * _PAGE, int(fields[17])
+
+
+def _proportional(pid: int) -> int:
+    """Bytes of a process, each shared page divided by those that share it."""
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
+            for line in file:
+                if line.startswith(b"Pss:"):
+                    return int(line.split()[1]) << 10
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    except PermissionError:
+        # It made itself unreadable: then its shared pages count in full.
+        return _resident(pid)[0]
+    return 0
+
+
+def private_processes() -> list[int]:
+    """Every process of this pid namespace but its first."""
+    return [int(name) for name in os.listdir("/proc") if name.isdigit() and name != "1"]

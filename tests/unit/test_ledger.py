@@ -1,0 +1,121 @@
+"""The run file: what it keeps, and how it explains that it cannot."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from palaestra.agents.engine import PolicyVersion, VersionSpan
+from palaestra.agents.errors import LedgerError
+from palaestra.agents.ledger import Ledger
+from palaestra.agents.tokengraph import Call, Segment, TokenGraph
+from palaestra.agents.trajectory import EpisodeKey, Trajectory
+from palaestra.envs import AssistantMessage, Episode, Scored, StopReason, ToolCall, ToolMessage, UserMessage
+
+V3 = PolicyVersion(3)
+
+
+def trajectory(sample: int = 0, *, reward: float = 0.1) -> Trajectory:
+    span = VersionSpan(version=V3, start=0, end=2)
+    call = Call(prompt_ids=(1, 2), completion_ids=(3, 4), logprobs=(-0.1, -1 / 3), versions=(span,))
+    messages = (
+        UserMessage("hi \ud800".encode("utf-8", "replace").decode()),
+        AssistantMessage("x", tool_calls=(ToolCall(id="1", name="f", arguments={"a": [1, None]}),)),
+        ToolMessage("9", call_id="1"),
+    )
+    return Trajectory(
+        key=EpisodeKey(epoch=0, task_id="t", sample=sample),
+        version=V3,
+        episode=Episode(task_id="t", seed=5, messages=messages, stop=StopReason.DONE, rewards=(0.0,)),
+        graph=TokenGraph(segments=(Segment(calls=(call,)),)),
+        outcome=Scored(reward=reward, components={"exact": reward}),
+    )
+
+
+def test_an_episode_reads_back_as_it_was(tmp_path: Path) -> None:
+    one = trajectory()
+    with Ledger(tmp_path) as ledger:
+        ledger.issue(one.key, V3)
+        assert ledger.finished(one.key) is None
+        ledger.finish(one)
+    with Ledger(tmp_path, read_only=True) as ledger:
+        assert ledger.finished(one.key) == one
+        assert list(ledger.trajectories("train")) == [one]
+
+
+def test_every_issued_episode_is_counted_once(tmp_path: Path) -> None:
+    with Ledger(tmp_path) as ledger:
+        for sample in range(3):
+            ledger.issue(EpisodeKey(epoch=0, task_id="t", sample=sample), V3)
+        ledger.issue(EpisodeKey(epoch=0, task_id="t", sample=0), V3)
+        ledger.finish(trajectory(1))
+        assert ledger.counts("train") == {"issued": 2, "scored": 1}
+        assert ledger.stops("train") == {"done": 1}
+
+
+def test_an_episode_is_never_finished_twice(tmp_path: Path) -> None:
+    with Ledger(tmp_path) as ledger:
+        ledger.issue(trajectory().key, V3)
+        ledger.finish(trajectory())
+        with pytest.raises(AssertionError, match="twice"):
+            ledger.finish(trajectory(reward=0.9))
+        found = ledger.finished(trajectory().key)
+        assert found is not None and found.reward == 0.1
+
+
+def write_until_killed(folder: Path) -> None:
+    """Run by a child process: 50 finished episodes, one in flight, then wait for the end."""
+    ledger = Ledger(folder)
+    for sample in range(50):
+        ledger.issue(trajectory(sample).key, V3)
+        ledger.finish(trajectory(sample))
+    ledger.issue(trajectory(50).key, V3)
+    print("written", flush=True)
+    signal.pause()
+
+
+def test_what_was_finished_survives_kill_9(tmp_path: Path) -> None:
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from pathlib import Path;"
+        f"import test_ledger; test_ledger.write_until_killed(Path({str(tmp_path)!r}))"
+    )
+    with subprocess.Popen([sys.executable, "-P", "-c", code], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None and child.stdout.readline() == b"written\n"
+        child.kill()
+    with Ledger(tmp_path) as ledger:
+        assert ledger.counts("train") == {"scored": 50, "issued": 1}
+        assert ledger.finished(trajectory(49).key) == trajectory(49)
+
+
+def test_a_second_writer_is_refused_and_told_who_writes(tmp_path: Path) -> None:
+    with Ledger(tmp_path), pytest.raises(LedgerError, match=f"written by process {os.getpid()}"):
+        Ledger(tmp_path)
+    Ledger(tmp_path).close()
+
+
+@pytest.mark.parametrize("damage", [b"this is no database" * 100, b"SQLite format 3\0" + b"\xff" * 5000])
+def test_a_corrupt_run_file_is_explained(tmp_path: Path, damage: bytes) -> None:
+    (tmp_path / "run.sqlite").write_bytes(damage)
+    with pytest.raises(LedgerError, match="corrupt"):
+        Ledger(tmp_path)
+
+
+def test_a_run_file_of_another_schema_is_refused(tmp_path: Path) -> None:
+    with Ledger(tmp_path) as ledger:
+        ledger.set_meta("schema_version", "99")
+    with pytest.raises(LedgerError, match="99"):
+        Ledger(tmp_path)
+
+
+def test_steps_and_events_are_kept_in_order(tmp_path: Path) -> None:
+    with Ledger(tmp_path) as ledger:
+        ledger.record_step(1, {"loss": 0.1})
+        ledger.record_step(2, {"loss": 0.3})
+        ledger.record_step(1, {"loss": 0.2})
+        ledger.record_event("rejected", "zero variance", "t/0")
+        assert ledger.step(1) == {"loss": 0.2}
+        assert ledger.step_numbers() == [1, 2]
+        assert ledger.events("rejected") == [("zero variance", "t/0")]

@@ -1,0 +1,83 @@
+"""Recipes: what is read, what is overridden, and how a wrong one is explained."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from palaestra.trainer.recipe_file import RecipeError, load_recipe
+
+MINIMAL = {"name": "x", "env": {"id": "arithmetic"}, "grpo": {"steps": 3}}
+
+
+def write(folder: Path, content: object) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    return path
+
+
+def test_a_minimal_recipe_trains_a_tiny_model(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, MINIMAL))
+    assert recipe.model.tiny is not None
+    assert recipe.folder == Path("runs/x")
+
+
+def test_every_field_can_be_overridden(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL)
+    sets = ["grpo.steps=7", "env.budget.max_turns=2", "lora.rank=4", "env.tasks.config={min_terms: 2}"]
+    recipe = load_recipe(path, sets)
+    assert recipe.grpo.steps == 7
+    assert recipe.env.budget.max_turns == 2
+    assert recipe.lora is not None and recipe.lora.rank == 4
+    assert recipe.env.tasks == {"config": {"min_terms": 2}}
+
+
+def test_a_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, MINIMAL), ["env.budget.wall_s=60", "lora.rank=4"])
+    dumped = tmp_path / "resolved.yaml"
+    dumped.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+    assert load_recipe(dumped) == recipe
+
+
+@pytest.mark.parametrize(
+    ("sets", "words"),
+    [
+        (["grpo.group_sise=4"], ["grpo.group_sise", "no such field", "group_size"]),
+        (["grpo.steps=0"], ["grpo.steps", "0", "greater than 0"]),
+        (["grpo.group_size=1"], ["grpo.group_size", "1", "greater than or equal to 2"]),
+        (["grpo.min_group=9"], ["grpo.min_group", "9", "grpo.group_size=8", "lower it"]),
+        (["env.budget.max_trns=3"], ["env.budget.max_trns", "max_turns"]),
+        (["model.path=/nowhere", "model.tiny.layers=2"], ["model", "exactly one"]),
+        (["model.path=/nowhere"], ["model.path", "/nowhere", "model.tiny"]),
+        (["engine.kind=vllm"], ["engine.kind", "vllm", "lora"]),
+        (["engine.kind=sglang"], ["engine.kind", "sglang", "'local' or 'vllm'"]),
+        (["name=a/b"], ["name", "a/b"]),
+        (["steps"], ["--set", "a.b=value"]),
+        (["name.first=x"], ["name.first=x", "holds a value"]),
+    ],
+)
+def test_a_wrong_field_is_named_with_its_value_and_the_cure(
+    tmp_path: Path, sets: list[str], words: list[str]
+) -> None:
+    with pytest.raises(RecipeError) as error:
+        load_recipe(write(tmp_path, MINIMAL), sets)
+    assert [word for word in words if word not in str(error.value)] == []
+
+
+def test_all_wrong_fields_are_reported_at_once(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as error:
+        load_recipe(write(tmp_path, MINIMAL), ["grpo.steps=0", "seed=x"])
+    assert "grpo.steps" in str(error.value) and "seed" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "word"), [("name: [", "not YAML"), ("- a", "YAML mapping"), ("", "YAML mapping")]
+)
+def test_a_file_that_is_no_recipe_is_explained(tmp_path: Path, content: str, word: str) -> None:
+    with pytest.raises(RecipeError, match=word):
+        load_recipe(write(tmp_path, content))
+
+
+def test_a_missing_file_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="No such file"):
+        load_recipe(tmp_path / "none.yaml")

@@ -1,0 +1,67 @@
+"""Log-probabilities of the trained tokens. N: trained tokens, V: vocabulary, E: hidden size."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from .packing import MicroBatch
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenLogprobs:
+    """[N] each, in fp32 or better."""
+
+    logprobs_N: Tensor
+    entropy_N: Tensor
+    """Without a gradient."""
+
+
+def token_logprobs(
+    model: PreTrainedModel, micro: MicroBatch, *, temperature: float, chunk: int
+) -> TokenLogprobs:
+    """The model's word on each trained token, of the distribution logits / temperature.
+
+    The head runs on the positions that predict a trained token only, `chunk` of them at a time; with more than
+    one chunk the logits are made again in the backward pass, so that [N, V] never exists as a whole.
+    """
+    hidden_BTE = model.get_decoder()(input_ids=micro.inputs_BT, use_cache=False).last_hidden_state
+    hidden_NE = hidden_BTE.flatten(0, 1).index_select(0, micro.source_N)
+    head = model.get_output_embeddings()
+    pieces: list[tuple[Tensor, Tensor]] = []
+    for start in range(0, len(micro.targets_N), chunk):
+        part = slice(start, start + chunk)
+        arguments = (head, hidden_NE[part], micro.targets_N[part], temperature)
+        if len(micro.targets_N) > chunk and torch.is_grad_enabled():
+            pieces.append(checkpoint(_head, *arguments, use_reentrant=False, preserve_rng_state=False))
+        else:
+            pieces.append(_head(*arguments))
+    logprobs, entropies = zip(*pieces, strict=True)
+    return TokenLogprobs(logprobs_N=torch.cat(logprobs), entropy_N=torch.cat(entropies))
+
+
+def _head(head: nn.Module, hidden_NE: Tensor, targets_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    logits_NV: Tensor = head(hidden_NE)
+    exact = torch.promote_types(logits_NV.dtype, torch.float32)
+    logprobs_NV = (logits_NV.to(exact) / temperature).log_softmax(-1)
+    with torch.no_grad():
+        entropy_N = -(logprobs_NV.exp() * logprobs_NV).sum(-1)
+    return logprobs_NV.gather(1, targets_N[:, None])[:, 0], entropy_N
+
+
+def check_head(model: PreTrainedModel) -> None:
+    """Refuse a model whose logits are more than its head on its decoder's last state (soft caps, scales)."""
+    with torch.no_grad():
+        ids = torch.tensor([[0, 1, 2, 3]], device=model.device)
+        hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+        ours: Tensor = model.get_output_embeddings()(hidden)
+        theirs: Tensor = model(input_ids=ids, use_cache=False).logits
+    gap = float((ours - theirs).abs().max())
+    if gap > 1e-3:
+        kind = type(model).__name__
+        raise ValueError(
+            f"{kind} does something to its logits after the head (difference {gap:.3g}), which the trainer would "
+            "leave out; use a model without logit soft caps or scales"
+        )

@@ -1,0 +1,14 @@
+"""Supervised fine-tuning: the negative log-likelihood of the trained tokens. Advantages are not read.
+
+    loss_n = - log pi_n
+"""
+
+from dataclasses import dataclass
+
+from ..terms import LossTerms, TokenTerms
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sft:
+    def __call__(self, tokens: TokenTerms) -> LossTerms:
+        return LossTerms(loss_N=-tokens.logprobs_N)
