@@ -14,7 +14,8 @@ class Encoder:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         added = tokenizer.get_added_tokens_decoder()
-        special = sorted((token.content for token in added.values() if token.special), key=len, reverse=True)
+        special = [token.content for token in added.values() if token.special and len(token.content) > 1]
+        special.sort(key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, special)) or "(?!)")
         self._starts = {token[:2] for token in special}
         self._break = new_sentinel()
@@ -33,7 +34,9 @@ class Encoder:
         """Break every special token in two, so that it is encoded as the text that it is."""
         if not any(start in content for start in self._starts):  # the regex is slow on long texts
             return content
-        return self._special.sub(lambda found: f"{found[0][0]}{self._break}{found[0][1:]}", content)
+        while self._special.search(content):  # again, because tokens may overlap
+            content = self._special.sub(lambda found: f"{found[0][0]}{self._break}{found[0][1:]}", content)
+        return content
 
     def encode_behind(self, last: int, closing: str, cut: str, rest: str) -> tuple[int, ...]:
         """What follows an answer that ended with the stop token `last`."""

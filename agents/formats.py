@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn, Protocol, cast
+from typing import Any, Protocol, cast
 
 from ..envs import AssistantMessage, ToolCall, ToolSpec
 from ..envs.message import BadToolCall
@@ -231,17 +231,14 @@ def _json_object(text: str) -> dict[str, Any]:
 
 def _json(text: str) -> Any:
     try:
-        value: Any = json.loads(text, parse_constant=_no_constant)
-        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair cannot be stored
+        value: Any = json.loads(text)
+        # Python reads NaN, 1e999 and halves of surrogate pairs, and later breaks on storing them.
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
         raise _Malformed(f"not valid JSON: {error}") from None
     if _depth_over(value, MAX_DEPTH):
         raise _Malformed(f"nested deeper than {MAX_DEPTH} levels")
     return value
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _depth_over(value: object, limit: int) -> bool:

@@ -138,6 +138,12 @@ class Ledger:
                 key = EpisodeKey(split=split, epoch=epoch, task_id=task_id, sample=sample, attempt=attempt)
                 yield _trajectory(key, rest)
 
+    def splits(self) -> list[str]:
+        """The names under which episodes were issued, oldest first."""
+        with self._guarded():
+            rows = self._db.execute("SELECT split FROM episodes GROUP BY split ORDER BY min(issued_at)")
+            return [split for (split,) in rows]
+
     def counts(self, split: str) -> Counter[str]:
         """Episodes by state: "issued" (in flight), "scored", "ungraded", "failed"."""
         with self._guarded():

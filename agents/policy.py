@@ -2,12 +2,14 @@
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from ..envs import AssistantMessage, Message, OutOfBudget, StopReason, ToolSpec
 from ..envs.message import Usage
 from .engine import Engine, PolicyVersion, Sampling
 from .renderer import Renderer
+from .template import TemplateRefuses
 from .tokengraph import TokenGraph
 
 
@@ -73,7 +75,8 @@ class EnginePolicy:
         if not known or messages[:known] != self._heard or tools != self._tools:
             return self._renderer.opening(messages, tools)
         if self._renderer.history == "template":
-            return self._renderer.again(self._held, messages, tools)
+            with suppress(TemplateRefuses):  # what the policy said may be what it refuses: appending never fails
+                return self._renderer.again(self._held, messages, tools)
         answer = self._heard[-1]
         assert isinstance(answer, AssistantMessage)
         delta = self._renderer.delta(self._heard[:-1], self._answer_ids, answer, messages[known:], tools)

@@ -41,6 +41,7 @@ class Renderer:
         special_tokens: Mapping[str, str] | None = None,
         eos_ids: Iterable[int] = (),
         history: History = "append",
+        describe_tools: bool = True,
         template_kwargs: Mapping[str, Any] | None = None,
         think_tags: tuple[str, str] = ("<think>", "</think>"),
     ) -> None:
@@ -48,6 +49,7 @@ class Renderer:
         self.tokenizer = tokenizer
         self.format = tool_format(format) if isinstance(format, str) else format
         self.history: History = history
+        self._describe_tools = describe_tools  # False: for a model that was trained on one set of tools
         self._think_open, self._think_close = think_tags
         self._encoder = Encoder(tokenizer)
         self._encode_opening = lru_cache(maxsize=64)(self._encoder.encode)  # a group opens alike
@@ -69,6 +71,7 @@ class Renderer:
         *,
         format: ToolFormat | str = "hermes",
         history: History = "append",
+        describe_tools: bool = True,
         template_kwargs: Mapping[str, Any] | None = None,
     ) -> "Renderer":
         """Read the tokenizer, its special tokens, the chat template and the stop tokens of a model folder."""
@@ -80,6 +83,7 @@ class Renderer:
             special_tokens=found.special_tokens,
             eos_ids=found.eos_ids,
             history=history,
+            describe_tools=describe_tools,
             template_kwargs=template_kwargs,
         )
 
@@ -101,7 +105,7 @@ class Renderer:
         does not get a second one.
         """
         suffix = self._suffixes.find(
-            to_rows(before, tools, self.format),
+            to_rows(before, self._shown(tools), self.format),
             to_rows((answer,), (), self.format)[0],
             self._guarded(to_rows(new, (), self.format)),
             self._tools(tools),
@@ -139,7 +143,7 @@ class Renderer:
         return (*self._encoder.encode(text), *self.stop_ids[:1])
 
     def _whole(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> str:
-        rows = self._guarded(to_rows(messages, tools, self.format))
+        rows = self._guarded(to_rows(messages, self._shown(tools), self.format))
         return self._suffixes.whole(rows, self._tools(tools))
 
     def _guarded(self, rows: list[Row]) -> list[Row]:
@@ -148,8 +152,11 @@ class Renderer:
             row["content"] = self._encoder.guard(row["content"])
         return rows
 
+    def _shown(self, tools: Sequence[ToolSpec]) -> Sequence[ToolSpec]:
+        return tools if self._describe_tools else ()
+
     def _tools(self, tools: Sequence[ToolSpec]) -> list[Row]:
-        if not self.format.is_native:
+        if not self.format.is_native or not self._describe_tools:
             return []
         if self._tool_rows[0] != tools:
             self._tool_rows = (tools, [tool.to_openai() for tool in tools])

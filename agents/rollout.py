@@ -2,17 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
-from ..envs import Budget, Env, Policy, Task, play
+from ..envs import Budget, Env, Message, Policy, Task, play
 from ..envs.graders import grade_episode
 from .engine import PolicyVersion
 from .tokengraph import TokenGraph
 from .trajectory import EpisodeKey, Trajectory
 
 
+@runtime_checkable
 class TokenPolicy(Policy, Protocol):
-    """A policy that keeps the exact tokens of what it said."""
+    """A policy that keeps the exact tokens of what it said. An oracle or a chat endpoint has none."""
 
     @property
     def graph(self) -> TokenGraph: ...
@@ -23,16 +24,19 @@ class Rollout:
     """How to play one episode of a run. Always returns a trajectory; only cancellation is raised."""
 
     make_env: Callable[[], Env[Any]]
-    make_policy: Callable[[PolicyVersion, int], TokenPolicy]
-    """(version, episode seed) -> a fresh policy."""
+    make_policy: Callable[[Task, PolicyVersion, int], Policy]
+    """(task, version, episode seed) -> a fresh policy."""
     run_seed: int
     budget: Budget | None = None
     grader_timeout_s: float = 60.0
+    on_message: Callable[[Message], None] | None = None
+    """Sees each message as it comes."""
 
     async def __call__(self, key: EpisodeKey, task: Task, version: PolicyVersion) -> Trajectory:
         """Play and grade the episode `key` of `task` on policy `version`."""
         seed = key.seed(self.run_seed)
-        env, policy = self.make_env(), self.make_policy(version, seed)
-        episode = await play(env, policy, task, seed=seed, budget=self.budget)
+        env, policy = self.make_env(), self.make_policy(task, version, seed)
+        episode = await play(env, policy, task, seed=seed, budget=self.budget, on_message=self.on_message)
         outcome = await grade_episode(env.grader, task, episode, timeout_s=self.grader_timeout_s)
-        return Trajectory(key=key, version=version, episode=episode, graph=policy.graph, outcome=outcome)
+        graph = policy.graph if isinstance(policy, TokenPolicy) else TokenGraph()
+        return Trajectory(key=key, version=version, episode=episode, graph=graph, outcome=outcome)

@@ -48,12 +48,11 @@ class SuffixFinder:
         """The text behind `answer`. Raises `TemplateRefuses`."""
         has_calls = bool(answer.get("tool_calls"))
         kind = (has_calls, new[0]["role"] if new else "")
-        stand_in, behind = self._behind(kind, before, answer, new, tools)
-        rows = [*before, stand_in, *new]
-        self._check_shown(rows, range(len(before) + 1, len(rows)), tools)
+        until, behind = self._behind(kind, before, answer, new, tools)
+        self._check_shown([*until, *new], range(len(until), len(until) + len(new)), tools)
         closing = self._closings.get(kind)
         if closing is None or not behind.startswith(closing):
-            alone = self._template.render([*before, stand_in], tools, generation_prompt=False)
+            alone = self._template.render(until, tools, generation_prompt=False)
             closing = behind[: common_prefix(behind, self._after_sentinel(alone) or "")]
             self._closings[kind] = closing
         cut = closing
@@ -68,23 +67,23 @@ class SuffixFinder:
         answer: Row,
         new: Sequence[Row],
         tools: Sequence[Row],
-    ) -> tuple[Row, str]:
-        """The first stand-in for the answer that the template shows, and the text behind it."""
-        stand_ins = list(_stand_ins(answer, self._sentinel))
+    ) -> tuple[list[Row], str]:
+        """The conversation up to a stand-in for the answer that the template shows, and the text behind it."""
+        tries = list(_stand_ins(before, answer, self._sentinel))
         known = self._stand_in.get(kind, 0)
-        order = [known, *(index for index in range(len(stand_ins)) if index != known)]
-        refusal = TemplateRefuses("it leaves out what the assistant said")
+        order = [known, *(index for index in range(len(tries)) if index != known)]
+        refusals: list[TemplateRefuses] = []
         for index in order:
-            rows = [*before, stand_ins[index], *new]
             try:
-                behind = self._after_sentinel(self._template.render(rows, tools, generation_prompt=True))
+                text = self._template.render([*tries[index], *new], tools, generation_prompt=True)
             except TemplateRefuses as error:
-                refusal = error
+                refusals.append(error)
                 continue
+            behind = self._after_sentinel(text)
             if behind is not None:
                 self._stand_in[kind] = index
-                return stand_ins[index], behind
-        raise refusal
+                return tries[index], behind
+        raise refusals[0] if refusals else TemplateRefuses("it leaves out what the assistant said")
 
     def _after_sentinel(self, text: str) -> str | None:
         at = text.rfind(self._sentinel)
@@ -121,15 +120,24 @@ class SuffixFinder:
             return ""
 
 
-def _stand_ins(answer: Row, sentinel: str) -> Iterator[Row]:
-    """Rows of the answer's shape with the sentinel at the end of what the assistant says."""
+def _stand_ins(before: Sequence[Row], answer: Row, sentinel: str) -> Iterator[list[Row]]:
+    """Conversations with the sentinel at the end of what the assistant says last, the most faithful first.
+
+    The later ones leave out what the policy said before: a template may refuse it (two calls at once), and it
+    stands in the tokens anyway.
+    """
     spoken: Row = {"role": "assistant", "content": sentinel}
+    lasts = [spoken]
     calls: list[dict[str, Any]] = answer.get("tool_calls", [])
     if calls:
-        last: dict[str, Any] = {
-            **calls[-1],
-            "function": {**calls[-1]["function"], "arguments": {"x": sentinel}},
-        }
-        yield {"role": "assistant", "content": "", "tool_calls": [*calls[:-1], last]}
-        yield {**spoken, "tool_calls": calls}
-    yield spoken
+        function = {**calls[-1]["function"], "arguments": {"x": sentinel}}
+        marked = [*calls[:-1], {**calls[-1], "function": function}]
+        lasts = [{**spoken, "content": "", "tool_calls": marked}, {**spoken, "tool_calls": calls}, spoken]
+    first_answer = next((at for at, row in enumerate(before) if row["role"] == "assistant"), len(before))
+    for history in (before, before[:first_answer]):
+        for last in lasts:
+            yield [*map(_without_thoughts, history), last]
+
+
+def _without_thoughts(row: Row) -> Row:
+    return {key: value for key, value in row.items() if key != "reasoning_content"}

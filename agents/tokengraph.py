@@ -131,8 +131,11 @@ class TokenGraph:
     def _nearest(self, prompt: tuple[int, ...]) -> tuple[int | None, int]:
         """(segment, length) of the longest shared prefix; the oldest such segment; (None, 0) without one."""
         best: tuple[int | None, int] = (None, 0)
-        for index in range(len(self.segments)):
-            shared = common_prefix(self.ids(index), prompt)
+        whole: list[tuple[int, ...]] = []
+        for index, segment in enumerate(self.segments):
+            head = () if segment.parent is None else whole[segment.parent][: segment.shared]
+            whole.append(head + segment.own_ids)
+            shared = common_prefix(whole[index], prompt)
             if shared > best[1]:
                 best = (index, shared)
         return best

@@ -5,6 +5,7 @@ from .env import Env, Observation, Step
 from .episode import Episode, StopReason, Workspace
 from .errors import OutOfBudget, ToolError
 from .graders.grader import Grader
+from .gym import GymnasiumEnv, register_all
 from .message import AssistantMessage, Message, SystemMessage, ToolCall, ToolMessage, ToolSpec, UserMessage
 from .outcome import Failed, Outcome, Score, Scored, Ungraded
 from .play import play
@@ -22,6 +23,7 @@ __all__ = [
     "Episode",
     "Failed",
     "Grader",
+    "GymnasiumEnv",
     "Message",
     "Observation",
     "OutOfBudget",
@@ -50,3 +52,5 @@ __all__ = [
     "play",
     "tool",
 ]
+
+register_all()

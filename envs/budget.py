@@ -18,7 +18,7 @@ class Budget:
     max_context: int | None = None
     """Tokens of prompt and answer together, in the last call."""
     env_s: float | None = None
-    """Seconds spent in the environment; waiting for the model is not charged."""
+    """Seconds of all steps together, also in the middle of one; `reset` and the model are not charged."""
     wall_s: float | None = None
     """Seconds from reset to end, everything included."""
 

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import ClassVar
+
+from pydantic import ConfigDict
 
 from .message import AssistantMessage, Message, ToolSpec
 from .outcome import Failed
@@ -41,6 +44,9 @@ class Timing:
 class Workspace:
     """Files that the episode left behind, for graders that run later."""
 
+    # Contents need not be UTF-8: in JSON they are base64.
+    __pydantic_config__: ClassVar = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
+
     files: tuple[tuple[str, bytes], ...]
     """(relative path, content) pairs, sorted by path."""
 
@@ -55,7 +61,7 @@ class Episode:
     """The whole conversation, the opening included."""
     tools: tuple[ToolSpec, ...] = ()
     rewards: tuple[float, ...] = ()
-    """One step reward a turn."""
+    """One step reward a turn; 0.0 for a step that a limit cut short."""
     stop: StopReason
     failure: Failed | None = None
     """Set exactly when `stop` is FAILED."""

@@ -5,11 +5,16 @@ OutOfBudget      a policy cannot answer within what is left: the episode stops, 
 EpisodeFailed    from `boundary` to `play`: infrastructure broke, and there is no grade
 """
 
+import asyncio
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import TypeVar
 
+from ..sandboxes import SandboxUnavailable
 from .episode import StopReason
 from .outcome import Failed
+
+T = TypeVar("T")
 
 
 class ToolError(Exception):
@@ -32,22 +37,47 @@ class EpisodeFailed(Exception):
         self.failed = failed
 
 
-PERMANENT = (TypeError, AttributeError, NameError, LookupError, NotImplementedError, AssertionError)
+PERMANENT = (
+    TypeError,
+    AttributeError,
+    NameError,
+    LookupError,
+    NotImplementedError,
+    AssertionError,
+    ImportError,
+    SandboxUnavailable,
+)
 """Errors that a second try meets again: bugs in an environment, not weather."""
 
 
 @contextmanager
 def boundary(stage: str) -> Generator[None, None, None]:
-    """Foreign exceptions become `EpisodeFailed`. Budgets, cancellation and exits pass through."""
+    """Foreign exceptions become `EpisodeFailed`. Our own cancellation and exits pass through."""
     try:
         yield
-    except (OutOfBudget, EpisodeFailed):
+    except EpisodeFailed:
         raise
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        # Nobody cancelled us: it leaked from a task inside, and would end ours without a word.
+        raise EpisodeFailed(_failed(stage, error)) from error
     except Exception as error:  # every kind: environments and engines are other people's code
-        failed = Failed(
-            stage=stage,
-            cause=type(error).__name__,
-            retryable=not isinstance(error, PERMANENT),
-            message=str(error)[:2000],
-        )
-        raise EpisodeFailed(failed) from error
+        raise EpisodeFailed(_failed(stage, error)) from error
+
+
+def returned(value: object, kind: type[T], *, by: str) -> T:
+    """`value`, if foreign code returned what it should."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{by} returned {value!r:.200}; it must return {kind.__name__}")
+    return value
+
+
+def _failed(stage: str, error: BaseException) -> Failed:
+    return Failed(
+        stage=stage,
+        cause=type(error).__name__,
+        retryable=not isinstance(error, PERMANENT),
+        message=str(error)[:2000],
+    )

@@ -46,7 +46,7 @@ class Failed:
     """Infrastructure broke under the episode. What a policy can cause is never this."""
 
     stage: str
-    """Where: "reset", "policy", "step", "close"."""
+    """Where: "reset", "policy", "step", "workspace"."""
     cause: str
     """The exception's type, or a word such as "wall"."""
     retryable: bool

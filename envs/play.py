@@ -2,17 +2,22 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any
 
 from .budget import Budget
 from .env import Env, Observation
 from .episode import Episode, StopReason, Timing, Workspace
-from .errors import EpisodeFailed, OutOfBudget, boundary
+from .errors import EpisodeFailed, OutOfBudget, boundary, returned
 from .message import AssistantMessage, Message, ToolSpec
 from .outcome import Failed
 from .policy import Policy
 from .task import Task
+from .worker_env import adopt
+
+CLOSE_S = 30.0
+"""Seconds that `workspace` and `close` get each: they run after the budgets have ended."""
 
 
 async def play(
@@ -29,14 +34,10 @@ async def play(
     `budget` overrides the env's own limits one by one; `on_message` sees each message as it comes.
     """
     limits = env.budget if budget is None else env.budget.merged(budget)
-    run = _Play(env, policy, task, seed, limits, on_message or _ignore)
+    run = _Play(adopt(env), policy, task, seed, limits, on_message or _ignore)
     workspace, failure = None, None
     try:
-        try:
-            async with asyncio.timeout(limits.wall_s):
-                stop = await run.to_the_end()
-        except TimeoutError:
-            stop = run.wall_limit()
+        stop = await run.to_the_end()
         workspace = await run.collect_workspace()
     except EpisodeFailed as error:
         stop, failure = StopReason.FAILED, error.failed
@@ -67,102 +68,126 @@ class _Play:
         self.tools: tuple[ToolSpec, ...] = ()
         self.rewards: list[float] = []
         self.sampled_tokens = self.context_tokens = 0
-        self.env_s = self.policy_s = 0.0
+        self.spent_s = {"reset": 0.0, "policy": 0.0, "step": 0.0}
         self.started = time.monotonic()
-        self.stage = "reset"
         self.facts: dict[str, str] = {}
 
     async def to_the_end(self) -> StopReason:
+        """The turns, inside the wall limit."""
+        limit = asyncio.timeout(self.limits.wall_s)
+        try:
+            async with limit:
+                return await self._turns()
+        except TimeoutError:
+            if not limit.expired():
+                raise  # from `on_message`
+            return self._wall()
+
+    async def _turns(self) -> StopReason:
         """reset, then answer and step until something says stop."""
-        first = await self._reset()
-        self._hear(first)
-        self.tools = first.tools
-        while (stop := self._spent()) is None:
-            try:
-                answer = await self._answer()
-            except OutOfBudget as error:
-                return error.reason
+        await self._reset()
+        while (stop := self._used_up()) is None:
+            answer = await self._answer()
+            if isinstance(answer, StopReason):
+                return answer
             if (stop := await self._step(answer)) is not None:
                 return stop
         return stop
 
-    async def _reset(self) -> Observation:
+    @contextmanager
+    def _stage(self, name: str) -> Generator[None, None, None]:
+        """Foreign code runs here: its errors fail the episode, its seconds go on its own account."""
         started = time.monotonic()
         try:
-            with boundary("reset"):
-                return await self.env.reset(self.task, seed=self.seed)
+            with boundary(name):
+                yield
         finally:
-            self.env_s += time.monotonic() - started
+            self.spent_s[name] += time.monotonic() - started
 
-    async def _answer(self) -> AssistantMessage:
-        self.stage, started = "policy", time.monotonic()
-        try:
-            with boundary("policy"):
-                answer = await self.policy(tuple(self.messages), self.tools)
-        finally:
-            self.policy_s += time.monotonic() - started
-        self._say(answer)
-        return answer
+    async def _reset(self) -> None:
+        with self._stage("reset"):
+            first = await self.env.reset(self.task, seed=self.seed)
+            first = returned(first, Observation, by="reset")
+        self.tools = first.tools
+        self._hear(first)
 
-    async def _step(self, answer: AssistantMessage) -> StopReason | None:
-        self.stage, started = "step", time.monotonic()
-        try:
-            with boundary("step"):
-                observation, reward, terminated, truncated, _ = await self.env.step(answer)
-        finally:
-            self.env_s += time.monotonic() - started
-        self.rewards.append(float(reward))
-        self._hear(observation)
-        if terminated:
-            return StopReason.DONE
-        return StopReason.TRUNCATED if truncated else None
-
-    def _spent(self) -> StopReason | None:
-        """The first limit that is used up, looked at before each answer."""
-        limits = self.limits
-        if limits.max_turns is not None and len(self.rewards) >= limits.max_turns:
-            return StopReason.MAX_TURNS
-        if limits.max_tokens is not None and self.sampled_tokens >= limits.max_tokens:
-            return StopReason.MAX_TOKENS
-        if limits.max_context is not None and self.context_tokens >= limits.max_context:
-            return StopReason.CONTEXT
-        if limits.env_s is not None and self.env_s >= limits.env_s:
-            return StopReason.ENV_SECONDS
-        return None
-
-    def _say(self, answer: AssistantMessage) -> None:
+    async def _answer(self) -> AssistantMessage | StopReason:
+        with self._stage("policy"):
+            try:
+                said = await self.policy(tuple(self.messages), self.tools)
+            except OutOfBudget as error:
+                return error.reason
+            answer = returned(said, AssistantMessage, by="the policy")
         self.messages.append(answer)
         self.on_message(answer)
         if answer.usage is not None:
             self.sampled_tokens += answer.usage.sampled_tokens
             self.context_tokens = answer.usage.prompt_tokens + answer.usage.sampled_tokens
+        return answer
+
+    async def _step(self, answer: AssistantMessage) -> StopReason | None:
+        """The stop reason, if the environment gave one or used up its seconds."""
+        self.rewards.append(0.0)  # what the turn has earned if the step is cut short
+        limit = asyncio.timeout(
+            None if self.limits.env_s is None else self.limits.env_s - self.spent_s["step"]
+        )
+        try:
+            async with limit:
+                with self._stage("step"):
+                    observation, reward, terminated, truncated, _ = await self.env.step(answer)
+                    self.rewards[-1] = float(reward)
+                    observation = returned(observation, Observation, by="step")
+        except TimeoutError:
+            return StopReason.ENV_SECONDS
+        self._hear(observation)
+        if terminated:
+            return StopReason.DONE
+        return StopReason.TRUNCATED if truncated else None
+
+    def _used_up(self) -> StopReason | None:
+        """The first limit that is used up, looked at before each answer."""
+        limits = self.limits
+        used = (
+            (StopReason.MAX_TURNS, len(self.rewards), limits.max_turns),
+            (StopReason.MAX_TOKENS, self.sampled_tokens, limits.max_tokens),
+            (StopReason.CONTEXT, self.context_tokens, limits.max_context),
+            (StopReason.ENV_SECONDS, self.spent_s["step"], limits.env_s),
+        )
+        return next((reason for reason, much, most in used if most is not None and much >= most), None)
 
     def _hear(self, observation: Observation) -> None:
         self.messages.extend(observation.messages)
         for message in observation.messages:
             self.on_message(message)
 
-    def wall_limit(self) -> StopReason:
-        """Time ran out. Under a slow engine that is our fault; in the environment it is the episode's."""
-        if self.stage != "policy":
+    def _wall(self) -> StopReason:
+        """Whoever took most of the time answers for it: the steps are the episode's own, the rest is ours."""
+        slowest = max(self.spent_s, key=self.spent_s.__getitem__)
+        if slowest == "step":
             return StopReason.WALL
-        limit = f"wall_s={self.limits.wall_s:g} ran out while waiting for the policy"
-        raise EpisodeFailed(Failed(stage="policy", cause="wall", retryable=True, message=limit))
+        shares = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.spent_s.items())
+        message = f"wall_s={self.limits.wall_s:g} ran out: {shares}"
+        raise EpisodeFailed(Failed(stage=slowest, cause="wall", retryable=True, message=message))
 
     async def collect_workspace(self) -> Workspace | None:
         with boundary("workspace"):
-            return await self.env.workspace()
+            async with asyncio.timeout(CLOSE_S):
+                return await self.env.workspace()
 
     async def close(self) -> None:
         """Close the env, also under cancellation. A close that breaks is on record; the grade stands."""
-        self.facts.update(self.env.facts())
         try:
             with boundary("close"):
-                await self.env.close()
+                try:
+                    self.facts.update(self.env.facts())
+                finally:
+                    async with asyncio.timeout(CLOSE_S):
+                        await self.env.close()
         except EpisodeFailed as error:
             self.facts["close_error"] = str(error)
 
     def episode(self, stop: StopReason, workspace: Workspace | None, failure: Failed | None) -> Episode:
+        env_s, policy_s = self.spent_s["reset"] + self.spent_s["step"], self.spent_s["policy"]
         wall_s = time.monotonic() - self.started
         return Episode(
             task_id=self.task.id,
@@ -173,6 +198,6 @@ class _Play:
             stop=stop,
             failure=failure,
             workspace=workspace,
-            timing=Timing(env_s=self.env_s, policy_s=self.policy_s, wall_s=wall_s),
+            timing=Timing(env_s=env_s, policy_s=policy_s, wall_s=wall_s),
             env_info=tuple(sorted(self.facts.items())),
         )

@@ -2,23 +2,24 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import ClassVar
 
 from ..sandboxes import ExecResult, ExecStatus, Sandbox, SandboxFileError, SandboxSpec, open_sandbox
 from .env import TaskT
 from .episode import Workspace
+from .errors import ToolError
 from .tools import ToolEnv
 
 
 class SandboxToolEnv(ToolEnv[TaskT]):
-    """A `ToolEnv` with one sandbox an episode, opened by the first `await self.box()`.
+    """A `ToolEnv` with one sandbox an episode, opened by the first use.
 
     class Shell(SandboxToolEnv[Task]):
         @tool
         async def bash(self, command: str) -> str:
-            return transcript(await (await self.box()).run(["bash", "-c", command]))
+            return transcript(await self.run(["bash", "-c", command]))
     """
 
     sandbox: ClassVar[SandboxSpec] = SandboxSpec()
@@ -36,6 +37,21 @@ class SandboxToolEnv(ToolEnv[TaskT]):
             if self._box is None:
                 self._box = await self._open.enter_async_context(open_sandbox(self.sandbox))
         return self._box
+
+    async def run(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        timeout_s: float = 10.0,
+        output_limit: int = 1 << 16,
+    ) -> ExecResult:
+        """Run a program whose words may be the policy's: what no command line can hold is its mistake."""
+        if any("\0" in word for word in argv):
+            raise ToolError("a command line cannot hold a NUL character")
+        words = [word.encode(errors="replace").decode() for word in argv]  # nor a lone surrogate
+        box = await self.box()
+        return await box.run(words, stdin=stdin, timeout_s=timeout_s, output_limit=output_limit)
 
     async def close(self) -> None:
         """Close the sandbox, if there is one."""

@@ -1,22 +1,19 @@
-"""Multi-turn, tool-using GRPO from scratch: model, tokenizer, warm start, rollouts, loss and evaluation in one file.
+"""Multi-turn, tool-using GRPO from scratch: tokenizer, model, warm start, rollouts, loss and evaluation in one file.
 
-    python examples/grpo_from_scratch.py --seed 0 --json /tmp/grpo.json
+    python examples/grpo_from_scratch.py --seed 0 --json /tmp/grpo.json          # about a minute on two CPU cores
 
-The agent sees a reasoning-gym question, may write one line of Python as a tool call, reads what it printed, and answers:
+The agent reads a reasoning-gym question, may call a tool with one line of Python, reads what it printed, and answers:
 
-    <|im_start|>user
-    Calculate 85--60*3.<|im_end|>
-    <|im_start|>assistant
-    Action: python
-    Action Input: print(85--60*3)<|im_end|>       sampled: trained
-    <|im_start|>tool
-    -> 265<|im_end|>                              written by the environment: masked
-    <|im_start|>assistant
-    Answer: 265<|im_end|>                         sampled: trained
+    <|im_start|>user\nState the final answer to the following arithmetic problem: 15 - 43 - 75 =<|im_end|>
+    <|im_start|>assistant\nAction: python\nAction Input: print(15 - 43 - 75)<|im_end|>      sampled: trained
+    <|im_start|>tool\n-> -103<|im_end|>                                                     written by the env: masked
+    <|im_start|>assistant\nAnswer: -103<|im_end|>                                           sampled: trained
 
-Reward: 1.0 when the answer equals reasoning-gym's reference, else 0.0. Errors are observations and cost a turn.
+Reward: 1.0 when the answer equals reasoning-gym's reference, else 0.0. Errors are observations and cost a turn. The warm
+start imitates a sloppy oracle that guesses, wrongly, in 60% of its conversations. GRPO has to find out that calling the
+tool pays (the first 15 steps), then to copy more exactly (the rest).
 
-Shapes: B rows, T tokens of a row, V vocabulary, H key/value heads, D head size, G episodes of one task, N episodes of a step.
+Shapes: B rows, T tokens of a row, S sampled tokens of a batch, V vocabulary, N tasks of a step, G episodes of a task.
 """
 
 import argparse
@@ -26,21 +23,22 @@ import math
 import operator
 import random
 import re
-import string
 import time
+import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from pathlib import Path
+from typing import Any, cast
 
 import reasoning_gym
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import Cache, LlamaConfig, LlamaForCausalLM
 
-DEBUG = False
-SPECIAL = ["<|pad|>", "<|im_start|>", "<|im_end|>"]
+SPECIAL_TOKENS = ["<|pad|>", "<|im_start|>", "<|im_end|>"]
 PAD_ID, START_ID, END_ID = range(3)
 
 
@@ -48,48 +46,26 @@ PAD_ID, START_ID, END_ID = range(3)
 class Recipe:
     """Every number that decides how well the policy learns."""
 
-    min_terms: int = 3
-    max_terms: int = 3
-    min_digits: int = 2
-    max_digits: int = 2
-
-    vocab_size: int = 192
-    hidden: int = 128
-    layers: int = 2
-    heads: int = 8
-    mlp: int = 256
-    tie: bool = False
-    init: float = 0.06
-    theta: float = 100.0
-    arch: str = "llama"
-    head_dim: int = 32
-    kv: int = 4
-
-    warm_steps: int = 200
+    warm_steps: int = 300
     warm_batch: int = 16
     warm_lr: float = 3e-3
-    guess: float = 0.0
-
-    steps: int = 200
-    tasks_per_step: int = 16
+    guess_rate: float = 0.6
+    steps: int = 60
+    num_tasks: int = 16
     group_size: int = 8
-    epochs: int = 1
-    minibatches: int = 1
-    lr: float = 1e-3
+    num_minibatches: int = 2
+    lr: float = 5e-4
     lr_warmup_steps: int = 10
-    lr_floor: float = 0.1
-    beta2: float = 0.95
-    weight_decay: float = 0.0
     clip_low: float = 0.2
     clip_high: float = 0.28
     max_grad_norm: float = 1.0
-    std_norm: bool = True
-    std_floor: float = 1e-4
-
     max_turns: int = 3
     max_new_tokens: int = 28
-    eval_tasks: int = 512
-    eval_every: int = 25
+    num_held_out: int = 1000
+    eval_every: int = 20
+
+
+# --- the task and its tool ---
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,62 +74,29 @@ class Task:
     reference: str
 
 
-@dataclass(kw_only=True, slots=True)
-class Episode:
-    """One attempt at a task. The three lists have one entry per token of the whole conversation."""
-
-    task: Task
-    ids: list[int]
-    sampled: list[bool]
-    """True where the policy chose the token. Built from lengths: the policy may sample a pad token."""
-    logprobs: list[float]
-    """nats under the policy that sampled; 0.0 where `sampled` is False."""
-    reward: float = 0.0
-    is_done: bool = False
-    num_turns: int = 0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Completion:
-    ids: list[int]
-    logprobs: list[float]
-
-
-# --- the task and its tool -----------------------------------------------------------------------------------------------
-
-
-def task_stream(recipe: Recipe, seed: int, exclude: set[str]) -> Iterator[Task]:
-    """Endless distinct reasoning-gym tasks, none with a question in `exclude`."""
-    dataset = reasoning_gym.create_dataset(
-        "chain_sum",
-        size=1_000_000,
-        seed=seed,
-        min_terms=recipe.min_terms,
-        max_terms=recipe.max_terms,
-        min_digits=recipe.min_digits,
-        max_digits=recipe.max_digits,
-    )
+def task_stream(seed: int, exclude: frozenset[str] = frozenset()) -> Iterator[Task]:
+    """Distinct sums of two or three two-digit numbers, none with a question in `exclude`."""
+    config = {"min_terms": 2, "max_terms": 3, "min_digits": 2, "max_digits": 2}
+    dataset = reasoning_gym.create_dataset("chain_sum", size=1_000_000, seed=seed, **config)
     seen = set(exclude)
-    for index in range(1_000_000):
-        entry = dataset[index]
+    for entry in dataset:
         if entry["question"] not in seen:
             seen.add(entry["question"])
             yield Task(question=entry["question"], reference=entry["answer"])
 
 
-OPERATORS: dict[type[ast.AST], Callable[..., float]] = {
+OPERATORS: dict[type[ast.AST], Callable[..., int]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
     ast.USub: operator.neg,
     ast.UAdd: operator.pos,
 }
 
 
-def evaluate(node: ast.AST) -> float:
-    """The value of an arithmetic syntax tree; ValueError on anything else."""
+def evaluate(node: ast.AST) -> int:
+    """The value of a syntax tree of sums: evaluate(ast.parse("3 - 5", mode="eval").body) == -2."""
     match node:
-        case ast.Constant(value=int() | float() as value):
+        case ast.Constant(value=int() as value):
             return value
         case ast.BinOp(left=left, op=op, right=right) if type(op) in OPERATORS:
             return OPERATORS[type(op)](evaluate(left), evaluate(right))
@@ -163,30 +106,34 @@ def evaluate(node: ast.AST) -> float:
 
 
 def run_python(code: str) -> str:
-    """What `print(<arithmetic>)` prints, or an error line. NOT a sandbox: an evaluator of + - * that runs nothing else."""
+    """What `print(<sum>)` prints, or an error line. NOT a sandbox and not Python: + and - of integers, nothing else."""
     try:
-        tree = ast.parse(code, mode="eval").body
-        if not (isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name) and tree.func.id == "print"):
+        with warnings.catch_warnings(action="ignore", category=SyntaxWarning):
+            call = ast.parse(code, mode="eval").body
+        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "print"):
             return ""
-        return " ".join(str(evaluate(argument)) for argument in tree.args)
+        return " ".join(str(evaluate(argument)) for argument in call.args)
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         return f"error: {type(error).__name__}"
 
 
-ACTION = re.compile(r"Action: python\nAction Input: ([^\n]*)")
-ANSWER = re.compile(r"Answer: (-?[0-9]+)")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    observation: str = ""
+    reward: float = 0.0
+    is_done: bool = False
 
 
-def step_env(task: Task, text: str) -> tuple[str | None, float]:
-    """(observation, 0.0) while the episode goes on, (None, reward) when the policy has answered."""
-    if action := ACTION.fullmatch(text):
-        return f"-> {run_python(action[1])}", 0.0
-    if answer := ANSWER.fullmatch(text):
-        return None, float(answer[1] == task.reference)
-    return "-> error: no action", 0.0
+def step_env(task: Task, text: str) -> Step:
+    """One move of the environment: run the tool, judge the answer, or say what was wrong."""
+    if action := re.fullmatch(r"Action: python\nAction Input: ([^\n]*)", text):
+        return Step(observation=f"-> {run_python(action[1])}")
+    if answer := re.fullmatch(r"Answer: (-?[0-9]+)", text):
+        return Step(reward=float(answer[1] == task.reference), is_done=True)
+    return Step(observation="-> error: no action")
 
 
-# --- tokens --------------------------------------------------------------------------------------------------------------
+# --- tokens: an episode is a list of ids that only grows ---
 
 
 def user_turn(question: str) -> str:
@@ -197,88 +144,99 @@ def tool_turn(observation: str) -> str:
     return f"\n<|im_start|>tool\n{observation}<|im_end|>\n<|im_start|>assistant\n"
 
 
-def oracle_turns(task: Task) -> list[str]:
+def oracle(task: Task) -> list[str]:
     """What a perfect agent writes, turn by turn."""
-    code = 'print(' + task.question.split(': ')[1].removesuffix(' =') + ')'
+    code = "print(" + task.question.split(": ")[1].removesuffix(" =") + ")"
     return [f"Action: python\nAction Input: {code}", f"Answer: {run_python(code)}"]
 
 
-def build_tokenizer(tasks: list[Task], vocab_size: int) -> Tokenizer:
-    """BPE over printable ASCII, trained on demonstrations; digits and operators are always tokens of their own."""
+def build_tokenizer(tasks: list[Task]) -> Tokenizer:
+    """BPE over printable ASCII, trained on demonstrations; digits and brackets are always tokens of their own."""
     tokenizer = Tokenizer(models.BPE(unk_token="?"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[0-9()]|\n|-> "), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
-    alphabet = [c for c in string.printable if c.isprintable()] + ["\n"]
+    alphabet = [chr(code) for code in range(32, 127)] + ["\n"]
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+        vocab_size=192, special_tokens=SPECIAL_TOKENS, initial_alphabet=alphabet, show_progress=False
     )
-    texts = [
-        user_turn(t.question) + tool_turn("-> ").join(oracle_turns(t)) + tool_turn("-> error: SyntaxError")
-        for t in tasks
-    ]
-    plain = [re.sub(r"<\|im_(start|end)\|>", "\n", text) for text in texts]
-    tokenizer.train_from_iterator(plain, trainer)
+    texts = [user_turn(t.question) + tool_turn("-> error: SyntaxError").join(oracle(t)) for t in tasks]
+    tokenizer.train_from_iterator((re.sub(r"<\|\w+\|>", "\n", text) for text in texts), trainer)
     return tokenizer
 
 
 def encode(tokenizer: Tokenizer, text: str) -> list[int]:
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
-    return ids
+    return list(tokenizer.encode(text, add_special_tokens=False).ids)
 
 
-def decode(tokenizer: Tokenizer, ids: list[int]) -> str:
-    text: str = tokenizer.decode(ids, skip_special_tokens=False)
-    return text
+@dataclass(kw_only=True, slots=True)
+class Episode:
+    """One attempt at a task. The three lists have one entry per token of the conversation."""
+
+    task: Task
+    ids: list[int] = field(default_factory=list)
+    sampled: list[bool] = field(default_factory=list)
+    """True where the policy chose the token: known from lengths, never from ids (a policy may sample a pad token)."""
+    logprobs: list[float] = field(default_factory=list)
+    """nats under the policy that sampled; 0.0 where `sampled` is False."""
+    reward: float = 0.0
+    is_done: bool = False
+    num_turns: int = 0
+
+    def extend(self, ids: list[int], logprobs: list[float] | None = None) -> None:
+        """Append a delta; with `logprobs` the policy wrote it. What is there already is never encoded again."""
+        self.ids += ids
+        self.sampled += [logprobs is not None] * len(ids)
+        self.logprobs += [0.0] * len(ids) if logprobs is None else logprobs
 
 
-def pad(rows: list[list[int]]) -> Tensor:
+def pad(rows: list[list[Any]], value: Any = PAD_ID) -> Tensor:
+    """[B, T] left-aligned; causal attention never lets a real token see the filling."""
     width = max(map(len, rows))
-    return torch.tensor([row + [PAD_ID] * (width - len(row)) for row in rows])
+    return torch.tensor([row + [value] * (width - len(row)) for row in rows])
 
 
-# --- the policy ----------------------------------------------------------------------------------------------------------
+# --- the policy ---
 
 
-def build_model(recipe: Recipe, vocab_size: int) -> Qwen2ForCausalLM:
-    import transformers
-    C, M = dict(llama=(transformers.LlamaConfig, transformers.LlamaForCausalLM), qwen2=(transformers.Qwen2Config, transformers.Qwen2ForCausalLM), qwen3=(transformers.Qwen3Config, transformers.Qwen3ForCausalLM))[recipe.arch]
-    config = C(
-        head_dim=recipe.head_dim,
+def build_model(vocab_size: int) -> LlamaForCausalLM:
+    """0.44 M parameters with random weights. The small theta lets two layers find "the token before" quickly."""
+    config = LlamaConfig(
         vocab_size=vocab_size,
-        hidden_size=recipe.hidden,
-        intermediate_size=recipe.mlp,
-        num_hidden_layers=recipe.layers,
-        num_attention_heads=recipe.heads,
-        num_key_value_heads=recipe.kv or recipe.heads,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        head_dim=32,
         max_position_embeddings=256,
-        initializer_range=recipe.init,
-        rope_parameters={"rope_type": "default", "rope_theta": recipe.theta},
-        tie_word_embeddings=recipe.tie,
+        initializer_range=0.06,
+        rope_parameters={"rope_type": "default", "rope_theta": 100.0},
+        tie_word_embeddings=False,
         pad_token_id=PAD_ID,
         bos_token_id=START_ID,
         eos_token_id=END_ID,
-        attn_implementation="sdpa",
     )
-    return M(config)
+    return LlamaForCausalLM(config)
 
 
 class SlotCache:
-    """Keys and values of B left-aligned rows, each at its own length; position p of a row lives in slot p."""
+    """Keys and values of left-aligned rows, each at its own length: position p of a row lives in its slot p."""
 
-    def __init__(self, num_rows: int, num_slots: int) -> None:
-        self.rows = torch.arange(num_rows)[:, None]
+    def __init__(self, positions: Tensor, num_slots: int) -> None:
+        self.positions = positions
+        """[B, T] where the tokens of the next forward pass go."""
+        self.rows = torch.arange(len(positions))[:, None]
         self.slots = torch.arange(num_slots)
-        self.positions = torch.zeros(num_rows, 1, dtype=torch.long)
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
 
     def mask(self) -> Tensor:
-        """[B, 1, T, slots] every query sees the slots up to its own."""
+        """[B, 1, T, slots] a token sees the slots up to its own; later ones hold filling or nothing."""
         return (self.slots <= self.positions[:, :, None])[:, None]
 
     def update(self, key: Tensor, value: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """Called by transformers with [B, H, T, D]: store at `positions`, return every slot."""
+        """transformers hands over [B, heads, T, head_dim] and attends to what comes back, [B, heads, slots, head_dim]."""
         if layer not in self.layers:
-            shape = (key.shape[0], len(self.slots), key.shape[1], key.shape[3])
+            shape = (len(key), len(self.slots), key.shape[1], key.shape[3])
             self.layers[layer] = (key.new_zeros(shape), key.new_zeros(shape))
         keys, values = self.layers[layer]
         keys[self.rows, self.positions] = key.transpose(1, 2)
@@ -286,44 +244,44 @@ class SlotCache:
         return keys.transpose(1, 2), values.transpose(1, 2)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Completion:
+    ids: list[int]
+    logprobs: list[float]
+
+
 @torch.inference_mode()
-def generate(
-    model: Qwen2ForCausalLM, prompts: list[list[int]], max_new: int, greedy: bool = False
-) -> list[Completion]:
+def generate(model: LlamaForCausalLM, prompts: list[list[int]], max_new_tokens: int) -> list[Completion]:
     """One completion per prompt, sampled at temperature 1 from the whole vocabulary, up to and with `<|im_end|>`."""
-    ids, lengths = pad(prompts), torch.tensor([len(p) for p in prompts])
-    cache = SlotCache(len(prompts), ids.shape[1] + max_new)
-    cache.positions = torch.arange(ids.shape[1]).expand(ids.shape)
-    picked = lengths - 1
-    tokens, logprobs, is_open = [], [], torch.ones(len(prompts), dtype=torch.bool)
-    num_tokens = torch.zeros(len(prompts), dtype=torch.long)
-    for _ in range(max_new):
-        out = model.model(
-            input_ids=ids, attention_mask=cache.mask(), position_ids=cache.positions, past_key_values=cache
-        )
-        hidden = out.last_hidden_state[torch.arange(len(prompts)), picked]
-        logprobs_BV = model.lm_head(hidden).float().log_softmax(-1)
-        ids = logprobs_BV.argmax(-1, keepdim=True) if greedy else torch.multinomial(logprobs_BV.exp(), 1)
+    ids, lengths, rows = pad(prompts), torch.tensor([len(prompt) for prompt in prompts]), torch.arange(len(prompts))
+    cache = SlotCache(torch.arange(ids.shape[1]).expand(ids.shape), ids.shape[1] + max_new_tokens)
+    last, is_open, num_tokens = lengths - 1, torch.ones_like(lengths, dtype=torch.bool), torch.zeros_like(lengths)
+    tokens: list[Tensor] = []
+    logprobs: list[Tensor] = []
+    while is_open.any() and len(tokens) < max_new_tokens:
+        hidden = model.model(
+            input_ids=ids,
+            attention_mask=cache.mask(),
+            position_ids=cache.positions,
+            past_key_values=cast(Cache, cache),
+        ).last_hidden_state
+        logprobs_BV = model.lm_head(hidden[rows, last]).log_softmax(-1)
+        ids = torch.multinomial(logprobs_BV.exp(), 1)
         tokens.append(ids)
         logprobs.append(logprobs_BV.gather(1, ids))
         num_tokens += is_open
         is_open &= ids[:, 0] != END_ID
-        if not is_open.any():
-            break
-        cache.positions = (lengths + len(tokens) - 1)[:, None]
-        picked = torch.zeros_like(picked)
-    rows = zip(
-        torch.cat(tokens, 1).tolist(), torch.cat(logprobs, 1).tolist(), num_tokens.tolist(), strict=True
-    )
-    return [Completion(ids=row[:n], logprobs=lps[:n]) for row, lps, n in rows]
+        cache.positions, last = (lengths + len(tokens) - 1)[:, None], torch.zeros_like(last)
+    columns = torch.cat(tokens, 1).tolist(), torch.cat(logprobs, 1).tolist(), num_tokens.tolist()
+    return [Completion(ids=i[:n], logprobs=p[:n]) for i, p, n in zip(*columns, strict=True)]
 
 
-# --- rollouts ------------------------------------------------------------------------------------------------------------
+# --- rollouts ---
 
 
 @dataclass(kw_only=True, slots=True)
 class Clock:
-    """CPU seconds of this process (all threads) by activity."""
+    """CPU seconds of all threads, by activity."""
 
     spent: dict[str, float] = field(default_factory=dict)
     last: float = field(default_factory=time.process_time)
@@ -334,211 +292,216 @@ class Clock:
         self.last = now
 
 
-def extend(episode: Episode, ids: list[int], logprobs: list[float] | None = None) -> None:
-    """Append a delta. Old ids are never touched or encoded again."""
-    episode.ids += ids
-    episode.sampled += [logprobs is not None] * len(ids)
-    episode.logprobs += logprobs if logprobs is not None else [0.0] * len(ids)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Agent:
+    model: LlamaForCausalLM
+    tokenizer: Tokenizer
+    recipe: Recipe
+    clock: Clock = field(default_factory=Clock)
 
 
-def play(
-    model: Qwen2ForCausalLM,
-    tokenizer: Tokenizer,
-    tasks: list[Task],
-    recipe: Recipe,
-    clock: Clock,
-    greedy: bool = False,
-) -> list[Episode]:
-    """One finished episode per task (repeat a task for a group); all of them advance turn by turn together."""
-    episodes = [Episode(task=task, ids=[], sampled=[], logprobs=[]) for task in tasks]
+def play(agent: Agent, tasks: list[Task]) -> list[Episode]:
+    """One finished episode per task (name a task G times for a group); all advance together, turn by turn."""
+    episodes = [Episode(task=task) for task in tasks]
     for episode in episodes:
-        extend(episode, encode(tokenizer, user_turn(episode.task.question)))
-    for turn in range(recipe.max_turns):
-        open_episodes = [e for e in episodes if not e.is_done]
-        if not open_episodes:
-            break
-        clock.charge("other")
-        completions = generate(model, [e.ids for e in open_episodes], recipe.max_new_tokens, greedy)
-        clock.charge("generate")
-        for episode, completion in zip(open_episodes, completions, strict=True):
-            extend(episode, completion.ids, completion.logprobs)
-            episode.num_turns = turn + 1
-            is_closed = completion.ids[-1] == END_ID
-            text = decode(tokenizer, completion.ids[: len(completion.ids) - is_closed])
-            observation, episode.reward = step_env(episode.task, text)
-            episode.is_done = observation is None
-            if observation is not None and turn + 1 < recipe.max_turns:
-                extend(
-                    episode, encode(tokenizer, ("" if is_closed else "<|im_end|>") + tool_turn(observation))
-                )
-        clock.charge("tool")
+        episode.extend(encode(agent.tokenizer, user_turn(episode.task.question)))
+    for _ in range(agent.recipe.max_turns):
+        if unfinished := [e for e in episodes if not e.is_done]:
+            completions = generate(agent.model, [e.ids for e in unfinished], agent.recipe.max_new_tokens)
+            agent.clock.charge("generate")
+            for episode, completion in zip(unfinished, completions, strict=True):
+                take_turn(agent, episode, completion)
+            agent.clock.charge("tool")
     return episodes
 
 
-# --- learning ------------------------------------------------------------------------------------------------------------
+def take_turn(agent: Agent, episode: Episode, completion: Completion) -> None:
+    """Record what the policy wrote, let the environment move, append its observation unless the episode is over."""
+    is_closed = completion.ids[-1] == END_ID
+    text = agent.tokenizer.decode(completion.ids[: len(completion.ids) - is_closed], skip_special_tokens=False)
+    step = step_env(episode.task, text)
+    episode.extend(completion.ids, completion.logprobs)
+    episode.num_turns += 1
+    episode.reward, episode.is_done = step.reward, step.is_done
+    if not step.is_done and episode.num_turns < agent.recipe.max_turns:
+        episode.extend(encode(agent.tokenizer, ("" if is_closed else "<|im_end|>") + tool_turn(step.observation)))
 
 
-def warm_start(model: Qwen2ForCausalLM, tokenizer: Tokenizer, tasks: list[Task], recipe: Recipe) -> None:
-    """A few supervised steps on the oracle's conversations: enough to try the format, too few to get it right."""
-    demos = []
-    for task in tasks:
-        episode = Episode(task=task, ids=[], sampled=[], logprobs=[])
-        extend(episode, encode(tokenizer, user_turn(task.question)))
-        call, answer = oracle_turns(task)
-        if random.random() < recipe.guess:
-            ids = encode(tokenizer, f"Answer: {int(task.reference) + random.choice([-1, 1]) * random.randint(1, 50)}<|im_end|>")
-            extend(episode, ids, [0.0] * len(ids))
-            demos.append(episode)
-            continue
-        for text, delta in ((call, tool_turn(f"-> {task.reference}")), (answer, "")):
-            ids = encode(tokenizer, text + "<|im_end|>")
-            extend(episode, ids, [0.0] * len(ids))
-            extend(episode, encode(tokenizer, delta))
-        demos.append(episode)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=recipe.warm_lr, betas=(0.9, recipe.beta2), weight_decay=recipe.weight_decay
-    )
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PassRate:
+    """pass@1 at temperature 1, one attempt per held-out task, with its 95% Wilson interval."""
+
+    rate: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.rate:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def measure(agent: Agent, tasks: list[Task]) -> PassRate:
+    n, z = len(tasks), 1.96
+    p = sum(e.reward for e in play(replace(agent, clock=Clock()), tasks)) / n
+    centre, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return PassRate(rate=p, low=(centre - half) / (1 + z * z / n), high=(centre + half) / (1 + z * z / n))
+
+
+# --- learning ---
+
+
+def demonstrate(agent: Agent, task: Task) -> Episode:
+    """A conversation of the sloppy oracle: it calls the tool, or guesses a number that is never right."""
+    episode = Episode(task=task)
+    episode.extend(encode(agent.tokenizer, user_turn(task.question)))
+    turns = oracle(task)
+    if random.random() < agent.recipe.guess_rate:
+        turns = [f"Answer: {int(task.reference) + random.choice((-1, 1)) * random.randint(1, 50)}"]
+    for turn, text in enumerate(turns):
+        ids = encode(agent.tokenizer, text + "<|im_end|>")
+        episode.extend(ids, [0.0] * len(ids))
+        if turn + 1 < len(turns):
+            episode.extend(encode(agent.tokenizer, tool_turn(f"-> {task.reference}")))
+    return episode
+
+
+def warm_start(agent: Agent, demos: list[Episode]) -> None:
+    """Supervised steps on the oracle's tokens, each demonstration once."""
+    recipe, optimizer = agent.recipe, build_optimizer(agent.model)
     for step in range(recipe.warm_steps):
         batch = demos[step * recipe.warm_batch : (step + 1) * recipe.warm_batch]
-        ids, sampled = pad([e.ids for e in batch]), pad([list(map(int, e.sampled)) for e in batch]).bool()
-        logits = model(input_ids=ids[:, :-1], use_cache=False).logits
-        loss = cross_entropy(logits[sampled[:, 1:]], ids[:, 1:][sampled[:, 1:]])
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.warm_lr * min(1.0, (step + 1) / 20, 2 * (1 - step / recipe.warm_steps))
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        if DEBUG and step % 25 == 24: print(step + 1, round(float(loss.detach()), 4))
+        ids, sampled = pad([e.ids for e in batch]), pad([e.sampled for e in batch], False)[:, 1:]
+        logits_SV = agent.model.lm_head(agent.model.model(input_ids=ids[:, :-1]).last_hidden_state[sampled])
+        lr = recipe.warm_lr * min(1.0, (step + 1) / 20, 2 * (1 - step / recipe.warm_steps))
+        update(agent, optimizer, cross_entropy(logits_SV, ids[:, 1:][sampled]), lr)
 
 
-def advantages(rewards_NG: Tensor, recipe: Recipe) -> Tensor:
-    centred = rewards_NG - rewards_NG.mean(1, keepdim=True)
-    if recipe.std_norm:
-        centred = centred / (rewards_NG.std(1, keepdim=True, correction=0) + recipe.std_floor)
-    return centred.flatten()
+def build_optimizer(model: LlamaForCausalLM) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.0)
+
+
+def update(agent: Agent, optimizer: torch.optim.Optimizer, loss: Tensor, lr: float) -> float:
+    """One optimizer step; returns the norm of the gradient before clipping."""
+    optimizer.param_groups[0]["lr"] = lr
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
+    norm = torch.nn.utils.clip_grad_norm_(agent.model.parameters(), agent.recipe.max_grad_norm)
+    optimizer.step()
+    return float(norm)
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """Linear warm-up, then a cosine down to `lr_floor`."""
+    """Linear warm-up, without which the first steps wreck the policy, then a cosine down to a tenth."""
     if step < recipe.lr_warmup_steps:
         return recipe.lr * (step + 1) / recipe.lr_warmup_steps
     progress = (step - recipe.lr_warmup_steps) / max(1, recipe.steps - recipe.lr_warmup_steps)
-    return recipe.lr * (recipe.lr_floor + (1 - recipe.lr_floor) * 0.5 * (1 + math.cos(math.pi * progress)))
+    return recipe.lr * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def learn(
-    model: Qwen2ForCausalLM,
-    optimizer: torch.optim.AdamW,
-    episodes: list[Episode],
-    advantages_N: Tensor,
-    recipe: Recipe,
+def group_advantages(rewards_NG: Tensor) -> Tensor:
+    """[N, G] each episode against its siblings, in standard deviations; all zero where all siblings agree."""
+    return (rewards_NG - rewards_NG.mean(1, keepdim=True)) / (rewards_NG.std(1, keepdim=True, correction=0) + 1e-4)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Loss:
+    value: Tensor
+    entropy: float
+    """nats per sampled token."""
+
+
+def ppo_clip(agent: Agent, episodes: list[Episode], advantages: list[float]) -> Loss:
+    """The clipped surrogate, summed over every sampled token of the minibatch and divided once by their number."""
+    ids, sampled = pad([e.ids for e in episodes]), pad([e.sampled for e in episodes], False)[:, 1:]
+    old_S = pad([e.logprobs for e in episodes], 0.0)[:, 1:][sampled]
+    advantages_S = torch.tensor(advantages)[:, None].expand(sampled.shape)[sampled]
+    logprobs_SV = agent.model.lm_head(agent.model.model(input_ids=ids[:, :-1]).last_hidden_state[sampled]).log_softmax(-1)
+    ratio_S = (logprobs_SV.gather(1, ids[:, 1:][sampled][:, None])[:, 0] - old_S).exp()
+    clipped_S = ratio_S.clamp(1 - agent.recipe.clip_low, 1 + agent.recipe.clip_high)
+    value = -torch.minimum(ratio_S * advantages_S, clipped_S * advantages_S).mean()
+    entropy = -(logprobs_SV.exp() * logprobs_SV).sum(-1).mean()
+    return Loss(value=value, entropy=float(entropy.detach()))
+
+
+def train_step(
+    agent: Agent, optimizer: torch.optim.Optimizer, tasks: list[Task], step: int, shuffle: bool
 ) -> dict[str, float]:
-    """PPO-clip over the sampled tokens, with one token normaliser per optimizer step."""
-    kept = [i for i, a in enumerate(advantages_N.tolist()) if a != 0.0]
-    stats = {"entropy": 0.0, "grad_norm": 0.0}
-    num_updates = 0
-    if not kept:
-        return stats
-    for _ in range(recipe.epochs):
-        random.shuffle(kept)
-        for m in range(recipe.minibatches):
-            chosen = kept[m :: recipe.minibatches]
-            if not chosen:
-                continue
-            batch = [episodes[i] for i in chosen]
-            ids = pad([e.ids for e in batch])
-            width = ids.shape[1]
-            sampled = torch.tensor([e.sampled + [False] * (width - len(e.ids)) for e in batch])[:, 1:]
-            old = torch.tensor([e.logprobs + [0.0] * (width - len(e.ids)) for e in batch])[:, 1:][sampled]
-            advantage = advantages_N[chosen][:, None].expand(sampled.shape)[sampled]
-            hidden = model.model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state[sampled]
-            logprobs_SV = model.lm_head(hidden).log_softmax(-1)
-            new = logprobs_SV.gather(1, ids[:, 1:][sampled][:, None])[:, 0]
-            ratio = (new - old).exp()
-            clipped = ratio.clamp(1 - recipe.clip_low, 1 + recipe.clip_high)
-            loss = -torch.minimum(ratio * advantage, clipped * advantage).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
-            optimizer.step()
-            stats["entropy"] += float(-(logprobs_SV.exp() * logprobs_SV).sum(-1).mean().detach())
-            stats["grad_norm"] += float(norm)
-            num_updates += 1
-    return {k: v / num_updates for k, v in stats.items()}
+    """Play a group per task, compare siblings, drop those without contrast, and learn from the rest."""
+    recipe, started = agent.recipe, time.perf_counter()
+    agent.clock.last = time.process_time()
+    episodes = play(agent, [task for task in tasks for _ in range(recipe.group_size)])
+    rewards = torch.tensor([e.reward for e in episodes])
+    credited = rewards[torch.randperm(len(rewards))] if shuffle else rewards
+    advantages = group_advantages(credited.view(-1, recipe.group_size)).flatten().tolist()
+    kept = [i for i, advantage in enumerate(advantages) if advantage != 0.0]
+    random.shuffle(kept)
+    losses, norms = [], []
+    for part in filter(None, (kept[m :: recipe.num_minibatches] for m in range(recipe.num_minibatches))):
+        losses.append(ppo_clip(agent, [episodes[i] for i in part], [advantages[i] for i in part]))
+        norms.append(update(agent, optimizer, losses[-1].value, learning_rate(recipe, step)))
+    agent.clock.charge("learn")
+    return {
+        "reward": float(rewards.mean()),
+        "turns": sum(e.num_turns for e in episodes) / len(episodes),
+        "tokens": sum(len(e.ids) for e in episodes) / len(episodes),
+        "kept": len(kept) / len(episodes),
+        "entropy": sum(loss.entropy for loss in losses) / max(1, len(losses)),
+        "grad_norm": sum(norms) / max(1, len(norms)),
+        "seconds": time.perf_counter() - started,
+    }
 
 
-# --- evaluation ----------------------------------------------------------------------------------------------------------
-
-
-def wilson(successes: float, n: int) -> tuple[float, float]:
-    """95% interval of a rate: wilson(50, 100) == (0.404, 0.596)."""
-    z, p = 1.96, successes / n
-    centre, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return (centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n)
-
-
-def pass_at_1(
-    model: Qwen2ForCausalLM, tokenizer: Tokenizer, tasks: list[Task], recipe: Recipe, greedy: bool = False
-) -> float:
-    episodes = play(model, tokenizer, tasks, recipe, Clock(), greedy)
-    return sum(e.reward for e in episodes) / len(episodes)
-
-
-def run(recipe: Recipe, seed: int, shuffle: bool, log: Callable[[str], None] = print) -> dict[str, object]:
+def run(recipe: Recipe, *, seed: int, shuffle: bool) -> dict[str, Any]:
+    """Baseline, warm start, GRPO; everything that --json writes."""
     random.seed(seed)
     torch.manual_seed(seed)
-    held_out_stream = task_stream(recipe, seed=10_000_019, exclude=set())
-    held_out = [next(held_out_stream) for _ in range(recipe.eval_tasks)]
-    stream = task_stream(recipe, seed=seed, exclude={t.question for t in held_out})
-    demos = [next(stream) for _ in range(recipe.warm_steps * recipe.warm_batch)]
-    tokenizer = build_tokenizer(demos[:1000], recipe.vocab_size)
-    model = build_model(recipe, tokenizer.get_vocab_size())
-    result: dict[str, object] = {"seed": seed, "recipe": asdict(recipe)}
-    t0 = time.process_time()
-    result["baseline"] = pass_at_1(model, tokenizer, held_out, recipe)
-    warm0 = time.process_time()
-    warm_start(model, tokenizer, demos, recipe)
-    result["warm_cpu"] = time.process_time() - warm0
-    result["warm_start"] = pass_at_1(model, tokenizer, held_out, recipe)
-    result["warm_greedy"] = pass_at_1(model, tokenizer, held_out, recipe, True)
-    params = sum(p.numel() for p in model.parameters())
-    log(
-        f"params {params} vocab {tokenizer.get_vocab_size()} baseline {result['baseline']:.3f} warm {result['warm_start']:.3f} greedy {result['warm_greedy']:.3f} warm cpu {result['warm_cpu']:.1f}"
-    )
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=recipe.lr, betas=(0.9, recipe.beta2), weight_decay=recipe.weight_decay
-    )
-    clock = Clock()
-    curve = [(0, result["warm_start"])]
-    num_tok = num_samp = num_ep = 0
+    held_out = list(islice(task_stream(10_000_019), recipe.num_held_out))
+    stream = task_stream(seed, frozenset(task.question for task in held_out))
+    demo_tasks = list(islice(stream, recipe.warm_steps * recipe.warm_batch))
+    tokenizer = build_tokenizer(demo_tasks[:500])
+    agent = Agent(model=build_model(tokenizer.get_vocab_size()), tokenizer=tokenizer, recipe=recipe)
+    table = {"random init": measure(agent, held_out)}
+    agent.clock.last = time.process_time()
+    warm_start(agent, [demonstrate(agent, task) for task in demo_tasks])
+    agent.clock.charge("warm start")
+    table["warm start"] = measure(agent, held_out)
+    print(f"random init {table['random init']}\nwarm start  {table['warm start']}")
+    optimizer, history, curve = build_optimizer(agent.model), [], {0: table["warm start"].rate}
     for step in range(recipe.steps):
-        tasks = [next(stream) for _ in range(recipe.tasks_per_step)]
-        episodes = play(model, tokenizer, [t for t in tasks for _ in range(recipe.group_size)], recipe, clock)
-        rewards = torch.tensor([e.reward for e in episodes])
-        if shuffle:
-            rewards = rewards[torch.randperm(len(rewards))]
-        adv = advantages(rewards.view(recipe.tasks_per_step, recipe.group_size), recipe)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(recipe, step)
-        stats = learn(model, optimizer, episodes, adv, recipe)
-        clock.charge("learn")
-        num_ep += len(episodes)
-        num_tok += sum(len(e.ids) for e in episodes)
-        num_samp += sum(sum(e.sampled) for e in episodes)
+        history.append(train_step(agent, optimizer, list(islice(stream, recipe.num_tasks)), step, shuffle))
+        print(f"step {step + 1:3d}", *(f"{name} {value:.3f}" for name, value in history[-1].items()), flush=True)
         if (step + 1) % recipe.eval_every == 0:
-            p = pass_at_1(model, tokenizer, held_out, recipe)
-            curve.append((step + 1, p))
-            log(
-                f"step {step + 1} train {float(rewards.mean()):.3f} eval {p:.3f} turns {sum(e.num_turns for e in episodes) / len(episodes):.2f} zero-adv {float((adv == 0).float().mean()):.2f} ent {stats['entropy']:.3f} gn {stats['grad_norm']:.2f} cpu { {k: round(v, 1) for k, v in clock.spent.items()} } ep {num_ep} tok/ep {num_tok / num_ep:.1f} samp/ep {num_samp / num_ep:.1f}"
-            )
-            clock.last = time.process_time()
-    result["curve"] = curve
-    result["final"] = curve[-1][1]
-    result["final_greedy"] = pass_at_1(model, tokenizer, held_out, recipe, True)
-    result["interval"] = wilson(float(result["final"]) * recipe.eval_tasks, recipe.eval_tasks)
-    result["cpu"] = clock.spent
-    log(
-        f"final {result['final']:.3f} greedy {result['final_greedy']:.3f} {result['interval']} total cpu {time.process_time() - t0:.1f}"
-    )
-    return result
+            curve[step + 1] = measure(agent, held_out).rate
+            print(f"         held-out pass@1 {curve[step + 1]:.3f}", flush=True)
+    table["GRPO"] = final = measure(agent, held_out)
+    print("\npass@1 on held-out tasks", *(f"{name:12s} {rate}" for name, rate in table.items()), sep="\n")
+    return {
+        "seed": seed,
+        "shuffled_rewards": shuffle,
+        "baseline": table["random init"].rate,
+        "warm_start": table["warm start"].rate,
+        "final": final.rate,
+        "interval": [final.low, final.high],
+        "curve": curve,
+        "episodes": recipe.steps * recipe.num_tasks * recipe.group_size,
+        "cpu_seconds": agent.clock.spent,
+        "recipe": asdict(recipe),
+        "history": history,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Multi-turn, tool-using GRPO from scratch.")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=Recipe().steps)
+    parser.add_argument("--shuffle-rewards", action="store_true", help="the control: rewards without meaning")
+    parser.add_argument("--json", type=Path, help="write the results here")
+    args = parser.parse_args()
+    torch.set_num_threads(2)
+    result = run(Recipe(steps=args.steps), seed=args.seed, shuffle=args.shuffle_rewards)
+    print("CPU seconds", *(f"{name} {value:.1f}" for name, value in result["cpu_seconds"].items()), sep="  ")
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,14 +1,15 @@
 """Every call to the Docker SDK, all of them blocking: start a leased container, see it removed, sweep.
 
-A container lives on a lease: its PID 1 (guest.py) exits when its stdin closes, and the engine removes it then.
-So a driver that is killed leaves nothing behind, and dropping the socket is all that ending one takes.
+A container lives on a lease: its PID 1 (guest.py) exits when its stdin closes, and the engine then removes
+it. So a driver that is killed leaves nothing behind, and dropping the socket is all that ending one takes.
 """
 
 import json
 import os
 import socket
 import threading
-from collections.abc import Generator
+import time
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -44,16 +45,15 @@ module.main()
 # What Docker's default filter forbids a container without capabilities, and beyond it what older engines let
 # through: io_uring, and every socket family but Unix and IP (vsock reaches the hypervisor from any network).
 FORBIDDEN_CALLS = """
-    _sysctl acct add_key bpf chroot clock_adjtime clock_settime create_module delete_module fanotify_init
-    finit_module fsconfig fsmount fsopen fspick get_kernel_syms get_mempolicy init_module io_uring_enter
-    io_uring_register io_uring_setup ioperm iopl kcmp kexec_file_load kexec_load keyctl listmount
-    lookup_dcookie mbind migrate_pages mount mount_setattr move_mount move_pages name_to_handle_at
-    nfsservctl open_by_handle_at open_tree open_tree_attr perf_event_open pidfd_getfd pivot_root
-    process_madvise query_module quotactl quotactl_fd reboot request_key set_mempolicy
-    set_mempolicy_home_node setdomainname sethostname setns settimeofday socketcall statmount stime
-    swapoff swapon sysfs syslog umount umount2 unshare uselib userfaultfd ustat vhangup vm86 vm86old
-    vserver
-""".split()
+    _sysctl acct add_key bpf chroot clock_adjtime clock_settime create_module delete_module
+    fanotify_init finit_module fsconfig fsmount fsopen fspick get_kernel_syms get_mempolicy init_module
+    io_uring_enter io_uring_register io_uring_setup ioperm iopl kcmp kexec_file_load kexec_load keyctl
+    listmount lookup_dcookie mbind migrate_pages mount mount_setattr move_mount move_pages nfsservctl
+    open_by_handle_at open_tree open_tree_attr perf_event_open pidfd_getfd pivot_root process_madvise
+    query_module quotactl quotactl_fd reboot request_key set_mempolicy set_mempolicy_home_node
+    setdomainname sethostname setns settimeofday socketcall statmount stime swapoff swapon sysfs syslog
+    umount umount2 unshare uselib userfaultfd ustat vhangup vm86 vm86old vserver
+"""
 CLONE_NAMESPACES = (0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000)
 SOCKET_FAMILIES = (1, 2, 10)
 """AF_UNIX, AF_INET, AF_INET6."""
@@ -77,6 +77,9 @@ def guest_command() -> list[str]:
 
 def start(spec: SandboxSpec) -> Lease:
     """Create, attach, start. Raises `SandboxUnavailable` or `SandboxLost`, and leaves nothing then."""
+    if spec.memory_mb < MIN_MEMORY_MB:
+        least = f"at least {MIN_MEMORY_MB}, part of which its guest takes"
+        raise SandboxUnavailable(f"a Docker sandbox needs memory_mb of {least}; got {spec.memory_mb}")
     image = spec.image or BASE_IMAGE
     with _engine() as (docker, api):
         _sweep_once(docker, api)
@@ -89,7 +92,7 @@ def start(spec: SandboxSpec) -> Lease:
             working_dir="/",
             hostname="sandbox",
             stdin_open=True,
-            labels={LABEL: "1", f"{LABEL}.host": _host(), f"{LABEL}.owner": _owner(os.getpid()) or ""},
+            labels={LABEL: "1", f"{LABEL}.host": host_label(), f"{LABEL}.owner": owner_label(os.getpid()) or ""},
             use_config_proxy=False,  # the host's proxy settings, with their passwords, stay outside
             host_config=_host_config(api, spec),
         )["Id"]
@@ -115,6 +118,13 @@ def see_removed(container: str) -> None:
             api.remove_container(container, force=True, v=True)
 
 
+def ran_out_of_memory(container: str, since: float) -> bool:
+    """Whether the engine saw the kernel kill for memory in this container after `since` (Unix time)."""
+    with _engine() as (_, api):
+        filters = {"container": container, "event": "oom"}
+        return any(True for _ in api.events(since=int(since), until=int(time.time()) + 1, filters=filters))
+
+
 def _host_config(api: Any, spec: SandboxSpec) -> Any:
     memory, shm_mb = spec.memory_mb << 20, spec.memory_mb // 8
     # Files live in memory here. A quarter stays free for what the kernel needs besides their bytes.
@@ -126,7 +136,7 @@ def _host_config(api: Any, spec: SandboxSpec) -> Any:
         ipc_mode="private",
         read_only=True,
         cap_drop=["ALL"],
-        cap_add=["SETUID", "SETGID", "KILL", "SYS_RESOURCE"],
+        cap_add=["SETUID", "SETGID", "KILL"],
         security_opt=["no-new-privileges", "seccomp=" + json.dumps(_seccomp_profile())],
         pids_limit=spec.pids + 1,  # the guest is one
         mem_limit=memory,
@@ -143,14 +153,14 @@ def _host_config(api: Any, spec: SandboxSpec) -> Any:
 
 @cache
 def _seccomp_profile() -> dict[str, Any]:
-    def refuse(names: list[str], errno: int, *args: dict[str, Any]) -> dict[str, Any]:
-        return {"names": names, "action": "SCMP_ACT_ERRNO", "errnoRet": errno, "args": list(args)}
+    def refuse(names: Sequence[str], errno: int, *args: dict[str, Any]) -> dict[str, Any]:
+        return {"names": list(names), "action": "SCMP_ACT_ERRNO", "errnoRet": errno, "args": list(args)}
 
     def family(compare: str, value: int) -> dict[str, Any]:
         return refuse(["socket"], 1, {"index": 0, "value": value, "op": compare})
 
     last = max(SOCKET_FAMILIES)
-    rules = [refuse(FORBIDDEN_CALLS, 1)]
+    rules = [refuse(FORBIDDEN_CALLS.split(), 1)]
     rules.append(refuse(["clone3"], 38))  # ENOSYS: libraries then use clone, whose flags a filter can see
     for flag in CLONE_NAMESPACES:
         masked = {"index": 0, "value": flag, "valueTwo": flag, "op": "SCMP_CMP_MASKED_EQ"}
@@ -162,13 +172,15 @@ def _seccomp_profile() -> dict[str, Any]:
 
 def _check_image(docker: Any, api: Any, image: str) -> None:
     try:
-        config = api.inspect_image(image)["Config"] or {}
+        config: Any = api.inspect_image(image)["Config"]
     except docker.errors.ImageNotFound as error:
         cure = ".ci/docker-up builds it" if image == BASE_IMAGE else f"docker pull {image}"
         raise SandboxUnavailable(f"the Docker engine has no image {image!r}: {cure}") from error
-    if config.get("Volumes"):
+    if config and config.get("Volumes"):
         volumes = ", ".join(config["Volumes"])
-        raise SandboxUnavailable(f"image {image!r} declares VOLUME {volumes}, a disk without a limit: rebuild it")
+        raise SandboxUnavailable(
+            f"image {image!r} declares VOLUME {volumes}, a disk without a limit: rebuild it"
+        )
 
 
 def _attach(api: Any, container: str) -> socket.socket:
@@ -189,12 +201,16 @@ def _engine() -> Generator[tuple[Any, Any], None, None]:
     try:
         docker: Any = import_module("docker")
     except ImportError as error:
-        raise SandboxUnavailable('the Docker backend needs the SDK: pip install "palaestra[docker]"') from error
+        raise SandboxUnavailable(
+            'the Docker backend needs the SDK: pip install "palaestra[docker]"'
+        ) from error
     api: Any = None
     try:
         settings = docker.utils.kwargs_from_env()
         if settings.get("tls") or settings.get("base_url", "").startswith("ssh"):
-            raise SandboxUnavailable(f"DOCKER_HOST={settings['base_url']!r}: only unix:// and plain tcp:// work")
+            raise SandboxUnavailable(
+                f"DOCKER_HOST={settings['base_url']!r}: only unix:// and plain tcp:// work"
+            )
         api = docker.APIClient(version=None, timeout=API_TIMEOUT_S, **settings)
     except docker.errors.DockerException as error:
         cure = "start one (.ci/docker-up), or set DOCKER_HOST"
@@ -203,7 +219,9 @@ def _engine() -> Generator[tuple[Any, Any], None, None]:
         yield docker, api
     except docker.errors.APIError as error:
         if error.is_client_error() or "executable file not found" in str(error):
-            raise SandboxUnavailable(f"the Docker engine refuses this sandbox: {error.explanation}") from error
+            raise SandboxUnavailable(
+                f"the Docker engine refuses this sandbox: {error.explanation}"
+            ) from error
         raise SandboxLost(f"the Docker engine failed: {error.explanation}") from error
     except OSError as error:  # requests' errors are OSErrors
         raise SandboxLost(f"the Docker engine went away: {error}") from error
@@ -217,14 +235,14 @@ _sweep_lock = threading.Lock()
 _swept = False
 
 
-def _host() -> str:
+def host_label() -> str:
     """The machine (or container) whose process ids the owner label counts in."""
     with suppress(OSError):
         return f"{socket.gethostname()}/{os.readlink('/proc/self/ns/pid')}"
     return socket.gethostname()
 
 
-def _owner(pid: int) -> str | None:
+def owner_label(pid: int) -> str | None:
     """Names a process for all time: boot, pid and start time. None when there is no such process."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -240,11 +258,11 @@ def _sweep_once(docker: Any, api: Any) -> None:
     with _sweep_lock:
         if _swept:
             return
-        labels = [f"{LABEL}=1", f"{LABEL}.host={_host()}"]
+        labels = [f"{LABEL}=1", f"{LABEL}.host={host_label()}"]
         for container in api.containers(all=True, filters={"label": labels}):
             owner = container["Labels"].get(f"{LABEL}.owner", "")
             # Without an owner (no /proc on its system) nobody can tell.
-            if owner and _owner(int(owner.split("/")[1])) != owner:
+            if owner and owner_label(int(owner.split("/")[1])) != owner:
                 with suppress(docker.errors.APIError):  # it is on its way out already
                     api.remove_container(container["Id"], force=True, v=True)
         _swept = True

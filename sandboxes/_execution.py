@@ -7,18 +7,17 @@ prints or does can forge the result.
 import os
 import resource
 import select
-import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import NoReturn, Protocol
 
 from . import _linux, _program
 from ._capture import Capture
 from ._watch import Check
-from ._wire import Header
 
 _CHUNK = 1 << 16
 _FIRST_TICK_S = 0.01
@@ -28,6 +27,10 @@ _MEMORY_SIGNS = (b"MemoryError", b"std::bad_alloc", b"Cannot allocate memory")
 _PIDS_SIGNS = (b"can't start new thread", b"Resource temporarily unavailable")
 
 _MAX_FD = 1 << 16
+_REPLY = (
+    '{"seq": %d, "status": "%s", "exit_code": %s, "stdout": %d, "omitted": [%d, %d], '
+    '"wall_s": %r, "cpu_s": %r, "max_rss_mb": %r}'
+)
 
 Usage = resource.struct_rusage
 Ended = dict[int, tuple[int, Usage]]
@@ -54,6 +57,7 @@ class Cell(Protocol):
 class Order:
     """One `Sandbox.run` as it came over the wire."""
 
+    seq: int
     argv: tuple[str, ...]
     stdin: bytes
     timeout_s: float
@@ -76,17 +80,17 @@ class Execution:
         self._poll = select.poll()
         self._was_full = False
 
-    def run(self) -> tuple[Header, bytes]:
-        """The reply for the driver, once the program and all that it started are gone."""
+    def run(self) -> tuple[bytes, bytes]:
+        """The header and payload of the reply, once the program and all that it started are gone."""
         theirs = self._open_pipes()
         program = _as_python(self._order)
         started = time.monotonic()
         pid = os.fork()
         if pid == 0:
             self._be_child(theirs, program)
+        pidfd = os.pidfd_open(pid)
         for fd in theirs:
             os.close(fd)
-        pidfd = os.pidfd_open(pid)
         broken = self._supervise(pidfd, started + self._order.timeout_s)
         wall_s = time.monotonic() - started
         if broken is None and not self._was_full:
@@ -181,7 +185,6 @@ class Execution:
             for target, fd in zip((2, 1, 0), reversed(fds), strict=False):
                 os.dup2(fd, target)
             os.closerange(3, _MAX_FD)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             space = (self._order.memory_mb << 20) + _AS_HEADROOM
             resource.setrlimit(resource.RLIMIT_AS, (space, space))
             _linux.prctl(_linux.PR_SET_DUMPABLE, 1)
@@ -191,25 +194,28 @@ class Execution:
             os.write(2, f"sandbox: could not confine the program: {error!r}\n".encode())
             os._exit(125)
         if program is not None:
-            os.environ.update(self._order.env)
+            if self._order.env:
+                os.environ.update(self._order.env)
             raise _program.Become(program)
         _execute(self._order)
 
     def _reply(
         self, captures: list[Capture], broken: str | None, status: int, usage: Usage, wall_s: float
-    ) -> tuple[Header, bytes]:
+    ) -> tuple[bytes, bytes]:
         out, err = (capture.kept() for capture in captures)
         code = os.waitstatus_to_exitcode(status)
-        header: Header = {
-            "status": broken or self._judge(code, err[-400:]),
-            "exit_code": code if broken is None and code >= 0 else None,
-            "stdout": len(out),
-            "omitted": [capture.omitted for capture in captures],
-            "wall_s": wall_s,
-            "cpu_s": usage.ru_utime + usage.ru_stime,
-            "max_rss_mb": usage.ru_maxrss / 1024,
-        }
-        return header, out + err
+        text = _REPLY % (
+            self._order.seq,
+            broken or self._judge(code, err[-400:]),
+            code if broken is None and code >= 0 else "null",
+            len(out),
+            captures[0].omitted,
+            captures[1].omitted,
+            wall_s,
+            usage.ru_utime + usage.ru_stime,
+            usage.ru_maxrss / 1024,
+        )
+        return text.encode(), out + err
 
     def _judge(self, code: int, last_words: bytes) -> str:
         """Why a program that ended by itself did so. Python and C++ report a refused allocation or thread
@@ -233,12 +239,23 @@ def _read_some(fd: int) -> bytes | None:
 
 def _as_python(order: Order) -> _program.Program | None:
     """The program, when it is for the very interpreter that runs this and plain enough to fork into."""
-    if any(name.startswith("PYTHON") for name in order.env):
-        return None
-    found = shutil.which(order.argv[0], path=order.env.get("PATH", os.environ["PATH"]))
-    if found is None or os.path.realpath(found) != os.path.realpath(sys.executable):
+    if order.argv[0] not in python_names() or any(name.startswith(("PYTHON", "PATH")) for name in order.env):
         return None
     return _program.parse(order.argv)
+
+
+@cache
+def python_names() -> frozenset[str]:
+    """The commands that mean this interpreter. The zygote asks first, in a root that nobody can change."""
+    path = os.path.realpath(sys.executable)
+    names = {sys.executable, path}
+    for name in (f"python{sys.version_info.major}.{sys.version_info.minor}", "python3", "python"):
+        for directory in os.get_exec_path():
+            found = os.path.join(directory, name)
+            if os.path.exists(found):
+                names |= {name, found} if os.path.realpath(found) == path else set()
+                break
+    return frozenset(names)
 
 
 def _execute(order: Order) -> NoReturn:

@@ -50,7 +50,8 @@ class Box:
         # As many processors as it may use in all: runtimes size their thread pools by this.
         first = int.from_bytes(os.urandom(2), "big") % len(self._all_cpus)
         os.sched_setaffinity(0, (self._all_cpus * 2)[first : first + self._num_cpus])
-        set_oom_score(1000)
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("1000")  # when memory ends the kernel shall take this process before the guest
         if os.getuid() != self.uid:
             os.setgroups([])
             os.setgid(self.gid)
@@ -64,17 +65,6 @@ class Box:
         except OSError as error:
             os.write(2, argv[0] + b": " + str(error.strerror).encode() + b"\n")
             os._exit(127 if isinstance(error, FileNotFoundError) else 126)  # as a shell says it
-
-
-def set_oom_score(score: int) -> None:
-    """When memory ends the kernel shall take a program, not this process (see SYS_RESOURCE above)."""
-    try:
-        with open("/proc/self/oom_score_adj", "w") as file:
-            file.write(str(score))
-    except OSError:
-        # A rootless engine cannot grant it. The kernel then takes the largest process, which is not this one
-        # unless the programs are a swarm of tiny ones: the driver would see a lost sandbox.
-        pass
 
 
 def reap(flags: int) -> tuple[int, int, float, float]:
@@ -126,7 +116,7 @@ class Program:
             if left_s <= 0:
                 self._reap_dead()
                 return "timeout" if self._ended is None else "ended"
-            for fd, _ in self._poll.poll(int(left_s * 1000) + 1):
+            for fd, _ in self._poll.poll(int(min(left_s, 3600) * 1000) + 1):
                 if fd == 0:
                     self._link.fill()
                     if self._control():

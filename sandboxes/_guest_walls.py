@@ -48,10 +48,8 @@ def missing_walls(memory: int, pids: int) -> list[str]:
         "seccomp filter": "Seccomp:\t2\n" in status,
         "read-only root": bool(os.statvfs("/").f_flag & os.ST_RDONLY),
         "no network": devices in ([], ["lo"]),
-        "memory limit": _limit_is(
-            memory, _text(CGROUP + "memory.max", CGROUP + "memory/memory.limit_in_bytes")
-        ),
-        "process limit": _limit_is(pids, _text(CGROUP + "pids.max", CGROUP + "pids/pids.max")),
+        "memory limit": _limit_is(memory, CGROUP + "memory.max", CGROUP + "memory/memory.limit_in_bytes"),
+        "process limit": _limit_is(pids, CGROUP + "pids.max", CGROUP + "pids/pids.max"),
         "memory events": oom_kills() is not None,
         "process events": pid_refusals() is not None,
     }

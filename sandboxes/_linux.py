@@ -110,11 +110,14 @@ def sethostname(name: bytes) -> None:
     _checked(_libc.sethostname(name, len(name)), "sethostname")
 
 
+# Made here, once: a fork that builds a buffer pays for each page of memory that it touches first.
+_CAP_HEADER = ctypes.create_string_buffer(struct.pack("II", 0x20080522, 0), 8)
+_NO_CAPS = ctypes.create_string_buffer(24)
+
+
 def drop_capabilities() -> None:
     """Clear the effective, permitted and inheritable sets (the ambient set follows)."""
-    header = ctypes.create_string_buffer(struct.pack("II", 0x20080522, 0), 8)
-    data = ctypes.create_string_buffer(24)
-    syscall("capset", _CAPSET, ctypes.addressof(header), ctypes.addressof(data))
+    syscall("capset", _CAPSET, ctypes.addressof(_CAP_HEADER), ctypes.addressof(_NO_CAPS))
 
 
 def openat2(directory: int, path: bytes, flags: int, resolve: int, mode: int = 0) -> int:

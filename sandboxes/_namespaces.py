@@ -8,10 +8,15 @@ The host's root is detached from the template: a sandbox has no mount through wh
 """
 
 import os
+import signal
 import sys
 
-from . import _linux
+from . import _linux, _seccomp
+from ._execution import Ended
 from ._linux import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_PRIVATE, MS_RDONLY, MS_REC
+from ._supervisor import pin, settle
+from ._watch import Check, Watch, private_processes
+from ._wire import Header
 
 WORKSPACE = "/workspace"
 INNER_ID = 1000
@@ -35,6 +40,7 @@ _ACCOUNTS = {
 }
 _COPIED = ("ld.so.cache", "localtime", "mime.types", "protocols", "services")
 _INODES_PER_MB = 64
+_FILTER = _seccomp.build_filter(sockets=True, signals=True)
 
 
 def enter_template(prefixes: tuple[str, ...]) -> None:
@@ -169,3 +175,44 @@ def become(uid: int) -> None:
     # A process that changed its user may not open its own /proc files, uid_map among them.
     _linux.prctl(_linux.PR_SET_DUMPABLE, 1)
 
+
+
+class NamespaceHome:
+    """One sandbox of this tier, seen from its supervisor, which is process 1 of its namespaces."""
+
+    def __init__(self, opening: Header, outer_uid: int, outer_gid: int, allowed: list[int], turn: int) -> None:
+        furnish(opening["disk_mb"], outer_uid, outer_gid)
+        pin(opening["cpus"], allowed, turn)
+        _linux.drop_capabilities()
+        settle(opening["pids"])
+        _FILTER.install()
+        self.workspace = os.open(WORKSPACE, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._watch = Watch(opening["memory_mb"], opening["pids"], private_processes)
+        self._ended: Ended = {}
+
+    def confine(self) -> None:
+        """Nothing is left to take: the supervisor gave it all up when it settled."""
+
+    def check(self) -> Check:
+        # Orphans are ours: unreaped, they would fill the process limit.
+        self._reap(os.WNOHANG)
+        return self._watch.check()
+
+    def kill_all(self) -> Ended:
+        try:
+            os.kill(-1, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self._reap(0)
+        ended, self._ended = self._ended, {}
+        return ended
+
+    def _reap(self, flags: int) -> None:
+        try:
+            while (found := os.wait4(-1, flags))[0]:
+                self._ended[found[0]] = (found[1], found[2])
+        except ChildProcessError:
+            pass
+
+    def leave(self) -> None:
+        """The kernel takes the mounts with the last process."""

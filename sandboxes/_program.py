@@ -15,9 +15,12 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from importlib.machinery import BuiltinImporter, SourceFileLoader
-from types import CodeType, ModuleType
+from types import CodeType, FrameType, ModuleType
 
+# The function below signal.signal, which first turns its arguments into enums: 100 pages of a fork's memory.
+_set_handler: Callable[[int, Callable[[int, FrameType | None], object]], object] = import_module("_signal").signal
 _PLAIN_FLAGS = {"-u", "-B", "-s", "-E"}
 
 
@@ -79,7 +82,7 @@ def _is_file(path: str) -> bool:
 def run(program: Program, base_path: list[str]) -> None:
     """Be `program`, to its end. Never returns."""
     # Python's own name for an interrupted main program: it dies of SIGINT, so that a parent can tell.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    _set_handler(signal.SIGINT, signal.default_int_handler)
     namespace = _fresh_main(program, base_path)
     gc.enable()
     compiled = _compile(program)
@@ -93,15 +96,13 @@ def run(program: Program, base_path: list[str]) -> None:
 
 
 def _fresh_main(program: Program, base_path: list[str]) -> dict[str, object]:
-    """The namespace of a new __main__, with the supervisor's modules out of sight."""
+    """The namespace of a new __main__."""
     main = ModuleType("__main__")
     is_file = program.kind not in ("-c", "-")
     loader: object = SourceFileLoader("__main__", program.kind) if is_file else BuiltinImporter
     vars(main).update(__builtins__=sys.modules["builtins"], __loader__=loader, __annotations__={})
     if is_file:
         vars(main).update(__file__=os.path.abspath(program.kind), __cached__=None)
-    for name in [name for name in sys.modules if name.startswith("_palaestra")]:
-        del sys.modules[name]
     sys.modules["__main__"] = main
     sys.argv = [program.kind, *program.args]
     sys.orig_argv = list(program.argv)

@@ -80,8 +80,22 @@ def _only(index: int, mask: int, allowed: tuple[int, ...]) -> bytes:
     return _argument(index) + _op(_AND, mask) + b"".join(tests) + _refuse() + _op(_RET, _ALLOW)
 
 
-def build_filter(*, sockets: bool, signals: bool) -> bytes:
-    """The filter program. `sockets`: the namespaces hold the network, so Unix and IP sockets may exist."""
+class Filter:
+    """A filter program as the kernel takes it, ready in memory before any fork."""
+
+    def __init__(self, program: bytes) -> None:
+        self._code = ctypes.create_string_buffer(program, len(program))
+        header = struct.pack("HxxxxxxQ", len(program) // 8, ctypes.addressof(self._code))
+        self._fprog = ctypes.create_string_buffer(header, len(header))
+        self._address = ctypes.addressof(self._fprog)
+
+    def install(self) -> None:
+        """Bind this process and its children to the filter, for good."""
+        _linux.prctl(_linux.PR_SET_SECCOMP, 2, self._address)
+
+
+def build_filter(*, sockets: bool, signals: bool) -> Filter:
+    """The filter. `sockets`: the namespaces hold the network, so Unix and IP sockets may exist."""
     parts = [
         _op(_LD, _ARCH) + _op(_JEQ, _X86_64, 1, 0) + _refuse(errno.ENOSYS),
         _op(_LD, _NR) + _op(_JGE, _X32_BIT, 0, 1) + _refuse(errno.ENOSYS),
@@ -108,12 +122,4 @@ def build_filter(*, sockets: bool, signals: bool) -> bytes:
     if not signals:
         denied += _SIGNALS
     parts += [_call(number, _refuse()) for number in denied]
-    return b"".join(parts) + _op(_RET, _ALLOW)
-
-
-def install(program: bytes) -> None:
-    """Bind this process and its children to the filter, for good."""
-    code = ctypes.create_string_buffer(program, len(program))
-    header = struct.pack("HxxxxxxQ", len(program) // 8, ctypes.addressof(code))
-    fprog = ctypes.create_string_buffer(header, len(header))
-    _linux.prctl(_linux.PR_SET_SECCOMP, 2, ctypes.addressof(fprog))
+    return Filter(b"".join(parts) + _op(_RET, _ALLOW))

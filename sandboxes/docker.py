@@ -4,17 +4,19 @@ A container costs about 0.3 s once; a program in it costs about what it costs ou
 is not asked for each: `guest.py` is PID 1 and serves runs and files over one attached connection.
 
 What a program cannot do: reach a network, another uid's process, a file outside /tmp and /dev/shm, or more
-memory, processes and disk than the spec says. Files are kept in memory and count in `memory_mb`, of which they
-can fill about two thirds at most.
-What is not protected: the kernel is shared with the host, so a kernel exploit gets out. Programs of one sandbox
-all have one uid and see each other's files. Processor caches and timing are shared. /proc/meminfo and
-/proc/cpuinfo show the host's sizes. Whoever may talk to the Docker engine is root on its host.
+memory, processes and disk than the spec says. Files are kept in memory and count in `memory_mb`, of which
+they can fill about two thirds at most.
+What is not protected: the kernel is shared with the host, so a kernel exploit gets out. Processor caches and
+timing are shared. /proc/meminfo and /proc/cpuinfo show the host's sizes. A program that works at it can have
+the kernel take the guest when memory ends: its result is then "oom" without output, and the sandbox is gone.
+Whoever may talk to the Docker engine is root on its host.
 """
 
 import asyncio
 import math
 import os
 import struct
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -27,6 +29,7 @@ from .errors import SandboxFileError, SandboxLost, SandboxUnavailable
 from .sandbox import ExecResult, ExecStatus, Sandbox, SandboxSpec
 
 T = TypeVar("T")
+Fields = list[bytes]
 
 PROGRAM_UID = 65534
 """Who programs are inside: nobody."""
@@ -39,7 +42,7 @@ MAX_FRAME = 64 << 20
 """The longest answer that is read from a guest whose outputs are small."""
 
 
-async def create_docker_sandbox(spec: SandboxSpec) -> Sandbox:
+async def create_docker_sandbox(spec: SandboxSpec) -> "DockerSandbox":
     """A started container. Raises `SandboxUnavailable` when the engine or a wall is missing."""
     starting = asyncio.ensure_future(_in_thread(lambda: _containers.start(spec)))
     try:
@@ -84,7 +87,7 @@ class _Connection:
     async def drain(self) -> None:
         await self._writer.drain()
 
-    async def receive(self, max_bytes: int = MAX_FRAME) -> list[bytes]:
+    async def receive(self, max_bytes: int = MAX_FRAME) -> Fields:
         (size,) = struct.unpack(">I", await self._take(4))
         if size > max_bytes:
             raise ConnectionError(f"the guest announced a frame of {size} bytes")
@@ -130,7 +133,7 @@ class DockerSandbox(Sandbox):
         numbers = (PROGRAM_UID, PROGRAM_UID, cpus, spec.memory_mb << 20, spec.pids + 1)
         env = [os.fsencode(f"{name}={value}") for name, value in spec.env.items()]
 
-        async def exchange() -> list[bytes]:
+        async def exchange() -> Fields:
             workspace = _containers.WORKSPACE.encode()
             self._link.send(b"hello", workspace, *(str(n).encode() for n in numbers), *env)
             return await self._link.receive()
@@ -152,6 +155,8 @@ class DockerSandbox(Sandbox):
     ) -> ExecResult:
         if not argv or any("\0" in argument for argument in argv):
             raise ValueError(f"argv must name a program and hold no NUL character, got {list(argv)!r}")
+        if not timeout_s > 0:
+            raise ValueError(f"timeout_s must be over 0, got {timeout_s}")
         if output_limit < 0:
             raise ValueError(f"output_limit must be 0 or more bytes, got {output_limit}")
 
@@ -167,10 +172,22 @@ class DockerSandbox(Sandbox):
                 self._link.send(b"stdin", stdin[sent : sent + CHUNK])
                 sent += CHUNK
 
-        return await self._call(exchange, timeout_s + ANSWER_S)
+        started = time.time()
+        was_gone = bool(self._gone)
+        try:
+            return await self._call(exchange, timeout_s + ANSWER_S)
+        except SandboxLost:
+            if was_gone or not await self._ran_out_of_memory(started):
+                raise
+        wall_s = time.time() - started
+        return ExecResult(status=ExecStatus.OOM, exit_code=None, stdout=b"", stderr=b"", wall_s=wall_s)
+
+    async def _ran_out_of_memory(self, since: float) -> bool:
+        """Whether the kernel took the guest itself: the program's doing then, and no fault of the engine."""
+        return await _in_thread(lambda: _containers.ran_out_of_memory(self.container, since))
 
     async def write(self, path: str, data: bytes) -> None:
-        async def exchange() -> list[bytes]:
+        async def exchange() -> Fields:
             self._link.send(b"write", _path(path))
             for start in range(0, len(data), CHUNK):
                 self._link.send(b"data", data[start : start + CHUNK])
@@ -181,7 +198,7 @@ class DockerSandbox(Sandbox):
         _refuse(path, await self._call(exchange, FILE_CALL_S))
 
     async def read(self, path: str, *, max_bytes: int = 64 << 20) -> bytes:
-        async def exchange() -> tuple[list[bytes], bytes]:
+        async def exchange() -> tuple[Fields, bytes]:
             self._link.send(b"read", _path(path), str(max_bytes).encode())
             content = bytearray()
             while (frame := await self._link.receive())[0] == b"data":
@@ -199,9 +216,98 @@ class DockerSandbox(Sandbox):
     async def remove(self, path: str) -> None:
         _refuse(path, await self._ask(b"remove", path))
 
-    async def _ask(self, verb: bytes, path: str) -> "list[bytes]":
-        async def exchange() -> "list[bytes]":
+    async def _ask(self, verb: bytes, path: str) -> Fields:
+        async def exchange() -> Fields:
             self._link.send(verb, _path(path))
             return await self._link.receive()
 
         return await self._call(exchange, FILE_CALL_S)
+
+    async def _call(self, exchange: Callable[[], Coroutine[Any, Any, T]], within_s: float) -> T:
+        """One request to its answer, alone on the connection. A cancelled one is brought to its end first."""
+        async with self._turn:
+            if self._gone:
+                raise SandboxLost(f"the sandbox is gone: {self._gone}")
+            task = asyncio.create_task(self._answered(exchange, within_s))
+            try:
+                return await asyncio.shield(task)
+            except asyncio.CancelledError:
+                await self._wind_up(task)
+                raise
+
+    async def _answered(self, exchange: Callable[[], Coroutine[Any, Any, T]], within_s: float) -> T:
+        """The exchange, or `SandboxLost` when the guest is late, gone or not making sense."""
+        try:
+            async with asyncio.timeout(within_s):
+                return await exchange()
+        except (EOFError, OSError, ValueError) as error:
+            last_words = self._link.stderr.decode(errors="replace").strip()
+            self._lose(f"its guest is gone or stuck ({type(error).__name__}: {last_words or error})")
+            raise SandboxLost(f"the sandbox died under a call: {self._gone}") from error
+
+    async def _wind_up(self, task: asyncio.Task[T]) -> None:
+        """Have a cancelled call's program killed and its answer read: the next call shall find silence."""
+        self._link.send(b"cancel")
+        try:
+            await asyncio.wait([task], timeout=ANSWER_S)
+        finally:
+            if not task.done():
+                task.cancel()
+                self._lose("a cancelled call did not end")
+            elif not task.cancelled():
+                task.exception()  # nobody else will ask for it
+
+    def _lose(self, why: str) -> None:
+        self._gone = self._gone or why
+        self._link.drop()
+
+    async def close(self) -> None:
+        if self._closing is None:
+            self._lose("it was closed")
+            self._closing = asyncio.ensure_future(self._see_removed())
+        await asyncio.shield(self._closing)
+
+    async def _see_removed(self) -> None:
+        await self._link.closed()
+        await _in_thread(lambda: _containers.see_removed(self.container))
+
+
+def _path(path: str) -> bytes:
+    if "\0" in path:
+        raise SandboxFileError(f"{path!r} holds a NUL character")
+    return os.fsencode(path)
+
+
+def _refuse(path: str, answer: Fields) -> Fields:
+    """The rest of a good answer. Raises `SandboxFileError` for the other kind."""
+    verb, *rest = answer
+    if verb != b"ok":
+        raise SandboxFileError(f"{path!r}: {b''.join(rest).decode(errors='replace')}")
+    return rest
+
+
+def _result(facts: Fields) -> ExecResult:
+    """What `Program.report` tells."""
+    how, (code, signal, ooms, refusals) = facts[0], map(int, facts[1:5])
+    wall_s, cpu_s, rss_mb = map(float, facts[5:8])
+    if ooms:
+        status = ExecStatus.OOM
+    elif how != b"ended":
+        status = ExecStatus.TIMEOUT
+    elif refusals and (code or signal):
+        status = ExecStatus.PIDS
+    elif signal:
+        status = ExecStatus.KILLED
+    else:
+        status = ExecStatus.NONZERO if code else ExecStatus.OK
+    return ExecResult(
+        status=status,
+        exit_code=code if how == b"ended" and not signal else None,
+        stdout=facts[10],
+        stderr=facts[11],
+        omitted_stdout=int(facts[8]),
+        omitted_stderr=int(facts[9]),
+        wall_s=wall_s,
+        cpu_s=cpu_s,
+        max_rss_mb=rss_mb,
+    )

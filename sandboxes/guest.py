@@ -3,8 +3,8 @@
 `docker.py` hands the text of this file and of its helpers to `python3 -c` in any image that has Python 3.8 or
 newer. Debian's python3-minimal is enough: nothing here may need json, ctypes, shutil or subprocess.
 
-It is root with the capabilities SETUID, SETGID, KILL and SYS_RESOURCE; programs get another uid and none of
-them, so that a program can neither signal, trace nor impersonate it. One request is served at a time, and
+It is root with the capabilities SETUID, SETGID and KILL; programs get another uid and none of them,
+so that a program can neither signal, trace nor impersonate it. One request is served at a time, and
 when a program's result is sent every process but this one is dead: no file call can race with a program.
 When stdin ends the driver is gone; this process exits, and the kernel ends everything in the container.
 
@@ -25,7 +25,7 @@ from collections.abc import Iterator
 
 from ._frames import CHUNK, Link
 from ._guest_files import Files, Refused
-from ._guest_program import Box, Program, set_oom_score
+from ._guest_program import Box, Program
 from ._guest_walls import missing_walls
 
 
@@ -112,7 +112,6 @@ def _set_up(link: Link) -> Box:
 def main() -> None:
     """Serve until the driver's end closes."""
     signal.signal(signal.SIGTERM, _leave)  # `docker stop` need not wait for its deadline
-    set_oom_score(-999)
     alarm = _alarm_on_child_death()
     link = Link()
     box = _set_up(link)

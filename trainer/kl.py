@@ -3,8 +3,8 @@
     k2    r' * d^2 / 2               r': the ratio of the trained policy to the one that sampled, a constant
     k3    r * (exp(-d) + d - 1)      the gradient flows through r too
 
-Both have the gradient r * d * grad(log pi): in expectation that of KL(pi || ref), whichever policy sampled. k3
-without r would have the gradient of KL(ref || pi) instead. k3 is the one whose value is unbiased.
+Both have the gradient r * d * grad(log pi): in expectation that of KL(pi || ref), whichever policy sampled.
+k3 without r would have the gradient of KL(ref || pi) instead. k3 is the one whose value is unbiased.
 J. Schulman, joschu.net/blog/kl-approx.html; DeepSeek-V3.2, arXiv 2512.02556, section 3.1.
 """
 
@@ -27,7 +27,9 @@ class KlPenalty:
     def __call__(self, tokens: TokenTerms) -> Tensor:
         """[N] the divergence, before the coefficient."""
         if tokens.ref_logprobs_N is None:
-            raise ValueError("a KL penalty needs the rows' ref_logprobs: learner.reference_logprobs computes them")
+            raise ValueError(
+                "a KL penalty needs rows with ref_logprobs; learner.reference_logprobs gives them"
+            )
         weight = importance(tokens, self.tis_cap)
         ratio_N = weight.ratio_N * weight.correction_N
         gap_N = tokens.logprobs_N - tokens.ref_logprobs_N

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from ._torch import hidden_states, output_head, recomputed
 from .packing import MicroBatch
 
 
@@ -24,18 +24,17 @@ def token_logprobs(
 ) -> TokenLogprobs:
     """The model's word on each trained token, of the distribution logits / temperature.
 
-    The head runs on the positions that predict a trained token only, `chunk` of them at a time; with more than
-    one chunk the logits are made again in the backward pass, so that [N, V] never exists as a whole.
+    The head runs only on positions that predict a trained token, `chunk` of them at a time. With more than one
+    chunk the logits are made again in the backward pass, so that [N, V] never exists as a whole.
     """
-    hidden_BTE = model.get_decoder()(input_ids=micro.inputs_BT, use_cache=False).last_hidden_state
-    hidden_NE = hidden_BTE.flatten(0, 1).index_select(0, micro.source_N)
-    head = model.get_output_embeddings()
+    hidden_NE = hidden_states(model, micro.inputs_BT).flatten(0, 1).index_select(0, micro.source_N)
+    head = output_head(model)
     pieces: list[tuple[Tensor, Tensor]] = []
     for start in range(0, len(micro.targets_N), chunk):
         part = slice(start, start + chunk)
         arguments = (head, hidden_NE[part], micro.targets_N[part], temperature)
         if len(micro.targets_N) > chunk and torch.is_grad_enabled():
-            pieces.append(checkpoint(_head, *arguments, use_reentrant=False, preserve_rng_state=False))
+            pieces.append(recomputed(_head, *arguments))
         else:
             pieces.append(_head(*arguments))
     logprobs, entropies = zip(*pieces, strict=True)
@@ -55,13 +54,12 @@ def check_head(model: PreTrainedModel) -> None:
     """Refuse a model whose logits are more than its head on its decoder's last state (soft caps, scales)."""
     with torch.no_grad():
         ids = torch.tensor([[0, 1, 2, 3]], device=model.device)
-        hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
-        ours: Tensor = model.get_output_embeddings()(hidden)
+        ours: Tensor = output_head(model)(hidden_states(model, ids))
         theirs: Tensor = model(input_ids=ids, use_cache=False).logits
     gap = float((ours - theirs).abs().max())
     if gap > 1e-3:
         kind = type(model).__name__
         raise ValueError(
-            f"{kind} does something to its logits after the head (difference {gap:.3g}), which the trainer would "
-            "leave out; use a model without logit soft caps or scales"
+            f"{kind} changes its logits after the head (by up to {gap:.3g}), which the trainer would leave "
+            "out; use a model without logit soft caps or scales"
         )

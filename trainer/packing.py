@@ -1,8 +1,8 @@
 """Rows to micro-batches. B: rows of a micro-batch, T: its width, N: its trained tokens.
 
 Each row has a line of its own, padded on the right. Attention is causal, so no token sees another row or the
-padding, and no mask has to say so. Rows are sorted by length, so that little is padded. (Several rows in one line
-need a block mask, whose attention cost grows with the square of the line: on a CPU, 1.6 to 8 times slower.)
+padding, and no mask has to say so. Rows are sorted by length, so that little is padded. (Several rows in one
+line need a block mask, and attention over the square of the line: 1.6 to 8 times slower on a CPU.)
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ._torch import to_list
 from .rows import Normaliser, Row
 from .terms import TokenTerms
 
@@ -84,8 +85,7 @@ def token_weights(micro: MicroBatch, rows: Sequence[Row], normaliser: Normaliser
 
 def scatter(micro: MicroBatch, values_N: Tensor, into: Sequence[list[float]]) -> None:
     """Write one value a token to its [row][position]."""
-    values: list[float] = values_N.tolist()
-    for (row, position), value in zip(micro.where, values, strict=True):
+    for (row, position), value in zip(micro.where, to_list(values_N), strict=True):
         into[row][position] = value
 
 
@@ -100,7 +100,7 @@ def _gather_optional(
     if not present:
         return None
     if len(present) != len(values):
-        raise ValueError(f"{len(present)} of {len(values)} rows have old or reference logprobs; all or none must")
+        raise ValueError(f"{len(present)} of {len(values)} rows have old or ref logprobs; all or none must")
     return _gather(micro, present, like)
 
 

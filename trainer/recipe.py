@@ -57,6 +57,8 @@ class ModelSection(_Section):
     dtype: Literal["float32", "bfloat16"] = "float32"
     tool_format: str = "hermes"
     """How tool calls are written: "hermes" or "react"."""
+    describe_tools: bool = True
+    """Tell the model its tools. A model that was warmed up on one set of tools may know them."""
     history: Literal["append", "template"] = "append"
     """"append" never re-renders; "template" does, as the chat template wants, and forks where it must."""
 
@@ -105,6 +107,8 @@ class OptimizerSection(_Section):
 class WarmStartSection(_Section):
     """A short supervised training on the oracle's demonstrations, before the reinforcement learning."""
 
+    demonstrations: PositiveInt = 1024
+    """Training tasks that the oracle plays; at most as many as there are."""
     steps: PositiveInt = 100
     batch_size: PositiveInt = 32
     """Demonstrations per step."""
@@ -125,7 +129,7 @@ class GrpoSection(_Section):
     group_size: Annotated[int, Field(ge=2)] = 8
     """Episodes of one task; the baseline is their mean."""
     updates_per_step: PositiveInt = 1
-    """Optimizer steps on one batch of groups."""
+    """Optimizer steps of one batch of groups, each on its own part of the episodes."""
     advantage: Literal["grpo", "dr_grpo", "rloo"] = "grpo"
     loss: str = "ppo_clip"
     """A name in `palaestra.trainer.losses`."""
@@ -133,7 +137,9 @@ class GrpoSection(_Section):
     aggregation: Literal["token", "episode"] = "token"
     """What the loss averages over."""
     kl_coefficient: NonNegativeFloat = 0.0
-    """Weight of the KL term against the policy that training started from."""
+    """Weight of the KL penalty against the policy that training started from; needs `reference`."""
+    reference: bool = True
+    """Compute that policy's log-probabilities: for the penalty, or only to report how far it went."""
     min_group: Annotated[int, Field(ge=2)] = 2
     """Groups with fewer graded members are dropped, with a reason on record."""
     truncated: Literal["keep", "drop"] = "keep"

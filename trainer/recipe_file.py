@@ -55,6 +55,11 @@ def check_recipe(recipe: Recipe) -> None:
         raise RecipeError(
             "engine.kind: vllm needs a `lora:` section: adapters are what is published to a server"
         )
+    if recipe.grpo.kl_coefficient and not recipe.grpo.reference:
+        raise RecipeError(
+            f"grpo.kl_coefficient: {recipe.grpo.kl_coefficient} needs the reference policy; "
+            "set grpo.reference to true"
+        )
     if recipe.grpo.min_group > recipe.grpo.group_size:
         raise RecipeError(
             f"grpo.min_group: {recipe.grpo.min_group} is over grpo.group_size={recipe.grpo.group_size}, "

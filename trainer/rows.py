@@ -1,4 +1,4 @@
-"""Training rows: each segment of an episode's token graph, with the episode's advantage on its sampled tokens."""
+"""Training rows: the segments of an episode's token graph, with its advantage on the sampled tokens."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ class Row:
 
     def __post_init__(self) -> None:
         if self.tokens.mask and self.tokens.mask[0]:
-            raise ValueError(f"{self.key}: the first token of a row is marked as sampled, but nothing precedes it")
+            raise ValueError(f"{self.key}: the first token of a row cannot be sampled, nothing precedes it")
         for values in (self.advantages, self.old_logprobs, self.ref_logprobs):
             if values is not None and len(values) != len(self.tokens.ids):
                 raise ValueError(f"{self.key}: {len(values)} values for {len(self.tokens.ids)} tokens")
@@ -38,7 +38,7 @@ class Row:
 
     @property
     def trained_until(self) -> int:
-        """Position of the last trained token: the tokens before it are what a model must read. 0 without one."""
+        """Position of the last trained token: a model must read the tokens before it. 0 without one."""
         return max(self.trained, default=0)
 
 

@@ -48,7 +48,7 @@ class Importance:
     """How far the trained policy is from the one that sampled, in two factors."""
 
     ratio_N: Tensor
-    """Trained policy / anchor. The anchor is the learner before the step where that is known, else the engine."""
+    """Trained policy / anchor: the learner before the step where that is known, else the engine."""
     correction_N: Tensor
     """Anchor / engine, capped, a constant to the gradient; 1.0 where the anchor is the engine."""
 

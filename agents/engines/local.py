@@ -25,10 +25,10 @@ class LocalEngine:
     engine = LocalEngine("models/tiny", slots=128)
     answer = await engine.generate(ids, Sampling(max_tokens=32), policy=PolicyVersion(0), seed=1)
 
-    `model_or_path` is a transformers model, whose parameters are copied as version 0, or its folder. An answer
-    depends on the weights, the prompt, the sampling and the seed. What else is in the batch moves a
-    log-probability by float noise at most; with `deterministic=True` all shapes are fixed and it moves nothing,
-    at the price of computing every slot up to `max_context` on each step.
+    `model_or_path` is a transformers model, whose parameters are copied as version 0, or its folder. An
+    answer depends on the weights, the prompt, the sampling and the seed. What else is in the batch moves a
+    log-probability by float noise at most; with `deterministic=True` shapes are fixed and nothing moves, at
+    about three times the cost.
     """
 
     def __init__(
@@ -107,7 +107,10 @@ class LocalEngine:
 
     def _flush(self) -> None:
         arrived, self._arrivals = self._arrivals, []
-        self._post(lambda error: self._runner.submit(arrived) if error is None else refuse(arrived, error))
+        if arrived:
+            self._post(
+                lambda error: self._runner.submit(arrived) if error is None else refuse(arrived, error)
+            )
 
     async def _call(self, work: Callable[[], None]) -> None:
         """Run `work` in the engine's thread, between two steps."""
@@ -122,6 +125,7 @@ class LocalEngine:
                     error = refused
             _settle(loop, done, error)
 
+        self._flush()  # what was asked before comes before
         self._post(run)
         await done
 

@@ -12,9 +12,9 @@ import torch
 
 from ..engine import PolicyVersion
 from ..errors import EngineError, EngineRefused
-from .decoder import Batch, Chunk, Decoder, Weights, load_model
+from .decoder import Batch, Chunk, Decoder, Tier, Weights, load_model
 from .sampler import sample, uniforms
-from .slots import Plan, Request, Slots, refuse
+from .slots import Ints, Plan, Request, Slots, refuse
 
 _PROMPT_ROWS = 512
 """Prompt tokens that a forward takes in beside the answers in progress."""
@@ -123,26 +123,36 @@ class Runner:
         self._slots.advance(plan, sampled.ids_R[rows], sampled.logprobs_R[rows])
 
     def _batch(self, plan: Plan) -> Batch:
-        device, context = self._decoder.device, self._decoder.context
-
-        def reach(positions: np.ndarray[Any, np.dtype[np.int64]]) -> int:
-            longest = int(positions.max(initial=0)) + 1
-            return context if self._fixed else min(context, -(-longest // _REACH_STEP) * _REACH_STEP)
-
+        device = self._decoder.device
         everything = self._fixed or np.array_equal(plan.wanted_R, np.arange(len(plan.slots_M)))
         return Batch(
-            ids_M=torch.from_numpy(self._slots.ids_SL[plan.slots_M, plan.positions_M]).to(device),
-            slots_M=torch.from_numpy(plan.slots_M).to(device),
-            positions_M=torch.from_numpy(plan.positions_M).to(device),
+            ids_M=torch.as_tensor(self._slots.ids_SL[plan.slots_M, plan.positions_M], device=device),
+            slots_M=torch.as_tensor(plan.slots_M, device=device),
+            positions_M=torch.as_tensor(plan.positions_M, device=device),
             singles=plan.singles,
             in_place=plan.in_place,
-            reach=reach(plan.positions_M[: plan.singles]),
+            tiers=self._tiers(plan.positions_M[: plan.singles]),
             chunks=[
-                Chunk(slot=slot, start=start, stop=stop, reach=reach(plan.positions_M[start:stop]))
+                Chunk(slot=slot, start=start, stop=stop, reach=self._reach(plan.positions_M[start:stop]))
                 for slot, start, stop in plan.chunks
             ],
-            wanted=None if everything else torch.from_numpy(plan.wanted_R).to(device),
+            wanted=None if everything else torch.as_tensor(plan.wanted_R, device=device),
         )
+
+    def _tiers(self, positions: Ints) -> list[Tier]:
+        if not self._fixed:
+            return [Tier(reach=self._reach(positions))]
+        # A row's shape may depend on its own position only: it looks at the next power of two.
+        reach_M = np.minimum(
+            2 ** np.ceil(np.log2(np.maximum(positions + 1, _REACH_STEP))), self._decoder.context
+        )
+        device = self._decoder.device
+        reaches = np.unique(reach_M).astype(np.int64).tolist()
+        return [Tier(reach=reach, rows=torch.as_tensor(reach_M == reach, device=device)) for reach in reaches]
+
+    def _reach(self, positions: Ints) -> int:
+        longest = int(positions.max(initial=0)) + 1
+        return min(self._decoder.context, -(-longest // _REACH_STEP) * _REACH_STEP)
 
     def _free_replicas(self) -> None:
         needed = {*self._serials.values(), *self._slots.replicas(), *(r.replica for r in self._waiting)}

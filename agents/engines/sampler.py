@@ -39,15 +39,15 @@ def sample(
     logits = logits_RV.to(torch.promote_types(logits_RV.dtype, torch.float32))
     divisors = np.where(temperatures_R == 0, 1.0, temperatures_R)
     if (divisors != 1).any():
-        logits = logits / torch.from_numpy(divisors).to(logits)[:, None]
+        logits = logits / torch.as_tensor(divisors, dtype=logits.dtype, device=logits.device)[:, None]
     logprobs = torch.log_softmax(logits, dim=-1)
     if (top_p_R < 1).any():
-        logprobs = _nucleus(logprobs, torch.from_numpy(top_p_R).to(logits))
+        logprobs = _nucleus(logprobs, torch.as_tensor(top_p_R, dtype=logits.dtype, device=logits.device))
     cumulative = logprobs.exp().cumsum(dim=-1, dtype=torch.float64)
-    points = torch.from_numpy(uniforms_R).to(cumulative.device)[:, None] * cumulative[:, -1:]
+    points = torch.as_tensor(uniforms_R, device=logits.device)[:, None] * cumulative[:, -1:]
     ids = torch.searchsorted(cumulative, points, right=True).clamp_(max=logits.shape[-1] - 1)
     if (temperatures_R == 0).any():
-        greedy = torch.from_numpy(temperatures_R == 0).to(ids.device)[:, None]
+        greedy = torch.as_tensor(temperatures_R == 0, device=logits.device)[:, None]
         ids = torch.where(greedy, logprobs.argmax(dim=-1, keepdim=True), ids)
     chosen = logprobs.gather(-1, ids)[:, 0]
     return Sampled(ids_R=ids[:, 0].cpu().numpy(), logprobs_R=chosen.double().cpu().numpy())

@@ -35,7 +35,7 @@ class Request:
     deliver: Callable[[Generation | EngineError], None]
     cancelled: bool = False
     replica: int = -1
-    """Serial number of the weights; never used twice, unlike a version that is retired and published again."""
+    """Serial number of the weights; never used twice, as a version is that comes again."""
 
 
 def refuse(requests: Iterable[Request], error: EngineError) -> None:
@@ -79,7 +79,7 @@ class Slots:
 
     def replicas(self) -> list[int]:
         """Serial numbers of the weights that have work, each once."""
-        return np.unique(self._replica_S[self._busy_S]).tolist()
+        return [int(replica) for replica in np.unique(self._replica_S[self._busy_S])]
 
     def request(self, slot: int) -> Request:
         """The request in a busy slot."""
@@ -111,7 +111,7 @@ class Slots:
         return True
 
     def plan(self, replica: int) -> Plan:
-        """The next forward of one replica: a row for every answer in progress, then prompts while rows last."""
+        """The next forward of one replica: a row for each answer in progress, then prompts."""
         mine = np.flatnonzero(self._busy_S & (self._replica_S == replica))
         todo = self._known_S[mine] - self._cached_S[mine]
         decoding, prompting = mine[todo == 1], mine[todo > 1]

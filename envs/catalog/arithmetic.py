@@ -47,8 +47,7 @@ class Arithmetic(SandboxToolEnv[Task]):
         Args:
             code: a whole program
         """
-        box = await self.box()
-        result = await box.run(["python3", "-c", code], timeout_s=5.0, output_limit=4096)
+        result = await self.run(["python3", "-c", code], timeout_s=5.0, output_limit=4096)
         text = (result.stdout + _last_line(result.stderr)).decode(errors="replace").strip()
         if result.status not in (ExecStatus.OK, ExecStatus.NONZERO):
             return f"{text}\n[{result.status.value}]".strip()

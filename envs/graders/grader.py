@@ -4,6 +4,7 @@ import asyncio
 from typing import Protocol
 
 from ..episode import Episode, Workspace
+from ..errors import EpisodeFailed, boundary, returned
 from ..outcome import Failed, Score, Scored, Ungraded
 from ..task import Task
 
@@ -22,13 +23,23 @@ async def grade_episode(
     """The outcome of an episode. A failed episode is not graded; a failed grader gives `Ungraded`."""
     if episode.failure is not None:
         return episode.failure
+    if grader is None:
+        grader = StepRewards()
+    limit = asyncio.timeout(timeout_s)
     try:
-        if grader is None:
-            score = Score(reward=sum(episode.rewards))
-        else:
-            score = await asyncio.wait_for(grader.grade(task, episode, episode.workspace), timeout_s)
+        async with limit:
+            with boundary("grade"):
+                score = await grader.grade(task, episode, episode.workspace)
+                score = returned(score, Score, by="the grader")
     except TimeoutError:
         return Ungraded(reason=f"timeout: the grader took over {timeout_s:g} s")
-    except Exception as error:  # every kind: graders are other people's code, and a crash is not a zero
-        return Ungraded(reason=f"crash: {type(error).__name__}: {error}"[:2000])
+    except EpisodeFailed as error:
+        return Ungraded(reason=f"crash: {error.failed.cause}: {error.failed.message}")
     return Scored(reward=score.reward, components=score.components, evidence=score.evidence)
+
+
+class StepRewards:
+    """The sum of the step rewards: how an environment without a grader is judged."""
+
+    async def grade(self, task: Task, episode: Episode, workspace: Workspace | None) -> Score:
+        return Score(reward=sum(episode.rewards))

@@ -22,7 +22,7 @@ def loss_names() -> list[str]:
 
 
 def load_loss(name: str, **options: Any) -> "Loss":
-    """The loss with that name, or the class at "module:Class". Raises `ValueError` for a wrong name or option."""
+    """The loss of that name, or the class at "module:Class". A wrong name or option is a `ValueError`."""
     module_name, colon, class_name = name.partition(":")
     if not colon:
         if name not in loss_names():

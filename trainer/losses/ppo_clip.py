@@ -1,12 +1,13 @@
-"""PPO's clipped surrogate for single tokens (Schulman et al., arXiv 1707.06347), with an asymmetric clip (DAPO,
-arXiv 2503.14476) and truncated importance sampling between learner and engine (fengyao.notion.site/off-policy-rl).
+"""PPO's clipped surrogate for single tokens (arXiv 1707.06347), its clip asymmetric (DAPO, arXiv 2503.14476),
+with truncated importance sampling between learner and engine (fengyao.notion.site/off-policy-rl).
 
     loss_n = - c_n * min(r_n * A_n, clip(r_n, 1 - clip_low, 1 + clip_high) * A_n)
 
-    without old logprobs   r = pi / mu    c = 1                  mu: the engine, which is the policy that sampled
-    with old logprobs      r = pi / old   c = min(old / mu, C)   old: the learner before the step; c is a constant
+    without old logprobs   r = pi / mu    c = 1                  mu: the engine, the policy that sampled
+    with old logprobs      r = pi / old   c = min(old / mu, C)   old: the learner before the step
 
-At the first update of fresh episodes r is 1 up to the engine's rounding, and the gradient is REINFORCE's.
+c is a constant to the gradient. At the first update of fresh episodes r is 1, up to the engine's rounding, and
+the gradient is REINFORCE's.
 """
 
 from dataclasses import dataclass

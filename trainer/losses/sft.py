@@ -1,6 +1,6 @@
 """Supervised fine-tuning: the negative log-likelihood of the trained tokens. Advantages are not read.
 
-    loss_n = - log pi_n
+loss_n = - log pi_n
 """
 
 from dataclasses import dataclass

@@ -1,0 +1,90 @@
+"""A run in the terminal: a bar for the phase, and the figures of the newest step."""
+
+import time
+from collections import deque
+from collections.abc import Mapping
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from ..agents.trajectory import Trajectory
+
+SHOWN = ("reward", "pass_rate", "entropy", "kl", "grad_norm")
+
+
+class TerminalProgress:
+    """Draws in place on a terminal; elsewhere it prints a line for each step."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bars = Progress(
+            TextColumn("{task.description:>14}"),
+            BarColumn(bar_width=32),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._live = Live(self._bars, console=console, refresh_per_second=4, transient=True)
+        self._bar = self._bars.add_task("starting", total=None)
+        self._figures, self._waiting = "", ""
+        self._ended = deque[float](maxlen=512)
+        self._passed = deque[bool](maxlen=512)
+
+    def __enter__(self) -> "TerminalProgress":
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def phase(self, name: str, total: int) -> None:
+        self._bars.reset(self._bar, description=name, total=total)
+        self._ended.clear()
+        if not self._console.is_terminal:
+            self._console.print(f"{name} ({total})")
+
+    def advance(self, done: int = 1) -> None:
+        self._bars.advance(self._bar, done)
+
+    def episode(self, trajectory: Trajectory) -> None:
+        self._ended.append(time.monotonic())
+        self._draw()
+
+    def step(self, metrics: Mapping[str, float]) -> None:
+        figures = [f"{name} {metrics[name]:.3f}" for name in SHOWN if name in metrics]
+        if self._console.is_terminal:
+            self._figures = "  ".join(figures)
+            self._draw()
+        else:
+            self._console.print(f"step {metrics['step']:4.0f}  " + "  ".join([*figures, self._speed()]))
+
+    def waiting(self, what: str) -> None:
+        self._waiting = what
+        self._draw()
+
+    def note(self, text: str) -> None:
+        self._console.print(text, highlight=False)
+
+    def _speed(self) -> str:
+        if len(self._ended) < 2 or self._ended[-1] == self._ended[0]:
+            return ""
+        return f"{(len(self._ended) - 1) / (self._ended[-1] - self._ended[0]):.0f} episodes/s"
+
+    def _draw(self) -> None:
+        waiting = f"waits for {self._waiting}" if self._waiting else ""
+        line = "   ".join(part for part in (self._figures, self._speed(), waiting) if part)
+        self._live.update(Group(self._bars, Text(f"{'':>15}{line}")))

@@ -1,0 +1,89 @@
+"""`palaestra train`: run a recipe."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from ..trainer.folder import redacted
+from ..trainer.recipe import Recipe
+from ..trainer.recipe_file import load_recipe
+from .progress import TerminalProgress
+
+if TYPE_CHECKING:  # torch is loaded when training starts, not when help is printed
+    from ..trainer.summary import Summary
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="Override a field: a.b=value.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that stopped.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the recipe, print it resolved, stop.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Train and evaluate a policy."""
+    loaded = load_recipe(recipe, overrides or ())
+    if dry_run:
+        _plan(loaded, as_json)
+        return
+    console = Console(stderr=as_json)
+    with TerminalProgress(console) as progress:
+        from ..trainer.interrupt import Interrupted
+        from ..trainer.run import train as run
+
+        try:
+            summary = asyncio.run(run(loaded, progress, resume=resume))
+        except Interrupted as stopped:
+            console.print(str(stopped))
+            raise typer.Exit(stopped.exit_code) from None
+    if as_json:
+        typer.echo(json.dumps(summary.to_json()))
+    else:
+        _show(console, loaded, summary)
+
+
+def _plan(recipe: Recipe, as_json: bool) -> None:
+    """What would be run, after every check that needs no model."""
+    from ..trainer.parts import load_arena
+
+    arena = load_arena(recipe)
+    grpo = recipe.grpo
+    plan = {
+        "folder": str(recipe.folder),
+        "train_tasks": len(arena.train),
+        "held_out_tasks": len(arena.held_out),
+        "episodes": grpo.steps * grpo.tasks_per_step * grpo.group_size,
+        "epochs": grpo.steps * grpo.tasks_per_step / len(arena.train),
+        "max_sampled_tokens_per_episode": (recipe.env.budget.max_turns or 0) * recipe.sampling.max_tokens
+        or None,
+    }
+    if as_json:
+        typer.echo(json.dumps({"plan": plan, "recipe": redacted(recipe.model_dump(mode="json"))}))
+        return
+    typer.echo(yaml.safe_dump(redacted(recipe.model_dump(mode="json")), sort_keys=False))
+    typer.echo(yaml.safe_dump({"plan": plan}, sort_keys=False))
+
+
+def _show(console: Console, recipe: Recipe, summary: "Summary") -> None:
+    """The table at the end of a run."""
+    table = Table(title=f"{summary.name}: held-out tasks, 95 % intervals clustered by task")
+    for column in ("policy", "pass@1", "reward", "episodes", "without a number"):
+        table.add_column(column)
+    for name, found in summary.evaluations.items():
+        missing = found.num_episodes - found.outcomes.get("scored", 0)
+        table.add_row(
+            name,
+            str(found.pass_at.get(1, "-")),
+            str(found.reward or "-"),
+            str(found.num_episodes),
+            str(missing),
+        )
+    console.print(table)
+    console.print(f"{recipe.folder}: {summary.steps} steps in {summary.seconds:.0f} s")

@@ -1,0 +1,244 @@
+"""Is this environment fit for training? Plays it with its oracle and with a policy that does nothing.
+
+>>> check_env(Arithmetic, num_tasks=3).passed
+True
+"""
+
+import asyncio
+import math
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ._check_leaks import Resources, Secrets, plant
+from .env import Env
+from .episode import Episode
+from .graders.grader import grade_episode
+from .message import AssistantMessage, Message, ToolCall, ToolSpec
+from .outcome import Outcome, Scored
+from .play import play
+from .policy import Policy
+from .scripted import ScriptedPolicy
+from .task import Task, TaskSet
+from .worker_env import adopt
+
+REPEATS = 5
+"""How often what must be deterministic is repeated."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """One row of a report."""
+
+    name: str
+    passed: bool
+    detail: str
+    """What was seen; where it failed, what to do."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckReport:
+    """What `check_env` found."""
+
+    env: str
+    """The class's name."""
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        return all(check.passed for check in self.checks)
+
+
+def check_env(
+    env_class: type[Env[Any]],
+    *,
+    tasks: TaskSet | None = None,
+    num_tasks: int = 5,
+    seed: int = 0,
+    max_episode_s: float = 10.0,
+) -> CheckReport:
+    """Check `num_tasks` tasks, drawn by `seed` from `tasks` (None: the environment's own)."""
+    found = env_class.tasks() if tasks is None else tasks
+    if not found:
+        raise ValueError(f"{env_class.__name__} has no tasks to check")
+    chosen = random.Random(seed).sample(list(found), min(num_tasks, len(found)))
+    return asyncio.run(_Checker(env_class, chosen, seed, max_episode_s).report())
+
+
+class Flaw(Exception):
+    """A check failed; the text is its detail."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Checker:
+    env_class: type[Env[Any]]
+    tasks: Sequence[Task]
+    seed: int
+    max_episode_s: float
+
+    async def report(self) -> CheckReport:
+        rows = {
+            "oracle": self.oracle_earns_the_maximum,
+            "floor": self.doing_nothing_earns_the_floor,
+            "reset": self.reset_is_deterministic,
+            "grading": self.grading_is_deterministic,
+            "isolation": self.episodes_do_not_meet,
+            "teardown": self.nothing_is_left_behind,
+            "privacy": self.secrets_stay_secret,
+            "time": self.episodes_are_quick,
+        }
+        checks = [await self._row(name, check) for name, check in rows.items()]
+        return CheckReport(env=self.env_class.__name__, checks=tuple(checks))
+
+    async def _row(self, name: str, check: Callable[[], Awaitable[str]]) -> Check:
+        try:
+            return Check(name=name, passed=True, detail=await check())
+        except Flaw as flaw:
+            return Check(name=name, passed=False, detail=str(flaw))
+        except Exception as error:  # every kind: the code under check is foreign, and a crash is a finding
+            return Check(name=name, passed=False, detail=f"{type(error).__name__}: {error}")
+
+    async def oracle_earns_the_maximum(self) -> str:
+        await self._all_earn(self.env_class.reward_range[1], self.env_class.oracle)
+        return f"{len(self.tasks)} tasks solved"
+
+    async def doing_nothing_earns_the_floor(self) -> str:
+        await self._all_earn(self.env_class.reward_range[0], _nothing)
+        return f"{len(self.tasks)} tasks left alone"
+
+    async def reset_is_deterministic(self) -> str:
+        for task in self.tasks:
+            first, *others = [await self._reset(task) for _ in range(REPEATS)]
+            for other in others:
+                if other != first:
+                    raise Flaw(f"task {task.id!r}: the same seed gave {first!r} and {other!r}"[:2000])
+        return f"{REPEATS} equal resets a task"
+
+    async def grading_is_deterministic(self) -> str:
+        for task in self.tasks:
+            for policy in (self.env_class.oracle(task), _nothing(task)):
+                episode = await self._play(task, policy)
+                first, *others = [await self._grade(task, episode) for _ in range(REPEATS)]
+                for other in others:
+                    if other != first:
+                        raise Flaw(f"task {task.id!r}: one episode was graded {first!r} and {other!r}")
+        return f"{REPEATS} equal grades an episode"
+
+    async def episodes_do_not_meet(self) -> str:
+        """Two at once, taking turns, see what each sees alone."""
+        pair = (self.tasks[0], self.tasks[-1])
+        alone = [await self._play(task, self.env_class.oracle(task)) for task in pair]
+        together = await asyncio.gather(
+            *(self._play(task, _Yielding(self.env_class.oracle(task))) for task in pair)
+        )
+        for task, one, other in zip(pair, alone, together, strict=True):
+            if (one.messages, one.rewards) != (other.messages, other.rewards):
+                raise Flaw(
+                    f"task {task.id!r} went another way beside a second episode; look for shared state"
+                )
+        return "2 episodes at once went as each alone"
+
+    async def nothing_is_left_behind(self) -> str:
+        task = self.tasks[0]
+        before = await Resources.settled()
+        for policy in (self.env_class.oracle(task), _Breaking()):
+            await self._play(task, policy)
+        cancelled = asyncio.create_task(self._play(task, _Waiting(started := asyncio.Event())))
+        await started.wait()
+        cancelled.cancel()
+        await asyncio.gather(cancelled, return_exceptions=True)
+        left = (await Resources.settled(at_most=before)).over(before)
+        if left:
+            raise Flaw(f"left after finished, failed and cancelled episodes: {left}; free them in `close`")
+        return "no process, task, thread or file stays open"
+
+    async def secrets_stay_secret(self) -> str:
+        for task in self.tasks:
+            canary, planted = plant(task)
+            secrets = Secrets(task, canary)
+            probe = _Probing(self.env_class.oracle(task))
+            for episode in (await self._play(planted, probe), await self._play(planted, _nothing(task))):
+                if (leak := secrets.shown_in(episode)) is not None:
+                    raise Flaw(f"task {task.id!r}: {leak}; the model must never see reference or private")
+        return f"no reference or private value in what {len(self.tasks)} tasks show"
+
+    async def episodes_are_quick(self) -> str:
+        episodes = [await self._play(task, self.env_class.oracle(task)) for task in self.tasks]
+        slowest = max(episode.timing.env_s for episode in episodes)
+        if slowest > self.max_episode_s:
+            raise Flaw(
+                f"an oracle's episode took {slowest:.2f} s in the environment, over {self.max_episode_s:g}"
+            )
+        return f"at most {slowest:.3f} s in the environment"
+
+    async def _play(self, task: Task, policy: Policy) -> Episode:
+        return await play(self.env_class(), policy, task, seed=self.seed)
+
+    async def _grade(self, task: Task, episode: Episode) -> Outcome:
+        return await grade_episode(self.env_class().grader, task, episode)
+
+    async def _reset(self, task: Task) -> Any:
+        env = adopt(self.env_class())
+        try:
+            return await env.reset(task, seed=self.seed)
+        finally:
+            await env.close()
+
+    async def _all_earn(self, reward: float, policy: Callable[[Task], Policy]) -> None:
+        for task in self.tasks:
+            outcome = await self._grade(task, await self._play(task, policy(task)))
+            if not isinstance(outcome, Scored) or not math.isclose(outcome.reward, reward, abs_tol=1e-9):
+                raise Flaw(f"task {task.id!r}: expected reward {reward:g}, got {outcome}")
+
+
+def _nothing(task: Task) -> Policy:
+    return ScriptedPolicy([])
+
+
+@dataclass(frozen=True, slots=True)
+class _Yielding:
+    """Lets the other episode run before each answer."""
+
+    policy: Policy
+
+    async def __call__(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> AssistantMessage:
+        await asyncio.sleep(0)
+        return await self.policy(messages, tools)
+
+
+class _Breaking:
+    """An engine that is down."""
+
+    async def __call__(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> AssistantMessage:
+        raise ConnectionError("the engine is down")
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """An engine that never answers."""
+
+    started: asyncio.Event
+
+    async def __call__(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> AssistantMessage:
+        self.started.set()
+        return await asyncio.Future[AssistantMessage]()
+
+
+class _Probing:
+    """First calls every tool wrongly, to read its errors; then does what the oracle does."""
+
+    def __init__(self, oracle: Policy) -> None:
+        self._oracle = oracle
+        self._has_probed = False
+
+    async def __call__(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> AssistantMessage:
+        if self._has_probed or not tools:
+            return await self._oracle(messages, tools)
+        self._has_probed = True
+        calls = [
+            ToolCall(id=f"probe-{tool.name}-{number}", name=tool.name, arguments=arguments)
+            for tool in tools
+            for number, arguments in enumerate(({}, dict.fromkeys(tool.parameters.get("properties", {}), "")))
+        ]
+        return AssistantMessage(tool_calls=tuple(calls))

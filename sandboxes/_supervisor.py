@@ -1,0 +1,131 @@
+"""The first process of a sandbox: it builds the walls, then answers the driver until the socket closes.
+
+    driver ──frame──> supervisor ──fork──> program            one socket per sandbox, held by these two only
+       end of file on that socket (closed, or the driver was killed): everything dies with the supervisor
+"""
+
+import os
+import resource
+from collections.abc import Callable
+from typing import NoReturn, Protocol
+
+from . import _files, _linux, _wire
+from ._execution import Cell, Execution, Order
+from ._wire import Header
+
+_OPEN_FILES = 256
+"""Descriptors a process may hold. Socket and pipe buffers are memory that nothing else here counts."""
+
+
+class Home(Cell, Protocol):
+    """A cell with a workspace, as a tier makes it."""
+
+    workspace: int
+    """The open workspace directory."""
+
+    def leave(self) -> None:
+        """Free what outlives the processes."""
+        ...
+
+
+class _DriverGone(Exception):
+    """End of file on the control socket."""
+
+
+def supervise(control: int, build: Callable[[Header], Home]) -> NoReturn:
+    """Serve one sandbox over `control`. Never returns; a forked program leaves by `_program.Become`."""
+    opening = _wire.receive(control)
+    if opening is None:
+        os._exit(0)
+    try:
+        home = build(opening[0])
+    except OSError as error:
+        _wire.send(control, {"error": f"{error}"})
+        os._exit(1)
+    try:
+        _wire.send(control, {"ready": True})
+        _serve(control, home, opening[0])
+    except (_DriverGone, BrokenPipeError, ConnectionResetError):
+        home.kill_all()
+        home.leave()
+    os._exit(0)
+
+
+def settle(pids: int | None) -> None:
+    """What every supervisor is, in every tier: unreadable, without new privileges, with hard limits."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_OPEN_FILES, _OPEN_FILES))
+    if pids is not None:
+        # The supervisor itself is the one more.
+        resource.setrlimit(resource.RLIMIT_NPROC, (pids + 1, pids + 1))
+    _linux.prctl(_linux.PR_SET_NO_NEW_PRIVS, 1)
+    _linux.prctl(_linux.PR_SET_DUMPABLE, 0)
+
+
+def pin(cpus: float, allowed: list[int], turn: int) -> None:
+    """Bind to as many of the `allowed` processors as `cpus` asks for; sandboxes take turns on which."""
+    wanted = -int(-cpus // 1)
+    if wanted < len(allowed):
+        start = turn * wanted
+        os.sched_setaffinity(0, [allowed[(start + at) % len(allowed)] for at in range(wanted)])
+
+
+def _serve(control: int, home: Home, opening: Header) -> NoReturn:
+    while True:
+        header, payload = _next(control)
+        if header["op"] == "run":
+            _wire.send_text(control, *_run(control, home, opening, header, payload))
+            continue
+        reply: Header = {}
+        data = b""
+        try:
+            reply, data = _file_call(home.workspace, header, payload)
+        except _files.Refused as error:
+            reply = {"error": str(error)}
+        except OSError as error:
+            reply = {"error": _files.explain(header["path"], error)}
+        _wire.send(control, {**reply, "seq": header["seq"]}, data)
+
+
+def _next(control: int) -> tuple[Header, bytes]:
+    """The next request. A "cancel" that came after its program had ended is no request."""
+    while (frame := _wire.receive(control)) is not None:
+        if frame[0]["op"] != "cancel":
+            return frame
+    raise _DriverGone
+
+
+def _run(control: int, home: Home, opening: Header, header: Header, stdin: bytes) -> tuple[bytes, bytes]:
+    order = Order(
+        seq=header["seq"],
+        argv=header["argv"],
+        stdin=stdin,
+        timeout_s=header["timeout_s"],
+        output_limit=header["output_limit"],
+        env=opening["env"],
+        memory_mb=opening["memory_mb"],
+    )
+
+    def cancelled() -> bool:
+        # Nothing but "cancel" is sent while a program runs.
+        if _wire.receive(control) is None:
+            raise _DriverGone
+        return True
+
+    return Execution(order, home, control, cancelled).run()
+
+
+def _file_call(root: int, header: Header, payload: bytes) -> tuple[Header, bytes]:
+    path: str = header["path"]
+    match header["op"]:
+        case "write":
+            _files.write(root, path, payload)
+        case "read":
+            return {}, _files.read(root, path, header["max_bytes"])
+        case "list":
+            return {"names": _files.listing(root, path)}, b""
+        case "remove":
+            _files.remove(root, path)
+        case unknown:
+            raise AssertionError(f"no such call: {unknown}")
+    return {}, b""

@@ -1,0 +1,47 @@
+"""What the tests of the Docker backend share."""
+
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+from support import run_async
+
+from palaestra.sandboxes import Sandbox, SandboxSpec
+from palaestra.sandboxes.docker import DockerSandbox, create_docker_sandbox
+
+
+def play(part: Callable[[DockerSandbox], Awaitable[None]], **spec: Any) -> None:
+    """Run the part in a fresh sandbox."""
+
+    async def main() -> None:
+        box = await create_docker_sandbox(SandboxSpec(backend="docker", **spec))
+        try:
+            await part(box)
+        finally:
+            await box.close()
+
+    run_async(main())
+
+
+@contextmanager
+def engine() -> Generator[Any, None, None]:
+    """A client of the SDK, for looking at the engine past the sandboxes."""
+    docker: Any = import_module("docker")
+    client = docker.APIClient()
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+async def no_process_is_left(box: Sandbox) -> None:
+    listed = (await box.run(["sh", "-c", "ls -d /proc/[0-9]*"])).stdout.split()
+    assert listed[0] == b"/proc/1" and len(listed) == 3, listed  # the guest, sh and ls
+
+
+async def python(box: Sandbox, code: str) -> str:
+    """What a program printed; it must have ended well."""
+    result = await box.run(["python3", "-c", code])
+    assert result.ok, result.stderr.decode()
+    return result.stdout.decode().strip()

@@ -1,0 +1,84 @@
+"""What tests share: needs that a machine may lack, the shared data, and running a coroutine."""
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+T = TypeVar("T")
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def require(*needs: str) -> None:
+    """Skip the test, with the reason, on a machine that lacks one of "data", "docker", "vllm".
+
+    A need that PALAESTRA_REQUIRE names (comma-separated) fails instead: a skip would hide a broken setup.
+    """
+    demanded = os.environ.get("PALAESTRA_REQUIRE", "").split(",")
+    for need in needs:
+        lack = _LACKS[need]()
+        if lack and need in demanded:
+            pytest.fail(f"PALAESTRA_REQUIRE lists {need!r}, but {lack}", pytrace=False)
+        if lack:
+            pytest.skip(f"needs {need}: {lack}")
+
+
+def data_path(*parts: str) -> Path:
+    """A path in the shared data folder.
+
+    >>> data_path("gsm8k", "test.jsonl").name
+    'test.jsonl'
+    """
+    return Path(os.environ.get("PALAESTRA_DATA") or ROOT.parent / "shared" / "data").joinpath(*parts)
+
+
+def vllm_python() -> Path:
+    """The interpreter of the vLLM environment, which `make vllm-cpu` makes."""
+    return Path(os.environ.get("PALAESTRA_VLLM_PYTHON") or ROOT / ".venv-vllm" / "bin" / "python")
+
+
+def run_async(coro: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine, on an event loop of its own."""
+    return asyncio.run(coro)
+
+
+def _lack_of_data() -> str:
+    return "" if data_path().is_dir() else f"there is no folder {data_path()} (set PALAESTRA_DATA)"
+
+
+def _lack_of_vllm() -> str:
+    return "" if vllm_python().exists() else f"there is no {vllm_python()} (make vllm-cpu)"
+
+
+@cache
+def _lack_of_docker() -> str:
+    """Asked once per session: a dead engine is slow to say so."""
+    from palaestra.sandboxes._containers import BASE_IMAGE
+
+    try:
+        docker: Any = import_module("docker")
+    except ImportError:
+        return 'the docker SDK is not installed (pip install "palaestra[docker]")'
+    try:
+        client: Any = docker.from_env()
+    except docker.errors.DockerException as error:
+        return f"no Docker engine answers (.ci/docker-up): {error}"
+    try:
+        client.images.get(BASE_IMAGE)
+    except docker.errors.ImageNotFound:
+        return f"the engine has no image {BASE_IMAGE} (.ci/docker-up)"
+    finally:
+        client.close()
+    return ""
+
+
+_LACKS: dict[str, Callable[[], str]] = {
+    "data": _lack_of_data,
+    "docker": _lack_of_docker,
+    "vllm": _lack_of_vllm,
+}

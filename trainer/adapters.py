@@ -1,0 +1,53 @@
+"""LoRA by peft, through typed functions. The model object stays; its layers gain an adapter in place."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ._torch import modules, seeded
+from .config import LoraConfig
+
+
+def add_adapter(model: PreTrainedModel, config: LoraConfig, seed: int) -> Any:
+    """Freeze the model and give it a fresh adapter. Returns peft's model, which `save_adapter` takes."""
+    import peft  # without types
+
+    untyped: Any = peft
+    if hasattr(model, "peft_config"):
+        raise ValueError("the model already has an adapter; load it again, or train it without `lora`")
+    targets = config.targets if isinstance(config.targets, str) else list(config.targets)
+    settings = untyped.LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+    )
+    with seeded(seed):
+        return untyped.get_peft_model(model, settings)
+
+
+def save_adapter(adapted: Any, folder: Path) -> None:
+    """Write adapter_config.json and adapter_model.safetensors, as peft and vLLM read them."""
+    adapted.save_pretrained(str(folder), save_embedding_layers=False)
+
+
+def merged_state(model: PreTrainedModel) -> dict[str, Tensor]:
+    """Every parameter under the name it has without an adapter, the adapter added in.
+
+    Detached; copied only where an adapter was added.
+    """
+    state: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:
+            continue
+        state[name.replace(".base_layer.", ".")] = parameter.detach()
+    with torch.no_grad():
+        for name, module in modules(model):
+            if hasattr(module, "get_delta_weight"):
+                delta: Tensor = module.get_delta_weight("default")
+                weight = state[f"{name}.weight"]
+                state[f"{name}.weight"] = weight + delta.to(weight.dtype)
+    return state

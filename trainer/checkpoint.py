@@ -1,0 +1,174 @@
+"""Checkpoints: everything that the next optimizer step depends on, whole or not at all.
+
+    checkpoints/step-000010/  weights.safetensors  optimizer.safetensors  state.json  manifest.json
+
+The manifest has a SHA-256 of each other file and is written last, in a folder that gets its name when all of it is on
+disk. No pickle is read or written.
+"""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from torch import Tensor
+
+from ._torch import random_state, read_tensors, set_random_state, write_tensors
+from .learner import Learner
+
+_FILES = ("weights.safetensors", "optimizer.safetensors", "state.json")
+
+
+class CorruptCheckpoint(ValueError):
+    """A checkpoint is not what was written. The message names the file."""
+
+
+class CheckpointWarning(UserWarning):
+    """A checkpoint was passed over."""
+
+
+def save_checkpoint(folder: Path, learner: Learner, state: Mapping[str, Any] | None = None) -> None:
+    """Write what `load_checkpoint` needs to go on bit for bit. `state`: the caller's own, as JSON.
+
+    A kill at any moment leaves either the whole folder or none of that name.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    write_tensors(learner.parameters, partial / "weights.safetensors")
+    write_tensors(_optimizer_tensors(learner), partial / "optimizer.safetensors")
+    counters = {
+        "num_steps": learner.num_steps,
+        "has_reference": learner.reference is not None,
+        "python_rng": random.getstate(),
+        "state": dict(state or {}),
+    }
+    (partial / "state.json").write_text(json.dumps(counters), encoding="utf-8")
+    manifest = {"version": 1, "sha256": {name: _sha256(partial / name) for name in _FILES}}
+    (partial / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    for path in (*partial.iterdir(), partial):
+        _fsync(path)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+    _fsync(folder.parent)
+
+
+def verify_checkpoint(folder: Path) -> None:
+    """Raise `CorruptCheckpoint` unless every file is what the manifest says."""
+    try:
+        manifest: Any = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        hashes = cast(dict[str, str], manifest["sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CorruptCheckpoint(f"{folder / 'manifest.json'} cannot be read: {error}") from error
+    for name in _FILES:
+        path = folder / name
+        if not path.is_file():
+            raise CorruptCheckpoint(f"{path} is missing")
+        if _sha256(path) != hashes.get(name):
+            raise CorruptCheckpoint(f"{path} is not what was written: its SHA-256 differs from the manifest's")
+
+
+def load_checkpoint(folder: Path, learner: Learner) -> dict[str, Any]:
+    """Bring a learner of the same model and config to where it was; returns the caller's `state`."""
+    verify_checkpoint(folder)
+    counters: Any = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    if counters["has_reference"] and learner.reference is None:
+        raise ValueError(
+            f"the run of {folder} had a reference policy, which a checkpoint does not hold: call "
+            "keep_reference on the model that the run started from, then load"
+        )
+    weights = read_tensors(folder / "weights.safetensors")
+    if weights.keys() != learner.parameters.keys():
+        odd = sorted(weights.keys() ^ learner.parameters.keys())[0]
+        raise ValueError(f"{folder} is of another model or adapter: they differ in {odd!r}")
+    for name, parameter in learner.parameters.items():
+        parameter.data.copy_(weights[name])
+    saved = read_tensors(folder / "optimizer.safetensors")
+    learner.optimizer.state.clear()
+    for name, parameter in learner.parameters.items():
+        slots = {key: value for key, value in saved.items() if key.rpartition("/")[0] == name}
+        if slots:
+            moved = {key.rpartition("/")[2]: value.to(parameter.device) for key, value in slots.items()}
+            learner.optimizer.state[parameter] = moved
+    set_random_state(saved["torch_rng"])
+    version, internal, gauss = counters["python_rng"]
+    random.setstate((version, tuple(internal), gauss))
+    learner.num_steps = counters["num_steps"]
+    return cast(dict[str, Any], counters["state"])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoints:
+    """The checkpoints of a run, by step.
+
+    >>> Checkpoints(folder=Path("runs/x/checkpoints"), keep=2).path(10).name
+    'step-000010'
+    """
+
+    folder: Path
+    keep: int = 2
+    """How many to keep; older ones are deleted after a new one is on disk."""
+
+    def path(self, step: int) -> Path:
+        return self.folder / f"step-{step:06d}"
+
+    def steps(self) -> list[int]:
+        """Steps with a checkpoint, newest last."""
+        return sorted(int(path.name[5:]) for path in self.folder.glob("step-*") if path.name[5:].isdigit())
+
+    def save(self, step: int, learner: Learner, state: Mapping[str, Any] | None = None) -> None:
+        save_checkpoint(self.path(step), learner, state)
+        for old in self.steps()[: -self.keep]:
+            shutil.rmtree(self.path(old))
+
+    def latest_good(self) -> int | None:
+        """The newest step whose checkpoint is whole; warns of each one passed over. None without any."""
+        for step in reversed(self.steps()):
+            try:
+                verify_checkpoint(self.path(step))
+            except CorruptCheckpoint as error:
+                warnings.warn(f"{error}; going back to the checkpoint before", CheckpointWarning, stacklevel=2)
+            else:
+                return step
+        return None
+
+    def restore(self, learner: Learner) -> int:
+        """Bring the learner to the latest good checkpoint; returns its step, 0 without one.
+
+        Raises `CorruptCheckpoint` when there are checkpoints and none is whole.
+        """
+        step = self.latest_good()
+        if step is None:
+            if self.steps():
+                raise CorruptCheckpoint(f"no checkpoint in {self.folder} is whole; remove them to start again")
+            return 0
+        load_checkpoint(self.path(step), learner)
+        return step
+
+
+def _optimizer_tensors(learner: Learner) -> dict[str, Tensor]:
+    """AdamW's slots as "parameter/slot", and torch's random state."""
+    tensors = {"torch_rng": random_state()}
+    for name, parameter in learner.parameters.items():
+        slots: Mapping[str, Tensor] = learner.optimizer.state.get(parameter, {})
+        tensors |= {f"{name}/{slot}": value for slot, value in slots.items()}
+    return tensors
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,44 @@
+"""Settings of the learner. Imports without torch."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from .schedule import OptimizerConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoraConfig:
+    """A low-rank adapter beside the frozen weights (Hu et al., arXiv 2106.09685)."""
+
+    rank: int = 16
+    alpha: float = 32.0
+    """The adapter's output is scaled by alpha / rank."""
+    targets: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+    """Names of linear modules such as "q_proj"; "all-linear": every one but the head."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LearnerConfig:
+    """How a model is trained."""
+
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    lora: LoraConfig | None = None
+    """None trains every parameter."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the computation: "bfloat16" is autocast; weights and optimizer state stay as they were loaded."""
+    temperature: float = 1.0
+    """Of the sampling: logprobs are those of logits / temperature, on both sides of the ratio."""
+    micro_batch_tokens: int = 2048
+    """Tokens, padding included, of one forward and backward pass."""
+    logit_chunk: int = 4096
+    """Positions that go through the head at once; each costs a whole vocabulary of logits."""
+    seed: int = 0
+    """Of the adapter's random half."""
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise ValueError(
+                f"LearnerConfig.temperature is {self.temperature}; greedy samples cannot be trained on"
+            )
+        if self.micro_batch_tokens < 1 or self.logit_chunk < 1:
+            raise ValueError(f"{self}: micro_batch_tokens and logit_chunk must be at least 1")

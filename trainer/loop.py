@@ -1,0 +1,126 @@
+"""The main loop: collect groups, learn, publish, checkpoint.
+
+    tasks ──Collector──> groups ──judge──> rows ──Learner──> weights ──Publisher──> engine
+                │                              │
+                └────────── Ledger ────────────┘──> checkpoints, metrics.jsonl
+
+A step that was collected before a run died is taken from the ledger, so that going on after a crash is the
+same code as going on after a step.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..agents.collector import Collector, GroupRequest
+from ..agents.engine import PolicyVersion
+from ..agents.ledger import Ledger
+from ..envs import TaskSet
+from .checkpoint import Checkpoints
+from .interrupt import Interrupt
+from .judge import judge
+from .metrics import MetricsFile, episode_metrics, judgement_metrics
+from .progress import Progress
+from .publisher import Publisher
+from .recipe import Recipe
+from .update import Updater
+
+
+@dataclass(kw_only=True, slots=True)
+class Trainer:
+    """Trains one policy by trajectory-level GRPO. Its parts are made in `run.py`."""
+
+    num_steps: int = 0
+    """Steps that the learner's weights have behind them; policy version n is the one after n steps."""
+
+    recipe: Recipe
+    tasks: TaskSet
+    max_reward: float
+    """The environment's maximum: an episode that reaches it passes."""
+    collector: Collector
+    updater: Updater
+    publisher: Publisher
+    ledger: Ledger
+    checkpoints: Checkpoints
+    metrics: MetricsFile
+    interrupt: Interrupt
+    progress: Progress
+
+    async def step(self) -> None:
+        """One turn of the loop."""
+        clock, step = _Clock(), self.num_steps
+        self.progress.waiting("episodes")
+        groups = await self.interrupt.during(self.collector.collect(self.requests(step)))
+        clock.lap("collect_s")
+
+        self.progress.waiting("learner")
+        judgement = judge(groups, self.recipe.grpo, seed=self.recipe.seed, step=step)
+        update = await asyncio.to_thread(self.updater.update, judgement.accepted)
+        self.num_steps = step + 1
+        clock.lap("learn_s")
+
+        self.progress.waiting("publish")
+        await self.publisher.publish(PolicyVersion(self.num_steps))
+        clock.lap("publish_s")
+
+        metrics = {
+            "step": self.num_steps,
+            **episode_metrics(groups, self.max_reward),
+            **judgement_metrics(judgement),
+            **update.metrics,
+            **clock.laps,
+        }
+        record = {**update.record, "rejected": judgement.rejected_rows, "metrics": metrics}
+        self.ledger.record_step(self.num_steps, record)
+        self.metrics.write(metrics)
+        self.progress.step(metrics)
+        if self.num_steps % self.recipe.checkpoint.every == 0:
+            await self.checkpoint()
+
+    async def checkpoint(self) -> None:
+        """Keep the learner as it is now."""
+        if self.num_steps not in self.checkpoints.steps():
+            self.progress.waiting("checkpoint")
+            await asyncio.to_thread(self.checkpoints.save, self.num_steps, self.updater.learner)
+
+    async def restore(self) -> None:
+        """Go on from the newest good checkpoint, if there is one."""
+        self.num_steps = await asyncio.to_thread(self.checkpoints.restore, self.updater.learner)
+        self.metrics.keep_until(self.num_steps)
+        if self.num_steps:
+            self.progress.note(f"going on after step {self.num_steps}")
+            await self.publisher.publish(PolicyVersion(self.num_steps))
+
+    def requests(self, step: int) -> list[GroupRequest]:
+        """The groups of a step: an epoch is one pass over the tasks, in an order of its own."""
+        section = self.recipe.grpo
+        first = step * section.tasks_per_step
+        return [
+            GroupRequest(
+                split="train",
+                epoch=position // len(self.tasks),
+                task=self.tasks[self._order(position // len(self.tasks))[position % len(self.tasks)]],
+                num_samples=section.group_size,
+                version=PolicyVersion(step),
+            )
+            for position in range(first, first + section.tasks_per_step)
+        ]
+
+    def _order(self, epoch: int) -> Sequence[int]:
+        order = list(range(len(self.tasks)))
+        random.Random(f"{self.recipe.seed}/{epoch}").shuffle(order)
+        return order
+
+
+class _Clock:
+    """Seconds between laps."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+        self.laps: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self.laps[name], self._last = now - self._last, now

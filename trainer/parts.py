@@ -1,0 +1,137 @@
+"""The parts of a run, made from its recipe."""
+
+import os
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..agents.engine import Engine, PolicyVersion, Sampling
+from ..agents.policy import EnginePolicy
+from ..agents.renderer import Renderer
+from ..agents.rollout import Rollout
+from ..envs import Env, Task, TaskSet, load_env
+from .config import LearnerConfig, LoraConfig
+from .recipe import LoraSection, OptimizerSection, Recipe
+from .recipe_file import RecipeError
+from .schedule import OptimizerConfig
+
+
+class Arena(NamedTuple):
+    """The environment of a run and its tasks."""
+
+    env: type[Env[Any]]
+    train: TaskSet
+    held_out: TaskSet
+
+
+def load_arena(recipe: Recipe) -> Arena:
+    """The environment and the split of its tasks. Raises `RecipeError` and `UnknownEnv`."""
+    env = load_env(recipe.env.id)
+    try:
+        tasks = env.tasks(**recipe.env.tasks)
+        train, held_out = tasks.split(recipe.env.held_out, seed=recipe.seed)
+    except (ValueError, TypeError, OSError) as error:
+        raise RecipeError(f"env.tasks: {recipe.env.tasks}: {error}") from error
+    return Arena(env, train, held_out)
+
+
+def load_renderer(recipe: Recipe, model: Path) -> Renderer:
+    """The chat format of a model folder."""
+    section = recipe.model
+    return Renderer.from_pretrained(
+        model, format=section.tool_format, history=section.history, describe_tools=section.describe_tools
+    )
+
+
+def make_rollout(
+    recipe: Recipe, arena: Arena, engine: Engine, renderer: Renderer, temperature: float
+) -> Rollout:
+    """How this run plays an episode."""
+    sampling = Sampling(temperature=temperature, max_tokens=recipe.sampling.max_tokens)
+    max_context = recipe.env.budget.max_context
+
+    def make_policy(task: Task, version: PolicyVersion, seed: int) -> EnginePolicy:
+        return EnginePolicy(engine, renderer, sampling, version=version, seed=seed, max_context=max_context)
+
+    return Rollout(
+        make_env=lambda: arena.env(**recipe.env.options),
+        make_policy=make_policy,
+        run_seed=recipe.seed,
+        budget=recipe.env.budget,
+        grader_timeout_s=recipe.env.grader_timeout_s,
+    )
+
+
+@asynccontextmanager
+async def open_engine(recipe: Recipe, model: Path) -> AsyncGenerator[Engine, None]:
+    """The recipe's engine, serving the model folder as version 0."""
+    section = recipe.engine
+    if section.kind == "local":
+        async with open_local_engine(recipe, model) as local:
+            yield local
+        return
+    from ..agents.engines.vllm import VllmEngine
+    from ..agents.engines.vllm_server import VllmServer
+
+    assert recipe.lora is not None, "load_recipe checked it"
+    server = None
+    try:
+        if section.url is None:
+            server = VllmServer(
+                model,
+                port=section.port,
+                max_lora_rank=recipe.lora.rank,
+                log=recipe.folder / "vllm.log",
+                args=section.args,
+            )
+            await server.start()
+        url = section.url or server.url  # type: ignore[union-attr]
+        engine = VllmEngine(url, model=str(model), api_key_env=section.api_key_env)
+        try:
+            yield engine
+        finally:
+            await engine.close()
+    finally:
+        if server is not None:
+            await server.stop()
+
+
+@asynccontextmanager
+async def open_local_engine(recipe: Recipe, model: Path) -> AsyncGenerator[Engine, None]:
+    """An engine in this process."""
+    from ..agents.engines.local import LocalEngine
+
+    section = recipe.engine
+    engine = LocalEngine(
+        model,
+        slots=section.slots,
+        max_context=section.max_context,
+        deterministic=recipe.deterministic,
+        threads=recipe.threads or os.cpu_count(),
+    )
+    try:
+        yield engine
+    finally:
+        await engine.close()
+
+
+def learner_config(
+    recipe: Recipe, optimizer: OptimizerSection, num_updates: int, lora: LoraSection | None = None
+) -> LearnerConfig:
+    """The learner's settings; a falling schedule ends with the last update."""
+    targets = None if lora is None else lora.targets
+    return LearnerConfig(
+        optimizer=OptimizerConfig(total_steps=num_updates, **optimizer.model_dump()),
+        lora=None
+        if lora is None
+        else LoraConfig(
+            rank=lora.rank,
+            alpha=lora.alpha,
+            targets=tuple(targets) if isinstance(targets, list) else "all-linear",
+        ),
+        dtype=recipe.model.dtype,
+        temperature=recipe.sampling.temperature,
+        micro_batch_tokens=recipe.grpo.micro_batch_tokens,
+        seed=recipe.seed,
+    )

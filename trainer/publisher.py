@@ -1,0 +1,52 @@
+"""Weights on their way from the learner to the engine, as numbered versions."""
+
+import asyncio
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..agents.canary import canary
+from ..agents.engine import Engine, PolicyVersion, WeightUpdate, policy_name
+from .learner import Learner
+
+
+class Publisher:
+    """Publishes, checks with the canary, and retires the version before."""
+
+    def __init__(
+        self,
+        learner: Learner,
+        engine: Engine,
+        *,
+        adapters: Path | None,
+        probes: Sequence[Sequence[int]] = (),
+        bound: float = 1e-3,
+    ) -> None:
+        """`adapters`: folder for the adapters of an engine in another process; None hands over the tensors.
+
+        `probes`: [num][T] prompts for the canary; empty for an engine that shares our arithmetic.
+        """
+        self._learner, self._engine, self._adapters = learner, engine, adapters
+        self._probes, self._bound = probes, bound
+        self._newest: PolicyVersion | None = None
+
+    async def publish(self, version: PolicyVersion) -> None:
+        """Bring the learner's weights to the engine. Raises `PolicyDrift` if others arrive."""
+        await self._engine.publish(await asyncio.to_thread(self._update, version))
+        if self._probes:
+            await canary(self._engine, self._learner_logprobs, version, self._probes, self._bound)
+        if self._newest is not None and self._newest != version:
+            await self._retire(self._newest)
+        self._newest = version
+
+    def _update(self, version: PolicyVersion) -> WeightUpdate:
+        if self._adapters is None:
+            return WeightUpdate(version=version, state=self._learner.state_for_engine())
+        folder = self._adapters / policy_name(version)
+        self._learner.export_adapter(folder)
+        return WeightUpdate(version=version, adapter=folder)
+
+    async def _retire(self, version: PolicyVersion) -> None:
+        await self._engine.retire(version)
+        if self._adapters is not None:
+            await asyncio.to_thread(shutil.rmtree, self._adapters / policy_name(version), ignore_errors=True)
