@@ -107,9 +107,9 @@ class Hermes:
         for block in self._block.finditer(text):
             try:
                 if not block[2]:
-                    raise _Malformed("<tool_call> is not closed by </tool_call>")
+                    raise Malformed("<tool_call> is not closed by </tool_call>")
                 calls.append(_hermes_call(block[1], first_call + len(calls)))
-            except _Malformed as error:
+            except Malformed as error:
                 bad.append(BadToolCall(text=block[0], error=str(error)))
         content = self._block.sub("", text).strip()
         return Parsed(content=content, tool_calls=tuple(calls), bad_calls=tuple(bad))
@@ -155,7 +155,7 @@ class React:
             try:
                 arguments = self._arguments(action[1].strip(), text[action.end() : stop], tools)
                 calls.append(_call(first_call + len(calls), action[1].strip(), arguments))
-            except _Malformed as error:
+            except Malformed as error:
                 bad.append(BadToolCall(text=text[action.start() : stop], error=str(error)))
             # What stands behind an invented "Observation:" is the model talking to itself.
             talks_to_itself = end is not None and end[0] == "Observation:"
@@ -165,11 +165,11 @@ class React:
     def _arguments(self, name: str, rest: str, tools: Sequence[ToolSpec]) -> dict[str, Any]:
         found = self._input.match(rest)
         if found is None:
-            raise _Malformed("'Action Input:' is missing on the line after 'Action:'")
+            raise Malformed("'Action Input:' is missing on the line after 'Action:'")
         value = rest[found.end() :].strip()
         try:
-            return _json_object(value)
-        except _Malformed:
+            return json_object(value)
+        except Malformed:
             if value.startswith("{") and not _takes_one(name, tools):
                 raise
         parameter, kind = _only_parameter(name, tools)
@@ -201,31 +201,32 @@ class React:
         return f"Observation: {content}"
 
 
-class _Malformed(Exception):
+class Malformed(Exception):
     """Why a call could not be parsed."""
 
 
 def _call(number: int, name: str, arguments: dict[str, Any]) -> ToolCall:
     if not name:
-        raise _Malformed("the call names no tool")
+        raise Malformed("the call names no tool")
     # Nine letters and digits: Mistral's chat templates refuse every other shape.
     return ToolCall(id=f"call{number:05d}", name=name, arguments=arguments)
 
 
 def _hermes_call(body: str, number: int) -> ToolCall:
-    call = _json_object(body)
+    call = json_object(body)
     name, arguments = call.get("name"), call.get("arguments")
     if not isinstance(name, str):
-        raise _Malformed(f'"name" must be a string, not {type(name).__name__}')
+        raise Malformed(f'"name" must be a string, not {type(name).__name__}')
     if not isinstance(arguments, dict):
-        raise _Malformed(f'"arguments" must be an object, not {type(arguments).__name__}')
+        raise Malformed(f'"arguments" must be an object, not {type(arguments).__name__}')
     return _call(number, name, cast(dict[str, Any], arguments))
 
 
-def _json_object(text: str) -> dict[str, Any]:
+def json_object(text: str) -> dict[str, Any]:
+    """Arguments as a model wrote them. Raises `Malformed`."""
     value = _json(text)
     if not isinstance(value, dict):
-        raise _Malformed(f"must be a JSON object, not {type(value).__name__}")
+        raise Malformed(f"must be a JSON object, not {type(value).__name__}")
     return cast(dict[str, Any], value)
 
 
@@ -235,9 +236,9 @@ def _json(text: str) -> Any:
         # Python reads NaN, 1e999 and halves of surrogate pairs, and later breaks on storing them.
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
-        raise _Malformed(f"not valid JSON: {error}") from None
+        raise Malformed(f"not valid JSON: {error}") from None
     if _depth_over(value, MAX_DEPTH):
-        raise _Malformed(f"nested deeper than {MAX_DEPTH} levels")
+        raise Malformed(f"nested deeper than {MAX_DEPTH} levels")
     return value
 
 
@@ -260,10 +261,10 @@ def _only_parameter(name: str, tools: Sequence[ToolSpec]) -> tuple[str, str]:
     tool = next((tool for tool in tools if tool.name == name), None)
     if tool is None:
         known = ", ".join(tool.name for tool in tools) or "none"
-        raise _Malformed(f"there is no tool {name!r}; the tools are: {known}")
+        raise Malformed(f"there is no tool {name!r}; the tools are: {known}")
     properties: dict[str, dict[str, Any]] = dict(tool.parameters.get("properties", {}))
     if len(properties) != 1:
-        raise _Malformed(f"{name} takes {len(properties)} arguments: give them as a JSON object")
+        raise Malformed(f"{name} takes {len(properties)} arguments: give them as a JSON object")
     parameter, schema = properties.popitem()
     return parameter, str(schema.get("type", ""))
 
@@ -272,5 +273,5 @@ def _json_or_text(value: str) -> Any:
     """What a bare `5` means for a parameter that is not a string."""
     try:
         return _json(value)
-    except _Malformed:
+    except Malformed:
         return value

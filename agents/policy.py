@@ -75,7 +75,7 @@ class EnginePolicy:
         if not known or messages[:known] != self._heard or tools != self._tools:
             return self._renderer.opening(messages, tools)
         if self._renderer.history == "template":
-            with suppress(TemplateRefuses):  # what the policy said may be what it refuses: appending never fails
+            with suppress(TemplateRefuses):  # perhaps of what the policy said, which appending leaves alone
                 return self._renderer.again(self._held, messages, tools)
         answer = self._heard[-1]
         assert isinstance(answer, AssistantMessage)

@@ -104,12 +104,9 @@ class Renderer:
         An answer that was cut by its length is closed first; one that ended with the turn's own end token
         does not get a second one.
         """
-        suffix = self._suffixes.find(
-            to_rows(before, self._shown(tools), self.format),
-            to_rows((answer,), (), self.format)[0],
-            self._guarded(to_rows(new, (), self.format)),
-            self._tools(tools),
-        )
+        answer_row, *new_rows = to_rows((answer, *new), (), self.format)
+        before_rows = to_rows(before, self._shown(tools), self.format)
+        suffix = self._suffixes.find(before_rows, answer_row, self._guarded(new_rows), self._tools(tools))
         last = answer_ids[-1] if answer_ids else -1
         if last not in self.stop_ids:
             return self._encoder.encode(suffix.cut + suffix.rest)

@@ -15,18 +15,44 @@ def to_rows(messages: Sequence[Message], tools: Sequence[ToolSpec], format: Tool
     A format that is not native puts everything about tools into ordinary text: the tools into the first
     message, calls into what the assistant says, results into what the user says.
     """
-    if format.is_native:
-        return [to_openai(_with_bad_calls(message)) for message in messages]
+    return _native(messages) if format.is_native else _ordinary(messages, tools, format)
+
+
+def _native(messages: Sequence[Message]) -> list[Row]:
+    """Results carry the id of their call. What answers no call (a bad one) is said by the user.
+
+    Templates and endpoints refuse a result without a call, and a bad call must not end in a refusal.
+    """
+    rows: list[Row] = []
+    open_calls: list[Row] = []
+    for message in messages:
+        row = to_openai(_with_bad_calls(message))
+        if isinstance(message, AssistantMessage):
+            open_calls = list(row.get("tool_calls", []))
+        elif isinstance(message, ToolMessage):
+            if open_calls:
+                call = open_calls.pop(0)
+                row = {"tool_call_id": call["id"], "name": call["function"]["name"], **row}
+            elif rows and rows[-1]["role"] in ("tool", "user"):
+                rows[-1]["content"] += f"\n{message.content}"
+                continue
+            else:
+                row = {"role": "user", "content": message.content}
+        rows.append(row)
+    return rows
+
+
+def _ordinary(messages: Sequence[Message], tools: Sequence[ToolSpec], format: ToolFormat) -> list[Row]:
     texts: list[Message] = []
     after_result = False
     for message in messages:
-        is_result = isinstance(message, ToolMessage)
         text = _as_text(message, format)
-        if after_result and isinstance(text, UserMessage):  # many templates refuse two users in a row
+        is_user = isinstance(text, UserMessage)
+        if after_result and is_user:  # many templates refuse two users in a row
             texts[-1] = UserMessage(f"{texts[-1].content}\n{text.content}")
         else:
             texts.append(text)
-        after_result = is_result or (after_result and isinstance(text, UserMessage))
+        after_result = isinstance(message, ToolMessage) or (after_result and is_user)
     return [to_openai(message) for message in _described(texts, format.describe(tools))]
 
 

@@ -4,8 +4,9 @@ A sentinel takes the place of the answer; the suffix is what follows it in the r
 the model sampled has to pass through the template, which might strip, trim or rewrite it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from .template import ChatTemplate, Row, TemplateRefuses, new_sentinel
@@ -68,21 +69,22 @@ class SuffixFinder:
         new: Sequence[Row],
         tools: Sequence[Row],
     ) -> tuple[list[Row], str]:
-        """The conversation up to a stand-in for the answer that the template shows, and the text behind it."""
-        tries = list(_stand_ins(before, answer, self._sentinel))
+        """The conversation up to a stand-in for the answer, which the template shows; the text behind it."""
+        lasts = _last_rows(answer, self._sentinel)
         known = self._stand_in.get(kind, 0)
-        order = [known, *(index for index in range(len(tries)) if index != known)]
+        order = [known, *(index for index in range(2 * len(lasts)) if index != known)]
         refusals: list[TemplateRefuses] = []
         for index in order:
+            until = _until(before, lasts[index % len(lasts)], is_whole=index < len(lasts))
             try:
-                text = self._template.render([*tries[index], *new], tools, generation_prompt=True)
+                text = self._template.render([*until, *new], tools, generation_prompt=True)
             except TemplateRefuses as error:
                 refusals.append(error)
                 continue
             behind = self._after_sentinel(text)
             if behind is not None:
                 self._stand_in[kind] = index
-                return tries[index], behind
+                return until, behind
         raise refusals[0] if refusals else TemplateRefuses("it leaves out what the assistant said")
 
     def _after_sentinel(self, text: str) -> str | None:
@@ -120,24 +122,30 @@ class SuffixFinder:
             return ""
 
 
-def _stand_ins(before: Sequence[Row], answer: Row, sentinel: str) -> Iterator[list[Row]]:
-    """Conversations with the sentinel at the end of what the assistant says last, the most faithful first.
-
-    The later ones leave out what the policy said before: a template may refuse it (two calls at once), and it
-    stands in the tokens anyway.
-    """
+def _last_rows(answer: Row, sentinel: str) -> list[Row]:
+    """The answer with the sentinel at the end of what it says, the most faithful one first."""
     spoken: Row = {"role": "assistant", "content": sentinel}
-    lasts = [spoken]
     calls: list[dict[str, Any]] = answer.get("tool_calls", [])
-    if calls:
-        function = {**calls[-1]["function"], "arguments": {"x": sentinel}}
-        marked = [*calls[:-1], {**calls[-1], "function": function}]
-        lasts = [{**spoken, "content": "", "tool_calls": marked}, {**spoken, "tool_calls": calls}, spoken]
-    first_answer = next((at for at, row in enumerate(before) if row["role"] == "assistant"), len(before))
-    for history in (before, before[:first_answer]):
-        for last in lasts:
-            yield [*map(_without_thoughts, history), last]
+    if not calls:
+        return [spoken]
+    function = {**calls[-1]["function"], "arguments": {"x": sentinel}}
+    marked = [*calls[:-1], {**calls[-1], "function": function}]
+    return [{**spoken, "content": "", "tool_calls": marked}, {**spoken, "tool_calls": calls}, spoken]
+
+
+def _until(before: Sequence[Row], last: Row, is_whole: bool) -> list[Row]:
+    """The conversation that ends with `last`, as a whole or without what came after the opening.
+
+    The shorter one is for a template that refuses what the policy said before (two calls at once, thoughts
+    beside a call): that stands in the tokens anyway.
+    """
+    if is_whole:
+        return [*map(_without_thoughts, before), last]
+    opening = takewhile(lambda row: row["role"] != "assistant", before)
+    return [*opening, last]
 
 
 def _without_thoughts(row: Row) -> Row:
+    if "reasoning_content" not in row:
+        return row
     return {key: value for key, value in row.items() if key != "reasoning_content"}

@@ -4,14 +4,14 @@ from .budget import Budget
 from .env import Env, Observation, Step
 from .episode import Episode, StopReason, Workspace
 from .errors import OutOfBudget, ToolError
-from .graders.grader import Grader
+from .graders.grading import Grader
 from .gym import GymnasiumEnv, register_all
 from .message import AssistantMessage, Message, SystemMessage, ToolCall, ToolMessage, ToolSpec, UserMessage
 from .outcome import Failed, Outcome, Score, Scored, Ungraded
 from .play import play
 from .policy import Policy
 from .registry import env_names, load_env
-from .sandboxed import SandboxToolEnv
+from .sandboxed import SandboxToolEnv, transcript
 from .scripted import ScriptedPolicy, call_tool
 from .task import Task, TaskSet
 from .tools import ToolEnv, tool
@@ -51,6 +51,7 @@ __all__ = [
     "load_env",
     "play",
     "tool",
+    "transcript",
 ]
 
 register_all()

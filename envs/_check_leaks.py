@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeGuard
 
 from .episode import Episode
 from .message import AssistantMessage
@@ -31,19 +31,23 @@ def plant(task: Task) -> tuple[frozenset[str], Task]:
 
 def _poisoned(value: Any) -> Any:
     """The same shape with other leaves."""
-    match value:
-        case bool() | None:
-            return value
-        case int() | float():
-            return type(value)(NUMBER)
-        case str():
-            return CANARY
-        case Mapping():
-            return {key: _poisoned(item) for key, item in cast(Mapping[Any, Any], value).items()}
-        case list() | tuple():
-            return type(value)(_poisoned(item) for item in cast(list[Any], value))
-        case _:
-            return value
+    if _is_mapping(value):
+        return {key: _poisoned(item) for key, item in value.items()}
+    if _is_list(value):
+        return type(value)(_poisoned(item) for item in value)
+    if isinstance(value, str):
+        return CANARY
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return type(value)(NUMBER)
+    return value
+
+
+def _is_mapping(value: object) -> TypeGuard[Mapping[Any, Any]]:
+    return isinstance(value, Mapping)
+
+
+def _is_list(value: object) -> TypeGuard[list[Any]]:
+    return isinstance(value, list | tuple)
 
 
 class Secrets:
@@ -72,11 +76,11 @@ def _texts(value: Any) -> Iterator[str]:
     """Every string in a nested value, the keys of mappings left out."""
     if isinstance(value, str):
         yield value
-    elif isinstance(value, Mapping):
-        for item in cast(Mapping[Any, Any], value).values():
+    elif _is_mapping(value):
+        for item in value.values():
             yield from _texts(item)
-    elif isinstance(value, list | tuple):
-        for item in cast(list[Any], value):
+    elif _is_list(value):
+        for item in value:
             yield from _texts(item)
 
 

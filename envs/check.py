@@ -14,7 +14,7 @@ from typing import Any
 from ._check_leaks import Resources, Secrets, plant
 from .env import Env
 from .episode import Episode
-from .graders.grader import grade_episode
+from .graders.grading import grade_episode
 from .message import AssistantMessage, Message, ToolCall, ToolSpec
 from .outcome import Outcome, Scored
 from .play import play
@@ -92,8 +92,14 @@ class _Checker:
         return CheckReport(env=self.env_class.__name__, checks=tuple(checks))
 
     async def _row(self, name: str, check: Callable[[], Awaitable[str]]) -> Check:
+        limit_s = self.max_episode_s * len(self.tasks) * REPEATS
+        limit = asyncio.timeout(limit_s)
         try:
-            return Check(name=name, passed=True, detail=await check())
+            async with limit:
+                return Check(name=name, passed=True, detail=await check())
+        except TimeoutError as error:
+            why = f"not done in {limit_s:g} s; does something hang?" if limit.expired() else repr(error)
+            return Check(name=name, passed=False, detail=why)
         except Flaw as flaw:
             return Check(name=name, passed=False, detail=str(flaw))
         except Exception as error:  # every kind: the code under check is foreign, and a crash is a finding
@@ -144,10 +150,7 @@ class _Checker:
         before = await Resources.settled()
         for policy in (self.env_class.oracle(task), _Breaking()):
             await self._play(task, policy)
-        cancelled = asyncio.create_task(self._play(task, _Waiting(started := asyncio.Event())))
-        await started.wait()
-        cancelled.cancel()
-        await asyncio.gather(cancelled, return_exceptions=True)
+        await self._cancel_under_way(task)
         left = (await Resources.settled(at_most=before)).over(before)
         if left:
             raise Flaw(f"left after finished, failed and cancelled episodes: {left}; free them in `close`")
@@ -174,6 +177,15 @@ class _Checker:
 
     async def _play(self, task: Task, policy: Policy) -> Episode:
         return await play(self.env_class(), policy, task, seed=self.seed)
+
+    async def _cancel_under_way(self, task: Task) -> None:
+        waiting = asyncio.Event()
+        episode = asyncio.create_task(self._play(task, _Waiting(waiting)))
+        started = asyncio.create_task(waiting.wait())
+        await asyncio.wait({episode, started}, return_when=asyncio.FIRST_COMPLETED)
+        for item in (episode, started):
+            item.cancel()
+        await asyncio.gather(episode, started, return_exceptions=True)
 
     async def _grade(self, task: Task, episode: Episode) -> Outcome:
         return await grade_episode(self.env_class().grader, task, episode)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from .budget import Budget
 from .episode import Workspace
-from .graders.grader import Grader
+from .graders.grading import Grader
 from .message import AssistantMessage, Message, ToolSpec
 from .policy import Policy
 from .task import Task, TaskSet
@@ -63,8 +63,8 @@ class Env(Generic[TaskT]):
         return Observation(messages=task.messages, tools=task.tools)
 
     async def step(self, action: AssistantMessage) -> Step:
-        """React to what the policy said."""
-        raise NotImplementedError(f"{type(self).__name__} must define `step`")
+        """React to what the policy said. The default ends the episode: one question, one answer."""
+        return Step(Observation(), 0.0, True, False, {})
 
     async def close(self) -> None:
         """Free what the episode held. Called exactly once, however it ended."""

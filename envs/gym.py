@@ -12,10 +12,11 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar, cast
 
 import gymnasium
+from gymnasium.envs.registration import EnvSpec
 
 from .env import Env, Observation, Step
 from .episode import Episode, StopReason
-from .graders.grader import grade_episode
+from .graders.grading import grade_episode
 from .message import AssistantMessage, Message, ToolCall, ToolSpec, UserMessage
 from .outcome import Scored
 from .registry import env_names, load_env
@@ -27,10 +28,9 @@ T = TypeVar("T")
 
 def register_all() -> None:
     """Tell Gymnasium about every installed environment, as "palaestra/<name>-v0". Loads none of them."""
-    register: Any = gymnasium.register  # its type is not complete
     for name in env_names():
-        if (full_name := f"palaestra/{name}-v0") not in gymnasium.registry:
-            register(full_name, entry_point=f"{__name__}:TextEnv", kwargs={"env": name})
+        spec = EnvSpec(f"palaestra/{name}-v0", entry_point=f"{__name__}:TextEnv", kwargs={"env": name})
+        gymnasium.registry.setdefault(spec.id, spec)
 
 
 class AnyText(gymnasium.spaces.Text):

@@ -49,9 +49,8 @@ class SandboxToolEnv(ToolEnv[TaskT]):
         """Run a program whose words may be the policy's: what no command line can hold is its mistake."""
         if any("\0" in word for word in argv):
             raise ToolError("a command line cannot hold a NUL character")
-        words = [word.encode(errors="replace").decode() for word in argv]  # nor a lone surrogate
         box = await self.box()
-        return await box.run(words, stdin=stdin, timeout_s=timeout_s, output_limit=output_limit)
+        return await box.run(argv, stdin=stdin, timeout_s=timeout_s, output_limit=output_limit)
 
     async def close(self) -> None:
         """Close the sandbox, if there is one."""

@@ -1,6 +1,7 @@
 """A function's arguments as a model meets them: a JSON schema, a parser, one line of help."""
 
 import inspect
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -66,7 +67,10 @@ class Signature:
     def parse(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments in the annotated types. Raises `WrongArguments`."""
         try:
-            return self.adapter.validate_python(dict(arguments))
+            return self.adapter.validate_json(json.dumps(dict(arguments), ensure_ascii=False).encode())
+        except UnicodeEncodeError:
+            # "\ud800" is fine in JSON and nowhere else: the tool would crash when it writes the text.
+            raise WrongArguments("a text holds half of a surrogate pair") from None
         except ValidationError as error:
             wrong = [f"{_where(row['loc'])}: {row['msg']}" for row in error.errors(include_url=False)]
             raise WrongArguments("; ".join(wrong)) from None

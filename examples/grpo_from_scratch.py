@@ -1,31 +1,35 @@
-"""Multi-turn, tool-using GRPO from scratch: tokenizer, model, warm start, rollouts, loss and evaluation in one file.
+"""Multi-turn, tool-using GRPO from scratch: tokenizer, model, warm start, rollouts, loss, evaluation.
 
-    python examples/grpo_from_scratch.py --seed 0 --json /tmp/grpo.json          # about a minute on two CPU cores
+    python examples/grpo_from_scratch.py --seed 0 --json /tmp/grpo.json      # a minute or two on two cores
 
-The agent reads a reasoning-gym question, may call a tool with one line of Python, reads what it printed, and answers:
+The agent reads a reasoning-gym question, may call a tool with a line of Python, reads its output, answers:
 
-    <|im_start|>user\nState the final answer to the following arithmetic problem: 15 - 43 - 75 =<|im_end|>
-    <|im_start|>assistant\nAction: python\nAction Input: print(15 - 43 - 75)<|im_end|>      sampled: trained
-    <|im_start|>tool\n-> -103<|im_end|>                                                     written by the env: masked
-    <|im_start|>assistant\nAnswer: -103<|im_end|>                                           sampled: trained
+    <|im_start|>user
+    State the final answer to the following arithmetic problem: 15 - 43 - 75 =<|im_end|>
+    <|im_start|>assistant
+    Action: python
+    Action Input: print(15 - 43 - 75)<|im_end|>     sampled: trained
+    <|im_start|>tool
+    -> -103<|im_end|>                               written by the environment: masked
+    <|im_start|>assistant
+    Answer: -103<|im_end|>                          sampled: trained
 
-Reward: 1.0 when the answer equals reasoning-gym's reference, else 0.0. Errors are observations and cost a turn. The warm
-start imitates a sloppy oracle that guesses, wrongly, in 60% of its conversations. GRPO has to find out that calling the
-tool pays (the first 15 steps), then to copy more exactly (the rest).
+Reward: 1.0 when the answer equals reasoning-gym's reference, else 0.0. Errors are observations and cost a
+turn. The warm start imitates a sloppy oracle that guesses, wrongly, in 60% of its conversations. GRPO has to
+find out that calling the tool pays (the first 15 steps), then to copy more exactly (the rest).
 
-Shapes: B rows, T tokens of a row, S sampled tokens of a batch, V vocabulary, N tasks of a step, G episodes of a task.
+Shapes: B rows, T tokens of a row, S sampled tokens of a batch, V vocabulary, N tasks, G episodes of each.
 """
 
 import argparse
 import ast
 import json
 import math
-import operator
 import random
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -85,28 +89,22 @@ def task_stream(seed: int, exclude: frozenset[str] = frozenset()) -> Iterator[Ta
             yield Task(question=entry["question"], reference=entry["answer"])
 
 
-OPERATORS: dict[type[ast.AST], Callable[..., int]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.USub: operator.neg,
-    ast.UAdd: operator.pos,
-}
-
-
 def evaluate(node: ast.AST) -> int:
     """The value of a syntax tree of sums: evaluate(ast.parse("3 - 5", mode="eval").body) == -2."""
     match node:
         case ast.Constant(value=int() as value):
             return value
-        case ast.BinOp(left=left, op=op, right=right) if type(op) in OPERATORS:
-            return OPERATORS[type(op)](evaluate(left), evaluate(right))
-        case ast.UnaryOp(op=op, operand=operand) if type(op) in OPERATORS:
-            return OPERATORS[type(op)](evaluate(operand))
+        case ast.BinOp(left=left, op=ast.Add(), right=right):
+            return evaluate(left) + evaluate(right)
+        case ast.BinOp(left=left, op=ast.Sub(), right=right):
+            return evaluate(left) - evaluate(right)
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -evaluate(operand)
     raise ValueError(f"{type(node).__name__} is not allowed")
 
 
 def run_python(code: str) -> str:
-    """What `print(<sum>)` prints, or an error line. NOT a sandbox and not Python: + and - of integers, nothing else."""
+    """What `print(<sum>)` prints, or an error. NOT a sandbox and not Python: + and - of integers, no more."""
     try:
         with warnings.catch_warnings(action="ignore", category=SyntaxWarning):
             call = ast.parse(code, mode="eval").body
@@ -151,7 +149,7 @@ def oracle(task: Task) -> list[str]:
 
 
 def build_tokenizer(tasks: list[Task]) -> Tokenizer:
-    """BPE over printable ASCII, trained on demonstrations; digits and brackets are always tokens of their own."""
+    """BPE over printable ASCII, trained on demonstrations; digits and brackets are always single tokens."""
     tokenizer = Tokenizer(models.BPE(unk_token="?"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[0-9()]|\n|-> "), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
@@ -175,7 +173,7 @@ class Episode:
     task: Task
     ids: list[int] = field(default_factory=list)
     sampled: list[bool] = field(default_factory=list)
-    """True where the policy chose the token: known from lengths, never from ids (a policy may sample a pad token)."""
+    """True where the policy chose the token: known from lengths, not ids (pad can be sampled)."""
     logprobs: list[float] = field(default_factory=list)
     """nats under the policy that sampled; 0.0 where `sampled` is False."""
     reward: float = 0.0
@@ -183,7 +181,7 @@ class Episode:
     num_turns: int = 0
 
     def extend(self, ids: list[int], logprobs: list[float] | None = None) -> None:
-        """Append a delta; with `logprobs` the policy wrote it. What is there already is never encoded again."""
+        """Append a delta; with `logprobs` the policy wrote it. Nothing is ever encoded again."""
         self.ids += ids
         self.sampled += [logprobs is not None] * len(ids)
         self.logprobs += [0.0] * len(ids) if logprobs is None else logprobs
@@ -199,7 +197,7 @@ def pad(rows: list[list[Any]], value: Any = PAD_ID) -> Tensor:
 
 
 def build_model(vocab_size: int) -> LlamaForCausalLM:
-    """0.44 M parameters with random weights. The small theta lets two layers find "the token before" quickly."""
+    """0.44 M parameters with random weights. A small theta lets two layers find "the token before" fast."""
     config = LlamaConfig(
         vocab_size=vocab_size,
         hidden_size=128,
@@ -220,7 +218,7 @@ def build_model(vocab_size: int) -> LlamaForCausalLM:
 
 
 class SlotCache:
-    """Keys and values of left-aligned rows, each at its own length: position p of a row lives in its slot p."""
+    """Keys and values of left-aligned rows, each at its own length: position p lives in slot p."""
 
     def __init__(self, positions: Tensor, num_slots: int) -> None:
         self.positions = positions
@@ -234,7 +232,7 @@ class SlotCache:
         return (self.slots <= self.positions[:, :, None])[:, None]
 
     def update(self, key: Tensor, value: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """transformers hands over [B, heads, T, head_dim] and attends to what comes back, [B, heads, slots, head_dim]."""
+        """Called by transformers with [B, heads, T, head_dim]; returns [B, heads, slots, head_dim]."""
         if layer not in self.layers:
             shape = (len(key), len(self.slots), key.shape[1], key.shape[3])
             self.layers[layer] = (key.new_zeros(shape), key.new_zeros(shape))
@@ -252,10 +250,10 @@ class Completion:
 
 @torch.inference_mode()
 def generate(model: LlamaForCausalLM, prompts: list[list[int]], max_new_tokens: int) -> list[Completion]:
-    """One completion per prompt, sampled at temperature 1 from the whole vocabulary, up to and with `<|im_end|>`."""
-    ids, lengths, rows = pad(prompts), torch.tensor([len(prompt) for prompt in prompts]), torch.arange(len(prompts))
+    """One completion per prompt, sampled at temperature 1 from the whole vocabulary, through `<|im_end|>`."""
+    ids, lengths = pad(prompts), torch.tensor([len(prompt) for prompt in prompts])
     cache = SlotCache(torch.arange(ids.shape[1]).expand(ids.shape), ids.shape[1] + max_new_tokens)
-    last, is_open, num_tokens = lengths - 1, torch.ones_like(lengths, dtype=torch.bool), torch.zeros_like(lengths)
+    last, num_tokens, is_open = lengths - 1, torch.zeros_like(lengths), lengths > 0
     tokens: list[Tensor] = []
     logprobs: list[Tensor] = []
     while is_open.any() and len(tokens) < max_new_tokens:
@@ -265,7 +263,7 @@ def generate(model: LlamaForCausalLM, prompts: list[list[int]], max_new_tokens: 
             position_ids=cache.positions,
             past_key_values=cast(Cache, cache),
         ).last_hidden_state
-        logprobs_BV = model.lm_head(hidden[rows, last]).log_softmax(-1)
+        logprobs_BV = model.lm_head(hidden[cache.rows[:, 0], last]).log_softmax(-1)
         ids = torch.multinomial(logprobs_BV.exp(), 1)
         tokens.append(ids)
         logprobs.append(logprobs_BV.gather(1, ids))
@@ -316,15 +314,18 @@ def play(agent: Agent, tasks: list[Task]) -> list[Episode]:
 
 
 def take_turn(agent: Agent, episode: Episode, completion: Completion) -> None:
-    """Record what the policy wrote, let the environment move, append its observation unless the episode is over."""
+    """Record what the policy wrote, let the environment move, append its observation if the game goes on."""
     is_closed = completion.ids[-1] == END_ID
-    text = agent.tokenizer.decode(completion.ids[: len(completion.ids) - is_closed], skip_special_tokens=False)
+    text = agent.tokenizer.decode(
+        completion.ids[: len(completion.ids) - is_closed], skip_special_tokens=False
+    )
     step = step_env(episode.task, text)
     episode.extend(completion.ids, completion.logprobs)
     episode.num_turns += 1
     episode.reward, episode.is_done = step.reward, step.is_done
     if not step.is_done and episode.num_turns < agent.recipe.max_turns:
-        episode.extend(encode(agent.tokenizer, ("" if is_closed else "<|im_end|>") + tool_turn(step.observation)))
+        delta = ("" if is_closed else "<|im_end|>") + tool_turn(step.observation)
+        episode.extend(encode(agent.tokenizer, delta))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -370,9 +371,15 @@ def warm_start(agent: Agent, demos: list[Episode]) -> None:
     for step in range(recipe.warm_steps):
         batch = demos[step * recipe.warm_batch : (step + 1) * recipe.warm_batch]
         ids, sampled = pad([e.ids for e in batch]), pad([e.sampled for e in batch], False)[:, 1:]
-        logits_SV = agent.model.lm_head(agent.model.model(input_ids=ids[:, :-1]).last_hidden_state[sampled])
         lr = recipe.warm_lr * min(1.0, (step + 1) / 20, 2 * (1 - step / recipe.warm_steps))
-        update(agent, optimizer, cross_entropy(logits_SV, ids[:, 1:][sampled]), lr)
+        loss = cross_entropy(logits(agent.model, ids, sampled), ids[:, 1:][sampled])
+        update(agent, optimizer, loss, lr)
+
+
+def logits(model: LlamaForCausalLM, ids: Tensor, sampled: Tensor) -> Tensor:
+    """[S, V] what the model says before each sampled token, in the order of `ids[:, 1:][sampled]`."""
+    hidden = model.model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
+    return cast(Tensor, model.lm_head(hidden[sampled]))
 
 
 def build_optimizer(model: LlamaForCausalLM) -> torch.optim.Optimizer:
@@ -399,27 +406,19 @@ def learning_rate(recipe: Recipe, step: int) -> float:
 
 def group_advantages(rewards_NG: Tensor) -> Tensor:
     """[N, G] each episode against its siblings, in standard deviations; all zero where all siblings agree."""
-    return (rewards_NG - rewards_NG.mean(1, keepdim=True)) / (rewards_NG.std(1, keepdim=True, correction=0) + 1e-4)
+    centred_NG = rewards_NG - rewards_NG.mean(1, keepdim=True)
+    return centred_NG / (rewards_NG.std(1, keepdim=True, correction=0) + 1e-4)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Loss:
-    value: Tensor
-    entropy: float
-    """nats per sampled token."""
-
-
-def ppo_clip(agent: Agent, episodes: list[Episode], advantages: list[float]) -> Loss:
-    """The clipped surrogate, summed over every sampled token of the minibatch and divided once by their number."""
+def ppo_clip(agent: Agent, episodes: list[Episode], advantages: list[float]) -> Tensor:
+    """The clipped surrogate: summed over all sampled tokens of the minibatch, divided by their number."""
     ids, sampled = pad([e.ids for e in episodes]), pad([e.sampled for e in episodes], False)[:, 1:]
     old_S = pad([e.logprobs for e in episodes], 0.0)[:, 1:][sampled]
     advantages_S = torch.tensor(advantages)[:, None].expand(sampled.shape)[sampled]
-    logprobs_SV = agent.model.lm_head(agent.model.model(input_ids=ids[:, :-1]).last_hidden_state[sampled]).log_softmax(-1)
-    ratio_S = (logprobs_SV.gather(1, ids[:, 1:][sampled][:, None])[:, 0] - old_S).exp()
+    new_S = -cross_entropy(logits(agent.model, ids, sampled), ids[:, 1:][sampled], reduction="none")
+    ratio_S = (new_S - old_S).exp()
     clipped_S = ratio_S.clamp(1 - agent.recipe.clip_low, 1 + agent.recipe.clip_high)
-    value = -torch.minimum(ratio_S * advantages_S, clipped_S * advantages_S).mean()
-    entropy = -(logprobs_SV.exp() * logprobs_SV).sum(-1).mean()
-    return Loss(value=value, entropy=float(entropy.detach()))
+    return -torch.minimum(ratio_S * advantages_S, clipped_S * advantages_S).mean()
 
 
 def train_step(
@@ -434,17 +433,17 @@ def train_step(
     advantages = group_advantages(credited.view(-1, recipe.group_size)).flatten().tolist()
     kept = [i for i, advantage in enumerate(advantages) if advantage != 0.0]
     random.shuffle(kept)
-    losses, norms = [], []
+    norms = []
     for part in filter(None, (kept[m :: recipe.num_minibatches] for m in range(recipe.num_minibatches))):
-        losses.append(ppo_clip(agent, [episodes[i] for i in part], [advantages[i] for i in part]))
-        norms.append(update(agent, optimizer, losses[-1].value, learning_rate(recipe, step)))
+        loss = ppo_clip(agent, [episodes[i] for i in part], [advantages[i] for i in part])
+        norms.append(update(agent, optimizer, loss, learning_rate(recipe, step)))
     agent.clock.charge("learn")
     return {
         "reward": float(rewards.mean()),
         "turns": sum(e.num_turns for e in episodes) / len(episodes),
         "tokens": sum(len(e.ids) for e in episodes) / len(episodes),
         "kept": len(kept) / len(episodes),
-        "entropy": sum(loss.entropy for loss in losses) / max(1, len(losses)),
+        "entropy": -sum(sum(e.logprobs) for e in episodes) / sum(sum(e.sampled) for e in episodes),
         "grad_norm": sum(norms) / max(1, len(norms)),
         "seconds": time.perf_counter() - started,
     }
@@ -468,7 +467,9 @@ def run(recipe: Recipe, *, seed: int, shuffle: bool) -> dict[str, Any]:
     optimizer, history, curve = build_optimizer(agent.model), [], {0: table["warm start"].rate}
     for step in range(recipe.steps):
         history.append(train_step(agent, optimizer, list(islice(stream, recipe.num_tasks)), step, shuffle))
-        print(f"step {step + 1:3d}", *(f"{name} {value:.3f}" for name, value in history[-1].items()), flush=True)
+        print(
+            f"step {step + 1:3d}", *(f"{name} {value:.3f}" for name, value in history[-1].items()), flush=True
+        )
         if (step + 1) % recipe.eval_every == 0:
             curve[step + 1] = measure(agent, held_out).rate
             print(f"         held-out pass@1 {curve[step + 1]:.3f}", flush=True)

@@ -75,6 +75,12 @@ def guest_command() -> list[str]:
     return command
 
 
+def probe(image: str = BASE_IMAGE) -> None:
+    """Raises `SandboxUnavailable`, with the cure, when the SDK, the engine or the image is missing."""
+    with _engine() as (docker, api):
+        _check_image(docker, api, image)
+
+
 def start(spec: SandboxSpec) -> Lease:
     """Create, attach, start. Raises `SandboxUnavailable` or `SandboxLost`, and leaves nothing then."""
     if spec.memory_mb < MIN_MEMORY_MB:
@@ -92,7 +98,7 @@ def start(spec: SandboxSpec) -> Lease:
             working_dir="/",
             hostname="sandbox",
             stdin_open=True,
-            labels={LABEL: "1", f"{LABEL}.host": host_label(), f"{LABEL}.owner": owner_label(os.getpid()) or ""},
+            labels=_labels(),
             use_config_proxy=False,  # the host's proxy settings, with their passwords, stay outside
             host_config=_host_config(api, spec),
         )["Id"]
@@ -120,9 +126,10 @@ def see_removed(container: str) -> None:
 
 def ran_out_of_memory(container: str, since: float) -> bool:
     """Whether the engine saw the kernel kill for memory in this container after `since` (Unix time)."""
-    with _engine() as (_, api):
+    with suppress(SandboxError), _engine() as (_, api):  # an engine that is gone saw nothing
         filters = {"container": container, "event": "oom"}
         return any(True for _ in api.events(since=int(since), until=int(time.time()) + 1, filters=filters))
+    return False
 
 
 def _host_config(api: Any, spec: SandboxSpec) -> Any:
@@ -204,15 +211,11 @@ def _engine() -> Generator[tuple[Any, Any], None, None]:
         raise SandboxUnavailable(
             'the Docker backend needs the SDK: pip install "palaestra[docker]"'
         ) from error
-    api: Any = None
     try:
         settings = docker.utils.kwargs_from_env()
-        if settings.get("tls") or settings.get("base_url", "").startswith("ssh"):
-            raise SandboxUnavailable(
-                f"DOCKER_HOST={settings['base_url']!r}: only unix:// and plain tcp:// work"
-            )
+        _knock(settings.get("base_url") or docker.constants.DEFAULT_UNIX_SOCKET)
         api = docker.APIClient(version=None, timeout=API_TIMEOUT_S, **settings)
-    except docker.errors.DockerException as error:
+    except (docker.errors.DockerException, OSError) as error:
         cure = "start one (.ci/docker-up), or set DOCKER_HOST"
         raise SandboxUnavailable(f"no Docker engine answers: {cure} ({error})") from error
     try:
@@ -229,10 +232,24 @@ def _engine() -> Generator[tuple[Any, Any], None, None]:
         api.close()
 
 
+def _knock(address: str) -> None:
+    """Raises OSError when nobody listens; the SDK would leave a socket open then, and a warning for later."""
+    scheme, _, path = address.partition("://")
+    if scheme in ("unix", "http+unix"):
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(path)
+    elif scheme not in ("tcp", "http"):
+        raise SandboxUnavailable(f"DOCKER_HOST={address!r}: only unix:// and plain tcp:// are spoken here")
+
+
 # ---------------------------------------------------------------- whose container is whose
 
 _sweep_lock = threading.Lock()
 _swept = False
+
+
+def _labels() -> dict[str, str]:
+    return {LABEL: "1", f"{LABEL}.host": host_label(), f"{LABEL}.owner": owner_label(os.getpid()) or ""}
 
 
 def host_label() -> str:

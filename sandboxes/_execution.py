@@ -16,13 +16,11 @@ from functools import cache
 from typing import NoReturn, Protocol
 
 from . import _linux, _program
-from ._capture import Capture
 from ._watch import Check
+from .output import HeadTail
 
 _CHUNK = 1 << 16
 _FIRST_TICK_S = 0.01
-_AS_HEADROOM = 4 << 30
-"""Bytes of address space over memory_mb: threads and allocators reserve much more than they touch."""
 _MEMORY_SIGNS = (b"MemoryError", b"std::bad_alloc", b"Cannot allocate memory")
 _PIDS_SIGNS = (b"can't start new thread", b"Resource temporarily unavailable")
 
@@ -63,7 +61,6 @@ class Order:
     timeout_s: float
     output_limit: int
     env: Mapping[str, str]
-    memory_mb: int
 
 
 class Execution:
@@ -74,29 +71,36 @@ class Execution:
         self._cell = cell
         self._control = control
         self._cancelled = cancelled
-        self._outputs: dict[int, Capture] = {}
+        self._outputs: dict[int, HeadTail] = {}
         self._stdin = -1
         self._unsent = memoryview(order.stdin)
         self._poll = select.poll()
         self._was_full = False
+        self._pid = 0
+        self._started = 0.0
 
-    def run(self) -> tuple[bytes, bytes]:
-        """The header and payload of the reply, once the program and all that it started are gone."""
+    def start(self) -> _program.Program | None:
+        """Fork. In the child: what it is to become, if that needs no exec. In the supervisor: None."""
         theirs = self._open_pipes()
         program = _as_python(self._order)
-        started = time.monotonic()
-        pid = os.fork()
-        if pid == 0:
-            self._be_child(theirs, program)
-        pidfd = os.pidfd_open(pid)
+        self._started = time.monotonic()
+        self._pid = os.fork()
+        if self._pid == 0:
+            self._be_child(theirs)
+            return program or _execute(self._order)
         for fd in theirs:
             os.close(fd)
-        broken = self._supervise(pidfd, started + self._order.timeout_s)
-        wall_s = time.monotonic() - started
+        return None
+
+    def finish(self) -> tuple[bytes, bytes]:
+        """The header and payload of the reply, once the program and all that it started are gone."""
+        pidfd = os.pidfd_open(self._pid)
+        broken = self._supervise(pidfd, self._started + self._order.timeout_s)
+        wall_s = time.monotonic() - self._started
         if broken is None and not self._was_full:
             # What filled the process table is often still there when the main program gives up.
             self._was_full = self._cell.check().is_full
-        status, usage = self._cell.kill_all()[pid]
+        status, usage = self._cell.kill_all()[self._pid]
         os.close(pidfd)
         self._close_stdin()
         captures = list(self._outputs.items())
@@ -118,7 +122,7 @@ class Execution:
         for _ in range(2):
             reader, writer = os.pipe()
             os.set_blocking(reader, False)
-            self._outputs[reader] = Capture(self._order.output_limit)
+            self._outputs[reader] = HeadTail(self._order.output_limit)
             self._poll.register(reader, select.POLLIN)
             theirs.append(writer)
         return theirs
@@ -178,31 +182,26 @@ class Execution:
             os.close(self._stdin)
             self._stdin = -1
 
-    def _be_child(self, fds: list[int], program: _program.Program | None) -> NoReturn:
-        """Become the program: own session, own pipes, own limits, nothing else of the supervisor's."""
+    def _be_child(self, fds: list[int]) -> None:
+        """Leave the supervisor: own session, own pipes, nothing else of the supervisor's."""
         try:
             os.setsid()
             for target, fd in zip((2, 1, 0), reversed(fds), strict=False):
                 os.dup2(fd, target)
-            os.closerange(3, _MAX_FD)
-            space = (self._order.memory_mb << 20) + _AS_HEADROOM
-            resource.setrlimit(resource.RLIMIT_AS, (space, space))
             _linux.prctl(_linux.PR_SET_DUMPABLE, 1)
             self._cell.confine()
+            os.closerange(3, _MAX_FD)
         except BaseException as error:
             # Half confined, nothing may run: say why, and end before the program begins.
             os.write(2, f"sandbox: could not confine the program: {error!r}\n".encode())
             os._exit(125)
-        if program is not None:
-            if self._order.env:
-                os.environ.update(self._order.env)
-            raise _program.Become(program)
-        _execute(self._order)
+        if self._order.env:
+            os.environ.update(self._order.env)
 
     def _reply(
-        self, captures: list[Capture], broken: str | None, status: int, usage: Usage, wall_s: float
+        self, captures: list[HeadTail], broken: str | None, status: int, usage: Usage, wall_s: float
     ) -> tuple[bytes, bytes]:
-        out, err = (capture.kept() for capture in captures)
+        out, err = (capture.value() for capture in captures)
         code = os.waitstatus_to_exitcode(status)
         text = _REPLY % (
             self._order.seq,
@@ -262,9 +261,8 @@ def _execute(order: Order) -> NoReturn:
     """exec, with a shell's exit codes for a program that cannot be started."""
     for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
-    env = {**os.environ, **order.env}
     try:
-        os.execvpe(order.argv[0], order.argv, env)
+        os.execvp(order.argv[0], order.argv)
     except OSError as error:
         os.write(2, f"sandbox: {order.argv[0]}: {error.strerror}\n".encode(errors="backslashreplace"))
         os._exit(127 if isinstance(error, FileNotFoundError) else 126)

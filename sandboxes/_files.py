@@ -6,6 +6,7 @@ No program runs while these do, but what earlier ones left (links, pipes, deep t
 import errno
 import os
 import stat
+from contextlib import suppress
 
 from . import _linux
 
@@ -139,10 +140,8 @@ def _parent(root: int, path: str, *, make: bool) -> tuple[int, bytes]:
     for part in directories:
         try:
             if make:
-                try:
+                with suppress(FileExistsError):
                     os.mkdir(part, 0o755, dir_fd=current)
-                except FileExistsError:
-                    pass
             below = _linux.openat2(current, part, _DIRECTORY, _BENEATH)
         finally:
             os.close(current)

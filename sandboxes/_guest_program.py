@@ -50,8 +50,10 @@ class Box:
         # As many processors as it may use in all: runtimes size their thread pools by this.
         first = int.from_bytes(os.urandom(2), "big") % len(self._all_cpus)
         os.sched_setaffinity(0, (self._all_cpus * 2)[first : first + self._num_cpus])
-        with open("/proc/self/oom_score_adj", "w") as file:
-            file.write("1000")  # when memory ends the kernel shall take this process before the guest
+        # When memory ends the kernel shall take this process before the guest. Engines that remap user ids
+        # forbid it: there the largest process goes first, which the guest is not.
+        with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+            file.write("1000")
         if os.getuid() != self.uid:
             os.setgroups([])
             os.setgid(self.gid)
@@ -91,7 +93,8 @@ class Program:
         self._asked = False
         self._ended: tuple[int, int, float, float] | None = None
         self._counts = oom_kills() or 0, pid_refusals() or 0
-        pipes = [os.pipe(), os.pipe(), os.pipe()]
+        with box.as_program():  # theirs, so that a program may open /dev/stdout and /dev/stderr by name
+            pipes = [os.pipe(), os.pipe(), os.pipe()]
         self._start = time.monotonic()
         self._pid = os.fork()
         if self._pid == 0:

@@ -21,6 +21,7 @@ _libc.sethostname.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
 _libc.unshare.argtypes = [ctypes.c_int]
 
 _CLONE, _CAPSET, _PIVOT_ROOT, _OPENAT2, _MOUNT_SETATTR = 56, 126, 155, 437, 442
+_OPEN_TREE, _MOVE_MOUNT, _OPEN_TREE_CLONE, _MOVE_EMPTY_PATH = 428, 429, 1, 4
 _SIGCHLD = 17
 
 NEWNS, NEWUTS, NEWIPC = 0x00020000, 0x04000000, 0x08000000
@@ -94,6 +95,27 @@ def mount_setattr(target: str, attributes: int) -> None:
         _AT_RECURSIVE,
         ctypes.addressof(attr),
         32,
+    )
+
+
+def detached_copy(path: str) -> int:
+    """A descriptor of a private copy of the mounts at `path`, attached nowhere."""
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_RECURSIVE
+    return syscall(f"open_tree {path}", _OPEN_TREE, _AT_FDCWD, ctypes.addressof(name), flags)
+
+
+def attach(mount_fd: int, target: str) -> None:
+    """Mount what `detached_copy` made."""
+    empty, name = (ctypes.create_string_buffer(os.fsencode(path)) for path in ("", target))
+    syscall(
+        f"move_mount {target}",
+        _MOVE_MOUNT,
+        mount_fd,
+        ctypes.addressof(empty),
+        _AT_FDCWD,
+        ctypes.addressof(name),
+        _MOVE_EMPTY_PATH,
     )
 
 

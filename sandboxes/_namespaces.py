@@ -10,6 +10,7 @@ The host's root is detached from the template: a sandbox has no mount through wh
 import os
 import signal
 import sys
+from contextlib import suppress
 
 from . import _linux, _seccomp
 from ._execution import Ended
@@ -40,7 +41,7 @@ _ACCOUNTS = {
 }
 _COPIED = ("ld.so.cache", "localtime", "mime.types", "protocols", "services")
 _INODES_PER_MB = 64
-_FILTER = _seccomp.build_filter(sockets=True, signals=True)
+_FILTER = _seccomp.build_filter(in_namespaces=True)
 
 
 def enter_template(prefixes: tuple[str, ...]) -> None:
@@ -48,7 +49,7 @@ def enter_template(prefixes: tuple[str, ...]) -> None:
 
     `prefixes` are the interpreter's directories; each appears at its own path, without its siblings.
     """
-    if os.geteuid() == 0:
+    if can_switch_user():
         _linux.unshare(_linux.NEWNS)
     else:
         uid, gid = os.geteuid(), os.getegid()
@@ -153,18 +154,27 @@ def interpreter_prefixes() -> tuple[str, ...]:
     return tuple(dict.fromkeys((sys.base_prefix, sys.base_exec_prefix)))
 
 
-def other_id(seed: int) -> int:
-    """A user number that belongs to nobody, from the upper half of those this user namespace maps.
-
-    Two values of `seed` (a process id) under 2**16 give two numbers.
-    """
+def _mapped_ids() -> tuple[int, int]:
+    """(first, count) of the widest range of user numbers that this user namespace knows."""
     with open("/proc/self/uid_map") as file:
         extents = [tuple(map(int, line.split())) for line in file]
     first, _, count = max(extents, key=lambda extent: extent[2])
+    return first, count
+
+
+def can_switch_user() -> bool:
+    """Whether this is a root that can hand programs to another user: in a one-user namespace it cannot."""
+    return os.geteuid() == 0 and _mapped_ids()[1] > 2
+
+
+def other_id(seed: int) -> int:
+    """A user number that belongs to nobody, from the upper half of those that exist here.
+
+    Two values of `seed` (process ids) get two numbers where the range is wide enough.
+    """
+    first, count = _mapped_ids()
     half = count // 2
-    if half < 2:
-        raise OSError("this user namespace maps one user only: root cannot hand programs to another user")
-    return first + half + seed % min(half - 1, 1 << 22)
+    return first + half + seed % min(half, 1 << 22)
 
 
 def become(uid: int) -> None:
@@ -176,15 +186,16 @@ def become(uid: int) -> None:
     _linux.prctl(_linux.PR_SET_DUMPABLE, 1)
 
 
-
 class NamespaceHome:
     """One sandbox of this tier, seen from its supervisor, which is process 1 of its namespaces."""
 
-    def __init__(self, opening: Header, outer_uid: int, outer_gid: int, allowed: list[int], turn: int) -> None:
+    def __init__(
+        self, opening: Header, outer_uid: int, outer_gid: int, allowed: list[int], turn: int
+    ) -> None:
         furnish(opening["disk_mb"], outer_uid, outer_gid)
         pin(opening["cpus"], allowed, turn)
         _linux.drop_capabilities()
-        settle(opening["pids"])
+        settle(opening["memory_mb"], opening["pids"])
         _FILTER.install()
         self.workspace = os.open(WORKSPACE, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._watch = Watch(opening["memory_mb"], opening["pids"], private_processes)
@@ -199,10 +210,8 @@ class NamespaceHome:
         return self._watch.check()
 
     def kill_all(self) -> Ended:
-        try:
+        with suppress(ProcessLookupError):
             os.kill(-1, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self._reap(0)
         ended, self._ended = self._ended, {}
         return ended

@@ -20,7 +20,9 @@ from importlib.machinery import BuiltinImporter, SourceFileLoader
 from types import CodeType, FrameType, ModuleType
 
 # The function below signal.signal, which first turns its arguments into enums: 100 pages of a fork's memory.
-_set_handler: Callable[[int, Callable[[int, FrameType | None], object]], object] = import_module("_signal").signal
+_set_handler: Callable[[int, Callable[[int, FrameType | None], object]], object] = import_module(
+    "_signal"
+).signal
 _PLAIN_FLAGS = {"-u", "-B", "-s", "-E"}
 
 
@@ -37,13 +39,6 @@ class Program:
     args: tuple[str, ...]
     """What follows: sys.argv[1:]."""
     flags: frozenset[str]
-
-
-class Become(BaseException):
-    """Unwinds a forked supervisor to the top of its stack, so that the program starts on a clean one."""
-
-    def __init__(self, program: Program) -> None:
-        self.program = program
 
 
 def parse(argv: tuple[str, ...]) -> Program | None:
@@ -89,10 +84,11 @@ def run(program: Program, base_path: list[str]) -> None:
     code = 1 if compiled is None else _guarded(partial(exec, compiled, namespace))
     if (threading := sys.modules.get("threading")) is not None:
         _guarded(threading._shutdown)
-    atexit._run_exitfuncs()
-    _flush_standard()
+    # No public name runs what a program registered, short of ending the interpreter.
+    atexit._run_exitfuncs()  # pyright: ignore[reportPrivateUsage]
+    is_written = _flush_standard()
     _tear_down(namespace)
-    os._exit(code if _flush_standard() else 120)
+    os._exit(code if is_written and _flush_standard() else 120)
 
 
 def _fresh_main(program: Program, base_path: list[str]) -> dict[str, object]:
@@ -164,8 +160,10 @@ def _flush_standard() -> bool:
         try:
             if stream is not None and not stream.closed:
                 stream.flush()
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, AttributeError) as error:
             ok = False
+            if stream is sys.stdout:
+                print(f"Exception ignored in: {stream!r}\n{type(error).__name__}: {error}", file=sys.stderr)
     return ok
 
 

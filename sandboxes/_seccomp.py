@@ -21,7 +21,7 @@ _NAMESPACES = (
     _linux.NEWNS | _linux.NEWUTS | _linux.NEWIPC | _linux.NEWUSER | _linux.NEWPID | _linux.NEWNET
 ) | _linux.NEWCGROUP
 
-_CLONE, _CLONE3, _SOCKET, _SOCKETPAIR, _IOCTL = 56, 435, 41, 53, 16
+_CLONE, _CLONE3, _SOCKET, _SOCKETPAIR, _IOCTL, _PRCTL = 56, 435, 41, 53, 16, 157
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 _AF_UNIX, _AF_INET, _AF_INET6 = 1, 2, 10
 _SOCK_TYPE_MASK, _SOCK_STREAM, _SOCK_SEQPACKET = 0xF, 1, 5
@@ -52,6 +52,31 @@ _OWN_PID_ONLY = ((302, 0), (141, 1), (142, 0), (144, 0), (314, 0), (251, 1))
 
 # Unix sockets by path or abstract name pass Landlock: connect, bind, listen, accept, accept4.
 _NAMED_SOCKETS = (42, 49, 50, 43, 288)
+_INOTIFY_ADD_WATCH = 254
+# chmod, chown, utime, xattr in all their forms: what Landlock lets a file's owner do outside its rules.
+OWNER_CALLS = (
+    90,
+    91,
+    268,
+    452,
+    92,
+    93,
+    94,
+    260,
+    132,
+    235,
+    261,
+    280,
+    188,
+    189,
+    190,
+    197,
+    198,
+    199,
+    463,
+    466,
+    469,
+)
 # kill, tkill, tgkill, rt_sigqueueinfo, rt_tgsigqueueinfo, pidfd_send_signal.
 _SIGNALS = (62, 200, 234, 129, 297, 424)
 
@@ -94,8 +119,11 @@ class Filter:
         _linux.prctl(_linux.PR_SET_SECCOMP, 2, self._address)
 
 
-def build_filter(*, sockets: bool, signals: bool) -> Filter:
-    """The filter. `sockets`: the namespaces hold the network, so Unix and IP sockets may exist."""
+def build_filter(*, in_namespaces: bool, signals: bool = True, also: tuple[int, ...] = ()) -> Filter:
+    """The filter. Without namespaces it is the wall around the network too: no socket but a connected pair.
+
+    `signals=False` forbids signals, for a kernel that cannot hold them inside. `also`: more calls to deny.
+    """
     parts = [
         _op(_LD, _ARCH) + _op(_JEQ, _X86_64, 1, 0) + _refuse(errno.ENOSYS),
         _op(_LD, _NR) + _op(_JGE, _X32_BIT, 0, 1) + _refuse(errno.ENOSYS),
@@ -110,15 +138,27 @@ def build_filter(*, sockets: bool, signals: bool) -> Filter:
             + _op(_RET, _ALLOW),
         ),
     ]
+    # Unreadable to its supervisor, a process could hide what it uses.
+    parts.append(
+        _call(
+            _PRCTL,
+            _argument(0)
+            + _op(_JEQ, _linux.PR_SET_DUMPABLE, 0, 3)
+            + _argument(1)
+            + _op(_JEQ, 0, 0, 1)
+            + _refuse()
+            + _op(_RET, _ALLOW),
+        )
+    )
     parts += [_call(number, _only(index, 0xFFFFFFFF, (0,))) for number, index in _OWN_PID_ONLY]
-    denied = [number for group in _DENIED.values() for number in group]
-    if sockets:
+    denied = [*also, *(number for group in _DENIED.values() for number in group)]
+    if in_namespaces:
         parts.append(_call(_SOCKET, _only(0, 0xFFFFFFFF, (_AF_UNIX, _AF_INET, _AF_INET6))))
     else:
         # A datagram pair could be pointed at any path afterwards, with connect or sendmsg.
         pair = _only(1, _SOCK_TYPE_MASK, (_SOCK_STREAM, _SOCK_SEQPACKET))
         parts.append(_call(_SOCKETPAIR, pair))
-        denied += [_SOCKET, *_NAMED_SOCKETS]
+        denied += [_SOCKET, *_NAMED_SOCKETS, _INOTIFY_ADD_WATCH]
     if not signals:
         denied += _SIGNALS
     parts += [_call(number, _refuse()) for number in denied]

@@ -1,20 +1,23 @@
 """The first process of a sandbox: it builds the walls, then answers the driver until the socket closes.
 
-    driver ──frame──> supervisor ──fork──> program            one socket per sandbox, held by these two only
-       end of file on that socket (closed, or the driver was killed): everything dies with the supervisor
+driver ──frame──> supervisor ──fork──> program            one socket per sandbox, held by these two only
+   end of file on that socket (closed, or the driver was killed): everything dies with the supervisor
 """
 
 import os
 import resource
 from collections.abc import Callable
-from typing import NoReturn, Protocol
+from typing import Protocol
 
 from . import _files, _linux, _wire
 from ._execution import Cell, Execution, Order
+from ._program import Program
 from ._wire import Header
 
 _OPEN_FILES = 256
 """Descriptors a process may hold. Socket and pipe buffers are memory that nothing else here counts."""
+_SPACE = 4 << 30
+"""Bytes of address space over memory_mb: threads and allocators reserve much more than they touch."""
 
 
 class Home(Cell, Protocol):
@@ -32,8 +35,14 @@ class _DriverGone(Exception):
     """End of file on the control socket."""
 
 
-def supervise(control: int, build: Callable[[Header], Home]) -> NoReturn:
-    """Serve one sandbox over `control`. Never returns; a forked program leaves by `_program.Become`."""
+_READY = b'{"ready": true}'
+
+
+def supervise(control: int, build: Callable[[Header], Home]) -> Program:
+    """Serve one sandbox over `control`. Returns only in a fork, with the program that it is to become.
+
+    Going back to the top of the stack keeps our frames out of the program's sight.
+    """
     opening = _wire.receive(control)
     if opening is None:
         os._exit(0)
@@ -43,18 +52,20 @@ def supervise(control: int, build: Callable[[Header], Home]) -> NoReturn:
         _wire.send(control, {"error": f"{error}"})
         os._exit(1)
     try:
-        _wire.send(control, {"ready": True})
-        _serve(control, home, opening[0])
+        _wire.send_text(control, _READY, b"")
+        return _serve(control, home, opening[0])
     except (_DriverGone, BrokenPipeError, ConnectionResetError):
         home.kill_all()
         home.leave()
     os._exit(0)
 
 
-def settle(pids: int | None) -> None:
+def settle(memory_mb: int, pids: int | None) -> None:
     """What every supervisor is, in every tier: unreadable, without new privileges, with hard limits."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_NOFILE, (_OPEN_FILES, _OPEN_FILES))
+    space = (memory_mb << 20) + _SPACE
+    resource.setrlimit(resource.RLIMIT_AS, (space, space))
     if pids is not None:
         # The supervisor itself is the one more.
         resource.setrlimit(resource.RLIMIT_NPROC, (pids + 1, pids + 1))
@@ -70,11 +81,14 @@ def pin(cpus: float, allowed: list[int], turn: int) -> None:
         os.sched_setaffinity(0, [allowed[(start + at) % len(allowed)] for at in range(wanted)])
 
 
-def _serve(control: int, home: Home, opening: Header) -> NoReturn:
+def _serve(control: int, home: Home, opening: Header) -> Program:
     while True:
         header, payload = _next(control)
         if header["op"] == "run":
-            _wire.send_text(control, *_run(control, home, opening, header, payload))
+            execution = _execution(control, home, opening, header, payload)
+            if (program := execution.start()) is not None:
+                return program
+            _wire.send_text(control, *execution.finish())
             continue
         reply: Header = {}
         data = b""
@@ -95,7 +109,7 @@ def _next(control: int) -> tuple[Header, bytes]:
     raise _DriverGone
 
 
-def _run(control: int, home: Home, opening: Header, header: Header, stdin: bytes) -> tuple[bytes, bytes]:
+def _execution(control: int, home: Home, opening: Header, header: Header, stdin: bytes) -> Execution:
     order = Order(
         seq=header["seq"],
         argv=header["argv"],
@@ -103,7 +117,6 @@ def _run(control: int, home: Home, opening: Header, header: Header, stdin: bytes
         timeout_s=header["timeout_s"],
         output_limit=header["output_limit"],
         env=opening["env"],
-        memory_mb=opening["memory_mb"],
     )
 
     def cancelled() -> bool:
@@ -112,7 +125,7 @@ def _run(control: int, home: Home, opening: Header, header: Header, stdin: bytes
             raise _DriverGone
         return True
 
-    return Execution(order, home, control, cancelled).run()
+    return Execution(order, home, control, cancelled)
 
 
 def _file_call(root: int, header: Header, payload: bytes) -> tuple[Header, bytes]:

@@ -46,20 +46,31 @@ class Watch:
         return Check(broken=broken, is_full=tasks >= self._pids, within_s=within_s)
 
 
-def _resident(pid: int) -> tuple[int, int]:
-    """(resident bytes, threads) of a process; zeros when it has just gone."""
+def _stat(pid: int) -> list[bytes]:
+    """The fields of /proc/<pid>/stat from the third on; none when the process has just gone."""
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
     except FileNotFoundError:
-        return 0, 0
+        return []
     try:
         # The name in parentheses may hold anything, spaces and parentheses included.
-        fields = os.read(fd, 1024).rpartition(b")")[2].split()
+        return os.read(fd, 1024).rpartition(b")")[2].split()
     except ProcessLookupError:
-        return 0, 0
+        return []
     finally:
         os.close(fd)
-    return int(fields[21]) * _PAGE, int(fields[17])
+
+
+def _resident(pid: int) -> tuple[int, int]:
+    """(resident bytes, threads) of a process; zeros when it has just gone."""
+    fields = _stat(pid)
+    return (int(fields[21]) * _PAGE, int(fields[17])) if fields else (0, 0)
+
+
+def start_time(pid: int) -> int:
+    """When a process started, in clock ticks since boot; 0 when there is none of that number."""
+    fields = _stat(pid)
+    return int(fields[19]) if fields else 0
 
 
 def _proportional(pid: int) -> int:

@@ -48,12 +48,15 @@ async def create_docker_sandbox(spec: SandboxSpec) -> "DockerSandbox":
     try:
         lease = await asyncio.shield(starting)
     except asyncio.CancelledError:
+        starting.add_done_callback(_drop)
         await asyncio.wait([starting])
-        if starting.exception() is None:
-            starting.result().sock.close()
         raise
-    lease.sock.setblocking(False)
-    reader, writer = await asyncio.open_connection(sock=lease.sock, limit=1 << 20)
+    try:
+        lease.sock.setblocking(False)
+        reader, writer = await asyncio.open_connection(sock=lease.sock, limit=1 << 20)
+    except BaseException:
+        lease.sock.close()
+        raise
     box = DockerSandbox(lease.container, reader, writer)
     try:
         await box.greet(spec)
@@ -61,6 +64,12 @@ async def create_docker_sandbox(spec: SandboxSpec) -> "DockerSandbox":
         await box.close()
         raise
     return box
+
+
+def _drop(starting: asyncio.Future[_containers.Lease]) -> None:
+    """Give up the container that a cancelled creation still got."""
+    if not starting.cancelled() and starting.exception() is None:
+        starting.result().sock.close()
 
 
 @cache

@@ -3,158 +3,31 @@
     driver ──"open 7" + socket──> zygote ──clone──> supervisor of sandbox 7
        └─────────────────── frames on that socket ────────────┘
 
-Nothing here forks the driver or belongs to an event loop, except an open sandbox to the loop that opened it.
+An open sandbox belongs to the event loop that opened it; zygotes belong to none.
 """
 
 import asyncio
-import atexit
-import os
 import socket
-import subprocess
-import sys
-import threading
 from collections.abc import Sequence
-from pathlib import Path
 
 from . import _wire
 from ._linux import require_linux
 from ._wire import Header
+from ._zygotes import Zygote, zygote
 from .errors import SandboxFileError, SandboxLost, SandboxUnavailable
 from .sandbox import ExecResult, ExecStatus, Sandbox, SandboxSpec
 
-_BOOT = (
-    "import sys, types; package = types.ModuleType('_palaestra'); package.__path__ = [sys.argv[1]]; "
-    "sys.modules['_palaestra'] = package; from _palaestra.zygote import main; "
-    "main(sys.argv[2], int(sys.argv[3]))"
-)
 _GRACE_S = 30.0
 """How long after a program's timeout an answer may still come on an overloaded machine."""
 _CLOSE_S = 5.0
-_QUEUE_FULL_S = 0.002
-
-
-class Zygote:
-    """The driver's handle on one zygote process."""
-
-    def __init__(self, tier: str) -> None:
-        self.tier = tier
-        self.owner = os.getpid()
-        self._next_number = 0
-        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        here = str(Path(__file__).resolve().parent)
-        with theirs:
-            self._process = subprocess.Popen(
-                [interpreter(), "-S", "-c", _BOOT, here, tier, str(theirs.fileno())],
-                env=base_environment(),
-                cwd="/",
-                pass_fds=[theirs.fileno()],
-                # Pipes, so that sys.stdin and sys.stdout are set up as a program's will be.
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                # Ctrl-C in the driver's terminal is the driver's to handle.
-                start_new_session=True,
-            )
-        self._control.setblocking(False)
-
-    def is_alive(self) -> bool:
-        return self._process.poll() is None
-
-    async def open(self, box: socket.socket) -> int:
-        """Hand over the supervisor's end of a sandbox's socket; the sandbox's number."""
-        self._next_number += 1
-        number = self._next_number
-        while True:
-            try:
-                socket.send_fds(self._control, [b"open %d" % number], [box.fileno()])
-                return number
-            except BlockingIOError:
-                # Some 200 wait in the queue already. There is no event for several tasks on one socket.
-                await asyncio.sleep(_QUEUE_FULL_S)
-            except OSError as error:
-                raise self.failure() from error
-
-    def kill(self, number: int) -> None:
-        try:
-            self._control.send(b"kill %d" % number)
-        except OSError:
-            # The queue is full or the zygote gone: the supervisor still ends at its socket's end.
-            return
-
-    def failure(self) -> SandboxUnavailable | SandboxLost:
-        """Why the zygote takes no orders: what it said before it left."""
-        try:
-            said = self._control.recv(4096)
-            while said == b"ready":
-                said = self._control.recv(4096)
-        except OSError:
-            said = b""
-        if said.startswith(b"error "):
-            return SandboxUnavailable(said[6:].decode(errors="replace"))
-        return SandboxLost(f"the {self.tier} zygote (process {self._process.pid}) died; open another sandbox")
-
-    def stop(self) -> None:
-        self._control.close()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
-        if self.owner == os.getpid():
-            try:
-                self._process.wait(2)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-
-
-_zygotes: dict[str, Zygote] = {}
-_lock = threading.Lock()
-
-
-def zygote(tier: str) -> Zygote:
-    """The running zygote of a tier; a dead one, or one of the process that forked us, is replaced."""
-    with _lock:
-        found = _zygotes.get(tier)
-        if found is not None and (found.owner != os.getpid() or not found.is_alive()):
-            found.stop()
-            found = None
-        if found is None:
-            found = _zygotes[tier] = Zygote(tier)
-        return found
-
-
-def stop_zygotes() -> None:
-    """End every zygote of this process; their sandboxes end with their own sockets."""
-    with _lock:
-        for found in _zygotes.values():
-            found.stop()
-        _zygotes.clear()
-
-
-atexit.register(stop_zygotes)
-
-
-def interpreter() -> str:
-    """The Python that programs get as python3: this one's base, without a virtual environment around it."""
-    return os.path.realpath(getattr(sys, "_base_executable", sys.executable))
-
-
-def base_environment() -> dict[str, str]:
-    """Every variable that a program sees, before `SandboxSpec.env`.
-
-    The fixed hash seed makes a program's set order the same in each process, forked or not.
-    """
-    return {
-        "PATH": f"{os.path.dirname(interpreter())}:/usr/local/bin:/usr/bin:/bin",
-        "HOME": "/workspace",
-        "LANG": "C.UTF-8",
-        "PYTHONHASHSEED": "0",
-    }
 
 
 class LocalSandbox(Sandbox):
     """A sandbox of an embedded tier; made by `open_local`."""
 
-    def __init__(self, tier: str, spec: SandboxSpec, keeper: Zygote, number: int, sock: socket.socket) -> None:
+    def __init__(
+        self, tier: str, spec: SandboxSpec, keeper: Zygote, number: int, sock: socket.socket
+    ) -> None:
         self.tier = tier
         self._spec = spec
         self._keeper = keeper
@@ -176,7 +49,9 @@ class LocalSandbox(Sandbox):
         if isinstance(argv, str) or not argv or any("\0" in word for word in argv):
             raise ValueError(f"argv must be a list of words without NUL, at least one; got {argv!r}")
         if timeout_s <= 0 or output_limit < 0:
-            raise ValueError(f"timeout_s={timeout_s} must be over 0 and output_limit={output_limit} not under 0")
+            raise ValueError(
+                f"timeout_s={timeout_s} must be over 0 and output_limit={output_limit} not under 0"
+            )
         order: Header = {
             "op": "run",
             "argv": tuple(argv),
@@ -215,7 +90,7 @@ class LocalSandbox(Sandbox):
             return
         self._is_closing = True
         try:
-            # The supervisor reads the end of the stream, kills what runs, and leaves; a pending call sees that.
+            # The supervisor reads the end of the stream, kills what runs and leaves; a pending call sees it.
             self._sock.shutdown(socket.SHUT_WR)
             async with self._turn:
                 await self._wait_until_gone()

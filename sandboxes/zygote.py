@@ -12,89 +12,150 @@ import signal
 import site
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from importlib import import_module
+from typing import Protocol
 
-# Programs find these loaded already: an import they need not pay for. `random` and `threading` are left
-# out, because both do work in every fork.
-import bisect, collections, copy, dataclasses, datetime, functools, heapq  # noqa: E401, F401, I001
-import itertools, json, math, operator, re, string, textwrap, time, typing  # noqa: E401, F401
-
-from . import _linux, _namespaces, _program
+from . import _hosted, _linux, _namespaces, _program, _wire
 from ._execution import python_names
+from ._program import Program
 from ._supervisor import Home, supervise
 from ._wire import Header
 
-_NAMESPACES = (
-    _linux.NEWUSER | _linux.NEWNS | _linux.NEWPID | _linux.NEWNET | _linux.NEWIPC | _linux.NEWUTS
+# Programs find these loaded already, and need not pay for the import. `random` and `threading` are left out:
+# both do work in every fork.
+_PRELOADED = (
+    "bisect collections copy dataclasses datetime functools heapq itertools json math operator re string "
+    "textwrap time typing"
 )
 _ONE_FD = socket.CMSG_SPACE(4)
+
+
+class Tier(Protocol):
+    """What differs between tiers, for the zygote."""
+
+    flags: int
+    """The namespaces of a supervisor."""
+
+    def build(self, opening: Header, turn: int) -> Home:
+        """In a new supervisor: put up the walls. `turn` counts sandboxes."""
+        ...
+
+    def born(self, pid: int) -> None:
+        """A supervisor has started."""
+        ...
+
+    def buried(self, pid: int, others: Collection[int]) -> None:
+        """A supervisor has ended, perhaps by force; `others` live."""
+        ...
 
 
 class Zygote:
     """The loop, and the processes it started."""
 
-    def __init__(self, control: socket.socket, flags: int, build: Callable[[Header, int], Home]) -> None:
+    def __init__(self, control: socket.socket, tier: Tier) -> None:
         self._control = control
-        self._flags = flags
-        self._build = build
+        self._tier = tier
         self._poll = select.poll()
         self._poll.register(control.fileno(), select.POLLIN)
         self._pidfds: dict[int, int] = {}
-        self._numbers: dict[int, int] = {}
+        self._supervisors: dict[int, tuple[int, int]] = {}
         self._turn = 0
 
-    def serve(self) -> None:
-        """Until the driver closes its end."""
+    def serve(self) -> Program | None:
+        """Until the driver closes its end: None. In a fork: the program that it is to become."""
         while True:
             for fd, _ in self._poll.poll():
-                if fd == self._control.fileno():
-                    message, ancillary, _, _ = self._control.recvmsg(64, _ONE_FD)
-                    if not message:
-                        return
-                    self._obey(message.split(), ancillary)
-                else:
+                if fd != self._control.fileno():
                     self._bury(fd)
+                    continue
+                message, ancillary, _, _ = self._control.recvmsg(64, _ONE_FD)
+                if not message:
+                    return None
+                if (program := self._obey(message.split(), ancillary)) is not None:
+                    return program
 
-    def _obey(self, words: list[bytes], ancillary: list[tuple[int, int, bytes]]) -> None:
+    def _obey(self, words: list[bytes], ancillary: list[tuple[int, int, bytes]]) -> Program | None:
         number = int(words[1])
         if words[0] == b"open":
-            box = int.from_bytes(ancillary[0][2], sys.byteorder)
-            self._open(number, box)
-            os.close(box)
-        elif number in self._pidfds:
+            return self._open(number, int.from_bytes(ancillary[0][2], sys.byteorder))
+        if number in self._pidfds:
             signal.pidfd_send_signal(self._pidfds[number], signal.SIGKILL)
+        return None
 
-    def _open(self, number: int, box: int) -> None:
+    def _open(self, number: int, box: int) -> Program | None:
         self._turn += 1
-        pid = _linux.clone(self._flags)
+        try:
+            pid = _linux.clone(self._tier.flags)
+        except OSError as error:
+            _wire.send(box, {"error": str(error)})
+            os.close(box)
+            return None
         if pid == 0:
-            self._be_supervisor(box)
+            return self._be_supervisor(box)
+        os.close(box)
         pidfd = os.pidfd_open(pid)
         self._pidfds[number] = pidfd
-        self._numbers[pidfd] = number
+        self._supervisors[pidfd] = (number, pid)
         self._poll.register(pidfd, select.POLLIN)
+        self._tier.born(pid)
+        return None
 
-    def _be_supervisor(self, box: int) -> None:
-        os.dup2(box, 3)
-        if self._control.fileno() != 3:
-            self._control.close()
+    def _be_supervisor(self, box: int) -> Program:
+        # Detached, the socket object will not close a descriptor number that the program may reuse.
         self._control.detach()
+        os.dup2(box, 3)
         os.closerange(4, 1 << 16)
-        supervise(3, lambda opening: self._build(opening, self._turn))
+        return supervise(3, lambda opening: self._tier.build(opening, self._turn))
 
     def _bury(self, pidfd: int) -> None:
         os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
         self._poll.unregister(pidfd)
         os.close(pidfd)
-        del self._pidfds[self._numbers.pop(pidfd)]
+        number, pid = self._supervisors.pop(pidfd)
+        del self._pidfds[number]
+        self._tier.buried(pid, [other for _, other in self._supervisors.values()])
 
 
-def _prepare_namespaces() -> tuple[int, Callable[[Header, int], Home]]:
-    _namespaces.enter_template(_namespaces.interpreter_prefixes())
-    if os.geteuid() == 0 and os.getuid() == 0:
-        _namespaces.become(_namespaces.other_id(os.getpid()))
-    uid, gid, allowed = os.geteuid(), os.getegid(), sorted(os.sched_getaffinity(0))
-    return _NAMESPACES, lambda opening, turn: _namespaces.NamespaceHome(opening, uid, gid, allowed, turn)
+class _Namespaces:
+    flags = _linux.NEWUSER | _linux.NEWNS | _linux.NEWPID | _linux.NEWNET | _linux.NEWIPC | _linux.NEWUTS
+
+    def __init__(self) -> None:
+        _namespaces.enter_template(_namespaces.interpreter_prefixes())
+        if _namespaces.can_switch_user():
+            _namespaces.become(_namespaces.other_id(os.getpid()))
+        self._uid, self._gid = os.geteuid(), os.getegid()
+        self._allowed = sorted(os.sched_getaffinity(0))
+
+    def build(self, opening: Header, turn: int) -> Home:
+        return _namespaces.NamespaceHome(opening, self._uid, self._gid, self._allowed, turn)
+
+    def born(self, pid: int) -> None:
+        """Nothing to note: with process 1 of its namespaces the kernel takes all the others."""
+
+    def buried(self, pid: int, others: Collection[int]) -> None:
+        """Nothing is left."""
+
+
+class _Landlock:
+    flags = 0
+
+    def __init__(self) -> None:
+        self._prefixes = _namespaces.interpreter_prefixes()
+        self._version = _hosted.prepare(self._prefixes)
+        self._allowed = sorted(os.sched_getaffinity(0))
+
+    def build(self, opening: Header, turn: int) -> Home:
+        return _hosted.HostedHome(opening, self._prefixes, self._version, self._allowed, turn)
+
+    def born(self, pid: int) -> None:
+        """Nothing to note: a supervisor's directory bears its number."""
+
+    def buried(self, pid: int, others: Collection[int]) -> None:
+        _hosted.clean_up_after(pid, others)
+
+
+_TIERS: dict[str, Callable[[], Tier]] = {"namespaces": _Namespaces, "landlock": _Landlock}
 
 
 def _as_after_site() -> list[str]:
@@ -111,6 +172,8 @@ def _as_after_site() -> list[str]:
 
 def _warm_up() -> None:
     """Do once what each fork would otherwise do again."""
+    for name in _PRELOADED.split():
+        import_module(name)
     null = os.open("/dev/null", os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
@@ -125,12 +188,12 @@ def _warm_up() -> None:
     gc.collect()
 
 
-def main(tier: str, control_fd: int) -> None:
+def main(name: str, control_fd: int) -> None:
     """Serve; in a forked program, run that and never return."""
     control = socket.socket(fileno=control_fd)
     base_path = _as_after_site()
     try:
-        flags, build = _prepare_namespaces()
+        tier = _TIERS[name]()
     except OSError as error:
         control.send(f"error {error}".encode())
         return
@@ -138,10 +201,5 @@ def main(tier: str, control_fd: int) -> None:
     _warm_up()
     gc.freeze()
     gc.disable()
-    try:
-        Zygote(control, flags, build).serve()
-    except _program.Become as become:
-        program = become.program
-    else:
-        os._exit(0)
-    _program.run(program, base_path)
+    if (program := Zygote(control, tier).serve()) is not None:
+        _program.run(program, base_path)

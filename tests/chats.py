@@ -27,6 +27,6 @@ def byte_tokenizer(*special: str, merges: Sequence[tuple[str, str]] = ()) -> Tok
     )
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    added: list[AddedToken | str] = [AddedToken(text, normalized=False) for text in (*SPECIAL, *special)]
-    tokenizer.add_special_tokens(added)
+    added = [AddedToken(text, normalized=False) for text in (*SPECIAL, *special)]
+    tokenizer.add_special_tokens(added)  # pyright: ignore[reportUnknownMemberType]  its stub says "list"
     return tokenizer

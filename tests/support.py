@@ -4,11 +4,12 @@ import asyncio
 import os
 from collections.abc import Callable, Coroutine
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+
+from palaestra.sandboxes import SandboxError, _containers
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,23 +58,11 @@ def _lack_of_vllm() -> str:
 
 @cache
 def _lack_of_docker() -> str:
-    """Asked once per session: a dead engine is slow to say so."""
-    from palaestra.sandboxes._containers import BASE_IMAGE
-
+    """Asked once per session."""
     try:
-        docker: Any = import_module("docker")
-    except ImportError:
-        return 'the docker SDK is not installed (pip install "palaestra[docker]")'
-    try:
-        client: Any = docker.from_env()
-    except docker.errors.DockerException as error:
-        return f"no Docker engine answers (.ci/docker-up): {error}"
-    try:
-        client.images.get(BASE_IMAGE)
-    except docker.errors.ImageNotFound:
-        return f"the engine has no image {BASE_IMAGE} (.ci/docker-up)"
-    finally:
-        client.close()
+        _containers.probe()
+    except SandboxError as error:
+        return str(error)
     return ""
 
 

@@ -36,8 +36,7 @@ def tiny_model(
         "bos_token_id": 0,
         "eos_token_id": 1,
     } | changes
-    random: Any = torch.random  # partly untyped
-    random.manual_seed(seed)
+    manual_seed(seed)
     model: Any  # transformers decorates `to` out of its types
     if family == "qwen2":
         model = Qwen2ForCausalLM(Qwen2Config(**shape))
@@ -50,6 +49,12 @@ def tiny_model(
             if name.endswith("bias") or "norm" in name:
                 parameter.add_(0.1 * torch.randn_like(parameter))
     return model.to(dtype).eval()
+
+
+def manual_seed(seed: int) -> None:
+    """Seed torch, whose own function is partly untyped."""
+    random: Any = torch.random
+    random.manual_seed(seed)
 
 
 def logprobs_of(model: Any, prompt: list[int], answer: list[int], temperature: float = 1.0) -> list[float]:

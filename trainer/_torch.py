@@ -1,5 +1,6 @@
 """The few calls into torch, transformers and safetensors that have no types there, behind typed functions."""
 
+import os
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,13 @@ import transformers
 from torch import Tensor, nn
 from torch.utils import checkpoint as torch_checkpoint
 from transformers import PreTrainedModel
+
+
+def use_processor(threads: int | None, *, deterministic: bool) -> None:
+    """How this process computes: `threads` None is every core."""
+    untyped: Any = torch
+    untyped.set_num_threads(threads or os.cpu_count() or 1)
+    untyped.use_deterministic_algorithms(deterministic)
 
 
 def hidden_states(model: PreTrainedModel, ids_BT: Tensor) -> Tensor:
@@ -56,7 +64,7 @@ def recomputed(function: Callable[..., tuple[Tensor, Tensor]], *arguments: Any) 
 
 
 @contextmanager
-def seeded(seed: int) -> Generator[None]:
+def seeded(seed: int) -> Generator[None, None, None]:
     """Draw from a generator of one's own, and leave the global one as it was."""
     untyped: Any = torch
     with untyped.random.fork_rng():

@@ -1,5 +1,6 @@
 """LoRA by peft, through typed functions. The model object stays; its layers gain an adapter in place."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ def add_adapter(model: PreTrainedModel, config: LoraConfig, seed: int) -> Any:
         target_modules=targets,
         task_type="CAUSAL_LM",
     )
-    with seeded(seed):
+    with seeded(seed), warnings.catch_warnings():
+        # peft 0.21 asks transformers 5 for a property under its old name.
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
         return untyped.get_peft_model(model, settings)
 
 

@@ -2,7 +2,7 @@
 
     checkpoints/step-000010/  weights.safetensors  optimizer.safetensors  state.json  manifest.json
 
-The manifest has a SHA-256 of each other file and is written last, in a folder that gets its name when all of it is on
+The manifest has a SHA-256 of each other file and is written last. The folder gets its name when all of it is on
 disk. No pickle is read or written.
 """
 
@@ -71,7 +71,9 @@ def verify_checkpoint(folder: Path) -> None:
         if not path.is_file():
             raise CorruptCheckpoint(f"{path} is missing")
         if _sha256(path) != hashes.get(name):
-            raise CorruptCheckpoint(f"{path} is not what was written: its SHA-256 differs from the manifest's")
+            raise CorruptCheckpoint(
+                f"{path} is not what was written: its SHA-256 differs from the manifest's"
+            )
 
 
 def load_checkpoint(folder: Path, learner: Learner) -> dict[str, Any]:
@@ -122,6 +124,10 @@ class Checkpoints:
         """Steps with a checkpoint, newest last."""
         return sorted(int(path.name[5:]) for path in self.folder.glob("step-*") if path.name[5:].isdigit())
 
+    def newest(self) -> int | None:
+        """The last step with a checkpoint, whole or not."""
+        return max(self.steps(), default=None)
+
     def save(self, step: int, learner: Learner, state: Mapping[str, Any] | None = None) -> None:
         save_checkpoint(self.path(step), learner, state)
         for old in self.steps()[: -self.keep]:
@@ -133,7 +139,9 @@ class Checkpoints:
             try:
                 verify_checkpoint(self.path(step))
             except CorruptCheckpoint as error:
-                warnings.warn(f"{error}; going back to the checkpoint before", CheckpointWarning, stacklevel=2)
+                warnings.warn(
+                    f"{error}; going back to the checkpoint before", CheckpointWarning, stacklevel=2
+                )
             else:
                 return step
         return None
@@ -141,14 +149,21 @@ class Checkpoints:
     def restore(self, learner: Learner) -> int:
         """Bring the learner to the latest good checkpoint; returns its step, 0 without one.
 
-        Raises `CorruptCheckpoint` when there are checkpoints and none is whole.
+        Newer ones, which are corrupt, get the suffix ".corrupt" and do not count any more. Raises
+        `CorruptCheckpoint` when there are checkpoints and none is whole.
         """
         step = self.latest_good()
         if step is None:
             if self.steps():
-                raise CorruptCheckpoint(f"no checkpoint in {self.folder} is whole; remove them to start again")
+                raise CorruptCheckpoint(
+                    f"no checkpoint in {self.folder} is whole; remove them to start again"
+                )
             return 0
         load_checkpoint(self.path(step), learner)
+        for corrupt in (self.path(newer) for newer in self.steps() if newer > step):
+            aside = corrupt.with_name(f"{corrupt.name}.corrupt")
+            shutil.rmtree(aside, ignore_errors=True)
+            corrupt.rename(aside)
         return step
 
 

@@ -51,12 +51,16 @@ def redacted(value: object) -> Any:
     if isinstance(value, dict):
         fields = cast(dict[str, object], value)
         return {
-            name: "[redacted]" if _SECRET.search(name) and found else redacted(found)
-            for name, found in fields.items()
+            name: "[redacted]" if _is_secret(name, found) else redacted(found) for name, found in fields.items()
         }
     if isinstance(value, list):
         return [redacted(item) for item in cast(list[object], value)]
     return value
+
+
+def _is_secret(name: str, value: object) -> bool:
+    """Numbers are none: `max_tokens` is named like one."""
+    return bool(_SECRET.search(name) and value) and not isinstance(value, int | float)
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -24,8 +24,8 @@ def token_logprobs(
 ) -> TokenLogprobs:
     """The model's word on each trained token, of the distribution logits / temperature.
 
-    The head runs only on positions that predict a trained token, `chunk` of them at a time. With more than one
-    chunk the logits are made again in the backward pass, so that [N, V] never exists as a whole.
+    The head runs on the positions that predict a trained token, `chunk` of them at a time. With more than
+    one chunk the logits are made again in the backward pass, so that [N, V] never exists as a whole.
     """
     hidden_NE = hidden_states(model, micro.inputs_BT).flatten(0, 1).index_select(0, micro.source_N)
     head = output_head(model)

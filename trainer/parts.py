@@ -63,6 +63,23 @@ def make_rollout(
     )
 
 
+def make_oracle_rollout(recipe: Recipe, arena: Arena) -> Rollout:
+    """How the environment's own oracle plays. Raises `RecipeError` where there is none."""
+    try:
+        arena.env.oracle(arena.train[0])
+    except NotImplementedError as error:
+        raise RecipeError(
+            f"env.id: {error}; or start from a trained model, with model.path and without warm_start"
+        ) from error
+    return Rollout(
+        make_env=lambda: arena.env(**recipe.env.options),
+        make_policy=lambda task, version, seed: arena.env.oracle(task),
+        run_seed=recipe.seed,
+        budget=recipe.env.budget,
+        grader_timeout_s=recipe.env.grader_timeout_s,
+    )
+
+
 @asynccontextmanager
 async def open_engine(recipe: Recipe, model: Path) -> AsyncGenerator[Engine, None]:
     """The recipe's engine, serving the model folder as version 0."""

@@ -39,13 +39,18 @@ class TinyModel(_Section):
     """A model made on the spot from random weights, with a tokenizer trained on demonstrations."""
 
     hidden: PositiveInt = 128
-    layers: PositiveInt = 3
-    heads: PositiveInt = 4
+    layers: PositiveInt = 2
+    heads: PositiveInt = 8
+    kv_heads: PositiveInt = 4
+    head_dim: PositiveInt = 32
     intermediate: PositiveInt = 256
-    vocab: PositiveInt = 256
-    """Upper bound; the tokenizer may find fewer."""
+    vocab: Annotated[int, Field(ge=128)] = 192
+    """Upper bound; the tokenizer may need fewer."""
+    rope_theta: PositiveFloat = 100.0
+    """Small, so that few layers learn soon to look at the token before."""
+    init_std: PositiveFloat = 0.06
     max_context: PositiveInt = 256
-    """Positions the model is made for."""
+    """Positions that the model is made for."""
 
 
 class ModelSection(_Section):

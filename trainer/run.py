@@ -8,19 +8,16 @@ runs/<name>/
 """
 
 import asyncio
-import os
-import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from ..agents.collector import Collector
+from ..agents.collector import Collector, GroupRequest
 from ..agents.engine import Engine, PolicyVersion
 from ..agents.evaluation import evaluate
 from ..agents.ledger import Ledger
-from ..agents.trajectory import Group, Trajectory
+from ..agents.trajectory import Trajectory
+from ._torch import use_processor
 from .checkpoint import Checkpoints
 from .folder import make_whole, open_folder
 from .interrupt import Interrupt, Interrupted
@@ -33,38 +30,39 @@ from .parts import (
     learner_config,
     load_arena,
     load_renderer,
+    make_oracle_rollout,
     make_rollout,
     open_engine,
     open_local_engine,
 )
 from .progress import Progress
 from .publisher import Publisher
-from .recipe import Recipe
-from .summary import Summary, summarize_run
+from .recipe import Recipe, WarmStartSection
+from .summary import Summary, counting_seconds, summarize_run
 from .tiny import make_tiny_model
 from .update import Updater
-from .warm_start import demonstrate, warm_start
+from .warm_start import demonstrate, oracle_texts, warm_start
 
 START = PolicyVersion(0)
 """The policy that reinforcement learning starts from."""
 
+TOKENIZER_TEXTS = 512
+"""Demonstrations that a tiny model's tokenizer is trained on."""
+
 
 async def train(recipe: Recipe, progress: Progress, *, resume: bool = False) -> Summary:
     """Run a recipe to its end. Raises `Interrupted` after a signal, when everything is on disk."""
-    torch.set_num_threads(recipe.threads or os.cpu_count() or 1)
-    torch.use_deterministic_algorithms(recipe.deterministic)
+    use_processor(recipe.threads, deterministic=recipe.deterministic)
     arena = load_arena(recipe)
     open_folder(recipe, resume=resume)
     with ExitStack() as stack:
-        run = _Run(
-            recipe=recipe,
-            arena=arena,
-            progress=progress,
-            ledger=stack.enter_context(Ledger(recipe.folder)),
-            interrupt=stack.enter_context(Interrupt()),
-        )
-        with run.counting_seconds():
-            return await run.to_the_end()
+        ledger = stack.enter_context(Ledger(recipe.folder))
+        stack.enter_context(counting_seconds(ledger))
+        interrupt = stack.enter_context(Interrupt())
+        run = _Run(recipe=recipe, arena=arena, progress=progress, ledger=ledger, interrupt=interrupt)
+        summary = await run.to_the_end()
+    summary.write(recipe.folder / "summary.json")
+    return summary
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,43 +79,62 @@ class _Run:
         if self.recipe.warm_start is not None:
             async with open_local_engine(self.recipe, model) as engine:
                 await self._evaluate("baseline", engine, model, START)
-            model = await self._warm_start(model)
+            model = await self._warm_start(model, self.recipe.warm_start)
         async with open_engine(self.recipe, model) as engine:
             await self._evaluate("warm-start" if self.recipe.warm_start else "baseline", engine, model, START)
             await self._learn(engine, model)
             await self._evaluate("final", engine, model, PolicyVersion(self.recipe.grpo.steps))
-        summary = summarize_run(self.recipe, self.arena.env.reward_range, self.ledger)
-        summary.write(self.recipe.folder / "summary.json")
-        return summary
+        return summarize_run(self.recipe, self.arena.env.reward_range, self.ledger)
 
     async def _model(self) -> Path:
-        """The folder of the untrained model."""
+        """The folder of the model before any training."""
         if self.recipe.model.path is not None:
             return self.recipe.model.path
         tiny, folder = self.recipe.model.tiny, self.recipe.folder / "model"
         assert tiny is not None, "load_recipe checked it"
         if not folder.exists():
-            self.progress.waiting("model")
-            texts = await self.interrupt.during(self._demonstration_texts())
+            texts = oracle_texts(self.recipe, await self._demonstrations(TOKENIZER_TEXTS))
             make_whole(folder, lambda partial: make_tiny_model(tiny, partial, texts, seed=self.recipe.seed))
         return folder
 
-    async def _warm_start(self, model: Path) -> Path:
+    async def _warm_start(self, model: Path, section: WarmStartSection) -> Path:
         """The folder of the model after its supervised start."""
-        folder, section = self.recipe.folder / "warm-start", self.recipe.warm_start
-        assert section is not None
+        folder = self.recipe.folder / "warm-start"
         if folder.exists():
             return folder
-        self.progress.phase("demonstrations", section.demonstrations)
-        rows = await self.interrupt.during(self._demonstrations(model))
+        renderer = load_renderer(self.recipe, model)
+        demonstrations = await self._demonstrations(section.demonstrations)
+        rows = [demonstrate(each.key, each.episode, renderer) for each in demonstrations]
         learner = Learner(load_model(model), learner_config(self.recipe, section.optimizer, section.steps))
         self.progress.phase("warm start", section.steps)
-        for loss in warm_start(learner, rows, section, seed=self.recipe.seed):
-            await asyncio.sleep(0)
+        self.progress.waiting("learner")
+        for _ in warm_start(learner, rows, section, seed=self.recipe.seed):
             self.progress.advance()
+            await asyncio.sleep(0)
             self.interrupt.check()
         make_whole(folder, learner.export_merged)
         return folder
+
+    async def _demonstrations(self, number: int) -> list[Trajectory]:
+        """The oracle's play of the first training tasks, as far as it earned the maximum."""
+        tasks = self.arena.train[:number]
+        requests = [
+            GroupRequest(split="demonstrations", epoch=0, task=task, num_samples=1, version=START)
+            for task in tasks
+        ]
+        self.progress.phase("demonstrations", len(tasks))
+        self.progress.waiting("episodes")
+        rollout = make_oracle_rollout(self.recipe, self.arena)
+        collector = Collector(
+            rollout, self.ledger, max_in_flight=self.recipe.engine.max_in_flight, on_episode=self._count
+        )
+        groups = await self.interrupt.during(collector.collect(requests))
+        played = [member for group in groups for member in group.members]
+        return [each for each in played if each.reward == self.arena.env.reward_range[1]]
+
+    def _count(self, trajectory: Trajectory) -> None:
+        self.progress.advance()
+        self.progress.episode(trajectory)
 
     async def _learn(self, engine: Engine, model: Path) -> None:
         """Every step that is still to do. A signal leaves a checkpoint behind."""

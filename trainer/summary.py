@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import time
 from collections import Counter
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -37,9 +40,20 @@ class Summary:
         write_whole(path, json.dumps(self.to_json(), indent=2) + "\n")
 
 
+@contextmanager
+def counting_seconds(ledger: Ledger) -> Generator[None, None, None]:
+    """Add the block's wall seconds to the run's."""
+    started = time.monotonic()
+    try:
+        yield
+    finally:
+        before = float(ledger.meta("seconds") or 0.0)
+        ledger.set_meta("seconds", str(before + time.monotonic() - started))
+
+
 def summarize_run(recipe: Recipe, reward_range: tuple[float, float], ledger: Ledger) -> Summary:
     """Read the run file."""
-    splits = [split for split in ledger.splits() if split != "train"]
+    splits = [split for split in ledger.splits() if split not in ("train", "demonstrations")]
     records = [record for step in ledger.step_numbers() if (record := ledger.step(step)) is not None]
     counts = ledger.counts("train")
     return Summary(

@@ -1,5 +1,6 @@
 """Gymnasium's FrozenLake in words: cross from S to G and step on no hole H."""
 
+import string
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -121,7 +122,7 @@ def _describe(game: gymnasium.Env[Any, Any], observation: Any) -> str:
 
 
 def _parse(text: str) -> int:
-    named = {word.strip(".,;:!*\"'") for word in text.lower().split()} & MOVES.keys()
+    named = {word.strip(string.punctuation) for word in text.lower().split()} & MOVES.keys()
     if len(named) != 1:
         raise ValueError(f"that names {len(named)} moves; answer with one word: left, down, right or up")
     return list(MOVES).index(named.pop())

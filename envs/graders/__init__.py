@@ -3,7 +3,8 @@
 from .answer import final_answer
 from .exact import Exact
 from .function import FunctionGrader, grader
-from .grader import Grader, grade_episode
+from .grading import Grader, grade_episode
+from .math import Math
 from .numeric import Numeric, as_number, numbers
 from .rubric import Rubric
 
@@ -11,6 +12,7 @@ __all__ = [
     "Exact",
     "FunctionGrader",
     "Grader",
+    "Math",
     "Numeric",
     "Rubric",
     "as_number",

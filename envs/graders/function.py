@@ -3,26 +3,26 @@
 import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 from ..episode import Episode, Workspace
 from ..outcome import Score
 from ..task import Task
 from ..threads import in_thread
 
-Judge = Callable[[Task, Episode], float | Awaitable[float]]
+Judge = Callable[[Task, Episode], float] | Callable[[Task, Episode], Awaitable[float]]
 
 
 @dataclass(frozen=True, slots=True)
 class FunctionGrader:
     """Made by `grader`."""
 
-    function: Judge
+    function: Callable[[Task, Episode], Any]
 
     async def grade(self, task: Task, episode: Episode, workspace: Workspace | None) -> Score:
-        reward = await in_thread(lambda: self.function(task, episode))
-        if inspect.isawaitable(reward):
-            reward = await reward
-        return Score(reward=float(reward))
+        if inspect.iscoroutinefunction(self.function):
+            return Score(reward=float(await self.function(task, episode)))
+        return Score(reward=float(await in_thread(lambda: self.function(task, episode))))
 
 
 def grader(function: Judge) -> FunctionGrader:

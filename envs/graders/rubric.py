@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from ..episode import Episode, Workspace
 from ..outcome import Score
 from ..task import Task
-from .grader import Grader
+from .grading import Grader
 
 
 class Rubric:

@@ -21,7 +21,15 @@ from palaestra.agents.policy import EnginePolicy
 from palaestra.agents.pretrained import Pretrained, read_pretrained
 from palaestra.agents.renderer import History, Renderer
 from palaestra.agents.template import TemplateRefuses
-from palaestra.envs import AssistantMessage, Message, SystemMessage, ToolCall, ToolMessage, ToolSpec, UserMessage
+from palaestra.envs import (
+    AssistantMessage,
+    Message,
+    SystemMessage,
+    ToolCall,
+    ToolMessage,
+    ToolSpec,
+    UserMessage,
+)
 
 pytestmark = pytest.mark.data
 each_tokenizer = pytest.mark.parametrize("tokenizer", ["tokenizer_qwen2_5", "tokenizer_qwen3"])
@@ -64,6 +72,7 @@ def templates() -> Iterator[tuple[str, str]]:
         yield f"{path.parent.name}/{path.name}", path.read_text(encoding="utf-8")
 
 
+@cache
 def renderer(tokenizer: str, source: str, history: History = "append") -> Renderer:
     model = pretrained(tokenizer)
     return Renderer(model.tokenizer, source, special_tokens=model.special_tokens, history=history)
@@ -123,7 +132,9 @@ def test_no_template_makes_a_sampled_token_be_encoded_again(tokenizer: str) -> N
 
 @each_tokenizer
 def test_the_templates_that_refuse_a_conversation_are_the_known_ones(tokenizer: str) -> None:
-    measured = {name: found for name, source in templates() if (found := reasons(renderer(tokenizer, source)))}
+    measured = {
+        name: found for name, source in templates() if (found := reasons(renderer(tokenizer, source)))
+    }
     if os.environ.get("PALAESTRA_RENEW"):
         REFUSED.write_text(json.dumps(measured, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     assert measured == refused()
@@ -133,8 +144,10 @@ def reasons(renderer: Renderer) -> dict[str, str]:
     """Why, for each shape that is refused."""
     found: dict[str, str] = {}
     for kind, shape in SHAPES.items():
-        answer = AssistantMessage("2", tool_calls=shape.tools and (call(),))
-        new: Message = ToolMessage("2", call_id="call00000", name="add") if shape.tools else UserMessage("And 2?")
+        answer = AssistantMessage("2", tool_calls=(call(),) if shape.tools else ())
+        new: Message = (
+            ToolMessage("2", call_id="call00000", name="add") if shape.tools else UserMessage("And 2?")
+        )
         try:
             renderer.opening(shape.opening, shape.tools)
             renderer.delta(shape.opening, (), answer, [new], shape.tools)
@@ -160,7 +173,11 @@ def test_what_is_appended_is_what_the_whole_rendering_says(tokenizer: str) -> No
         if "chat" in refused().get(name, {}):
             continue
         r = renderer(tokenizer, source)
-        before, answer, new = SHAPES["chat"].opening, AssistantMessage("It is 2."), (UserMessage("And 2 + 2?"),)
+        before, answer, new = (
+            SHAPES["chat"].opening,
+            AssistantMessage("It is 2."),
+            (UserMessage("And 2 + 2?"),),
+        )
         first = text(r, r.opening(before, ())) + answer.content
         whole = text(r, r.opening((*before, answer, *new), ()))
         said = tuple(r.tokenizer.encode(answer.content, add_special_tokens=False).ids)
@@ -178,7 +195,7 @@ def test_what_is_appended_is_what_the_whole_rendering_says(tokenizer: str) -> No
 
 @each_tokenizer
 def test_behind_a_tool_call_the_same_is_appended_as_the_whole_rendering_says(tokenizer: str) -> None:
-    """Where the turn ends with a token of this tokenizer, the call's own text can be cut out of the rendering."""
+    """Where a token of this tokenizer ends the turn, the call's own text can be cut out of the rendering."""
     kept = 0
     for name, source in templates():
         r = renderer(tokenizer, source)

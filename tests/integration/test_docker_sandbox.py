@@ -127,18 +127,20 @@ for _ in range(10):
 @pytest.mark.parametrize("code", [ONE_BOMB, TEN_BOMBS])
 def test_memory_is_bounded_over_all_processes(code: str) -> None:
     async def part(box: DockerSandbox) -> None:
-        assert (await box.run(["python3", "-c", code], timeout_s=5)).status == "oom"
+        assert (await box.run(["python3", "-c", code], timeout_s=2)).status == "oom"
         await no_process_is_left(box)
 
     play(part, memory_mb=96)
 
 
 def test_a_guest_that_memory_took_along_is_still_the_programs_doing() -> None:
-    # Files fill what they may, the program undoes its own preference and stays smaller than the guest.
-    code = """echo 0 > /proc/self/oom_score_adj
-    head -c 100M /dev/zero > /dev/shm/x; head -c 100M /dev/zero > /tmp/x
-    for i in $(seq 50); do sh -c 'x=$(head -c 1000000 /dev/zero | tr "\\0" x); sleep 20' & done
-    wait"""
+    # Files fill what they may, the program gives up its rank, and each of its processes stays small.
+    code = """
+echo 0 > /proc/self/oom_score_adj
+head -c 100M /dev/zero > /dev/shm/x; head -c 100M /dev/zero > /tmp/x
+for i in $(seq 50); do perl -e '$x = "x" x 2000000; sleep 20' & done
+wait
+"""
 
     async def part(box: DockerSandbox) -> None:
         assert (await box.run(["sh", "-c", code], timeout_s=10)).status == "oom"
@@ -150,22 +152,26 @@ FORKS = "import os\nwhile True: os.fork()"
 THREADS = """
 import threading, time
 while True:
-    threading.Thread(target=time.sleep, args=(9,)).start()
+    threading.Thread(target=time.sleep, args=(9,), daemon=True).start()
 """
 
 
 @pytest.mark.parametrize(
-    "argv", [["bash", "-c", ":(){ :|:& };:"], ["python3", "-c", FORKS], ["python3", "-c", THREADS]]
+    ("argv", "statuses"),
+    [
+        (["bash", "-c", ":(){ :|:& };:"], {ExecStatus.OK, ExecStatus.PIDS, ExecStatus.TIMEOUT}),
+        (["python3", "-c", FORKS], {ExecStatus.PIDS}),
+        (["python3", "-c", THREADS], {ExecStatus.PIDS}),
+    ],
+    ids=["bash", "forks", "threads"],
 )
-def test_a_fork_bomb_meets_the_process_limit(argv: list[str]) -> None:
+def test_a_fork_bomb_meets_the_process_limit(argv: list[str], statuses: set[ExecStatus]) -> None:
     async def part(box: DockerSandbox) -> None:
-        result = await box.run(argv, timeout_s=5)
-        assert result.status in ("ok", "pids", "timeout")
+        result = await box.run(argv, timeout_s=2)
+        assert result.status in statuses
         await no_process_is_left(box)
-        code = "for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 9 & done; exit 5"
-        assert (await box.run(["bash", "-c", code])).status == "pids"
 
-    play(part, pids=10)
+    play(part, pids=20)
 
 
 def test_a_cancelled_run_kills_its_program_and_the_sandbox_stays_good() -> None:
@@ -222,7 +228,8 @@ def test_what_a_driver_left_between_two_calls_is_swept_by_the_next() -> None:
     with engine() as api:
 
         def abandoned(owner: str | None) -> str:
-            labels = {"palaestra": "1", "palaestra.host": containers.host_label(), "palaestra.owner": owner or ""}
+            host = containers.host_label()
+            labels = {"palaestra": "1", "palaestra.host": host, "palaestra.owner": owner or ""}
             return str(api.create_container(containers.BASE_IMAGE, ["true"], labels=labels)["Id"])
 
         ours = containers.owner_label(os.getpid())
@@ -251,11 +258,16 @@ def test_closing_twice_is_fine_and_nothing_works_after() -> None:
     run_async(main())
 
 
-def test_a_container_that_dies_under_a_call_is_a_lost_sandbox() -> None:
+@pytest.mark.parametrize("engine_answers", [True, False])
+def test_a_container_that_dies_under_a_call_is_a_lost_sandbox(
+    engine_answers: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     async def part(box: DockerSandbox) -> None:
-        running = asyncio.ensure_future(box.run(["sleep", "60"], timeout_s=60))
+        running = asyncio.ensure_future(box.run(["sh", "-c", "touch up; sleep 60"], timeout_s=60))
         await asyncio.sleep(0.2)
         with engine() as api:
+            if not engine_answers:
+                monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/no.sock")
             await asyncio.to_thread(api.remove_container, box.container, force=True)
         with pytest.raises(SandboxLost):
             await running

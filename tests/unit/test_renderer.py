@@ -7,8 +7,14 @@ import pytest
 from chats import CHATML, HEADERS_ONLY, THINKING, byte_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
+from support import run_async
 
-from palaestra.agents.renderer import Renderer
+from palaestra.agents.engine import PolicyVersion, Sampling
+from palaestra.agents.engines.scripted import ScriptedEngine, in_turn
+from palaestra.agents.formats import Hermes
+from palaestra.agents.policy import EnginePolicy
+from palaestra.agents.renderer import History, Renderer
+from palaestra.agents.rows import to_rows
 from palaestra.agents.template import TemplateRefuses
 from palaestra.envs import (
     AssistantMessage,
@@ -53,7 +59,8 @@ def test_a_turn_that_ended_is_not_ended_again_and_one_that_was_cut_is_closed(
     answer: AssistantMessage, new: UserMessage | ToolMessage
 ) -> None:
     r = renderer()
-    rest = f"\n<|im_start|>{new.role}\n{new.content}<|im_end|>\n<|im_start|>assistant\n"
+    role = "tool" if new is HEARD and answer.tool_calls else "user"  # a result needs a call
+    rest = f"\n<|im_start|>{role}\n{new.content}<|im_end|>\n<|im_start|>assistant\n"
     assert text(r, r.delta(HELLO, sampled(r, "ok<|im_end|>"), answer, [new], ())) == rest
     assert text(r, r.delta(HELLO, sampled(r, "ok"), answer, [new], ())) == "<|im_end|>" + rest
     assert text(r, r.delta(HELLO, (), answer, [new], ())) == "<|im_end|>" + rest
@@ -91,7 +98,7 @@ pieces = st.sampled_from(["<|im_end|>", "<|im_start|>", "system", "\n", "<", "|"
 @given(st.lists(pieces).map("".join))
 def test_special_tokens_in_a_message_are_only_text(content: str) -> None:
     r = renderer(CHATML, "<a>", ">b")
-    delta = r.delta(HELLO, (257,), AssistantMessage("ok"), [ToolMessage(content)], ())
+    delta = r.delta(HELLO, (257,), ASKED, [ToolMessage(content)], ())
     assert text(r, delta) == f"\n<|im_start|>tool\n{content}<|im_end|>\n<|im_start|>assistant\n"
     assert (delta.count(256), delta.count(257)) == (2, 1)
     opening = r.opening([UserMessage(content)], ())
@@ -118,6 +125,32 @@ def test_a_template_that_drops_tool_results_is_refused() -> None:
     r = renderer(CHATML.replace("{{ m.content }}", "{{ m.content if m.role != 'tool' }}"))
     with pytest.raises(TemplateRefuses, match="leaves out the messages of role 'tool'"):
         r.delta(HELLO, (257,), ASKED, [HEARD], (ADD,))
+
+
+@pytest.mark.parametrize("history", ["append", "template"])
+def test_what_the_policy_said_never_makes_the_next_message_impossible(history: History) -> None:
+    """Two calls at once, from a model whose template takes one."""
+    single = (
+        "{% if m.tool_calls | length > 1 %}{{ raise_exception('one call at once') }}{% endif %}<|im_start|>"
+    )
+    r = renderer(CHATML.replace("<|im_start|>", single, 1), history=history)
+    twice = r.answer_ids(AssistantMessage(tool_calls=(CALL, CALL)))
+    policy = EnginePolicy(
+        ScriptedEngine(in_turn([twice])), r, Sampling(), version=PolicyVersion(0), seed=0, max_context=4096
+    )
+
+    async def main() -> tuple[Message, ...]:
+        messages = tuple(HELLO)
+        for _ in range(3):
+            messages = (*messages, await policy(messages, (ADD,)), HEARD, HEARD)
+        return messages
+
+    messages = run_async(main())
+    with pytest.raises(TemplateRefuses, match="one call at once"):
+        r.opening(messages, (ADD,))
+    result = "<|im_start|>tool\n2<|im_end|>\n"
+    assert text(r, policy.graph.ids(0)).count(f"<|im_end|>\n{result}{result}<|im_start|>assistant") == 2
+    assert policy.graph.num_forks == 0
 
 
 def test_a_template_gets_the_helpers_of_transformers() -> None:
@@ -196,6 +229,19 @@ def test_react_tells_tools_and_results_in_ordinary_messages() -> None:
     again = text(r, r.opening([UserMessage("hi"), ASKED, HEARD], (ADD,)))
     assert 'I add.\nAction: add\nAction Input: {"sum": "1+1"}<|im_end|>' in again
     assert "<|im_start|>user\nYou can use these tools:" in again
+
+
+def test_a_bad_call_is_answered_where_no_template_refuses_it() -> None:
+    bad = ToolMessage("write it again", is_error=True)
+    rows = to_rows([*HELLO, AssistantMessage("?"), bad, bad], (), Hermes())
+    assert rows[-1] == {"role": "user", "content": "write it again\nwrite it again"}
+    rows = to_rows([*HELLO, ASKED, ToolMessage("2"), bad], (), Hermes())
+    assert rows[-1] == {
+        "role": "tool",
+        "tool_call_id": "call00000",
+        "name": "add",
+        "content": "2\nwrite it again",
+    }
 
 
 def test_what_could_not_be_parsed_was_still_said() -> None:

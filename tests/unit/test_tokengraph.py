@@ -155,6 +155,15 @@ def test_a_chain_of_two_thousand_forks_does_not_exhaust_the_stack() -> None:
     assert graph.ids(1999) == (*range(2000), -1)
 
 
+def test_a_fork_may_share_less_than_its_parent_took_over() -> None:
+    def segment(parent: int | None, shared: int, *ids: int) -> Segment:
+        call = Call(prompt_ids=ids, completion_ids=(), logprobs=(), versions=())
+        return Segment(parent=parent, shared=shared, calls=(call,))
+
+    graph = TokenGraph(segments=(segment(None, 0, 1, 2, 3), segment(0, 2, 8), segment(1, 1, 9)))
+    assert [graph.ids(index) for index in range(3)] == [(1, 2, 3), (1, 2, 8), (1, 9)]
+
+
 @pytest.mark.parametrize(
     ("logprobs", "spans"),
     [

@@ -6,8 +6,8 @@ with truncated importance sampling between learner and engine (fengyao.notion.si
     without old logprobs   r = pi / mu    c = 1                  mu: the engine, the policy that sampled
     with old logprobs      r = pi / old   c = min(old / mu, C)   old: the learner before the step
 
-c is a constant to the gradient. At the first update of fresh episodes r is 1, up to the engine's rounding, and
-the gradient is REINFORCE's.
+c is a constant to the gradient. At the first update of fresh episodes r is 1, up to the engine's rounding,
+and the gradient is REINFORCE's.
 """
 
 from dataclasses import dataclass

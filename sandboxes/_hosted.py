@@ -1,0 +1,264 @@
+"""The landlock tier: for machines that forbid user namespaces. The host's own files, behind Landlock.
+
+    workspace   a private directory on the host, in memory where /dev/shm has room; the supervisor removes it
+    processes   found by descent: the supervisor is a subreaper, so that no orphan leaves its tree
+    limits      the supervisor adds up memory, processes and disk; between two looks a program can overshoot
+
+Weaker than namespaces: programs see that a path of the host exists (not what is in it), and have no /proc.
+"""
+
+import os
+import resource
+import signal
+import tempfile
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+
+from . import _files, _landlock, _linux, _seccomp
+from ._disk import DiskMeter
+from ._execution import Ended
+from ._namespaces import become, can_switch_user, other_id
+from ._supervisor import pin, settle
+from ._watch import Check, Watch, start_time
+from ._wire import Header
+
+_SYSTEM = (
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/libx32",
+    "/usr",
+    "/etc/ld.so.cache",
+    "/etc/alternatives",
+)
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+_PREFIX = "palaestra"
+
+
+def prepare(prefixes: tuple[str, ...]) -> int:
+    """In the zygote, once: make sure that programs can reach the interpreter; the Landlock version."""
+    version = _landlock.version()
+    if version < _landlock.MIN_VERSION:
+        raise OSError(
+            f"filesystem: this kernel's Landlock has version {version} and {_landlock.MIN_VERSION} is needed "
+            "(Linux 6.2, with landlock in the lsm= list)"
+        )
+    if can_switch_user():
+        for prefix in prefixes:
+            _open_way(prefix)
+    _linux.prctl(_linux.PR_SET_CHILD_SUBREAPER, 1)
+    sweep()
+    return version
+
+
+def _open_way(prefix: str) -> None:
+    """Programs run as another user: show them `prefix` where root's own directories hide it."""
+    closed = next((parent for parent in _parents(prefix) if not os.stat(parent).st_mode & 1), None)
+    if closed is None:
+        return
+    try:
+        _linux.unshare(_linux.NEWNS)
+        _linux.mount("none", "/", None, _linux.MS_REC | _linux.MS_PRIVATE)
+        copy = _linux.detached_copy(prefix)
+        _linux.mount("palaestra", closed, "tmpfs", _linux.MS_NOSUID | _linux.MS_NODEV, "size=1m,mode=0755")
+        os.makedirs(prefix)
+        _linux.attach(copy, prefix)
+        os.close(copy)
+    except OSError as error:
+        raise OSError(
+            f"filesystem: Python lies in {prefix}, programs run as another user, and {closed} does not let "
+            f"others through; chmod o+x it, or use a Python outside it ({error})"
+        ) from error
+
+
+def _parents(path: str) -> Iterator[str]:
+    """From the top: /, /root, /root/.pyenv, ..."""
+    parts = path.strip("/").split("/")
+    return ("/" + "/".join(parts[:depth]) for depth in range(len(parts) + 1))
+
+
+class HostedHome:
+    """One sandbox of this tier, seen from its supervisor."""
+
+    def __init__(
+        self, opening: Header, prefixes: tuple[str, ...], version: int, allowed: list[int], turn: int
+    ) -> None:
+        self._disk_mb: int = opening["disk_mb"]
+        self._is_alone = can_switch_user()
+        self._directory = directory_of(os.getpid(), _base(self._disk_mb))
+        os.mkdir(self._directory, 0o700)
+        uid = other_id(os.getpid()) if self._is_alone else os.geteuid()
+        os.chown(self._directory, uid, -1)
+        pin(opening["cpus"], allowed, turn)
+        _linux.prctl(_linux.PR_SET_CHILD_SUBREAPER, 1)
+        if self._is_alone:
+            become(uid)
+        _linux.drop_capabilities()
+        self._furnish()
+        # Only a user that has no other process can be counted by the kernel; the watch counts in any case.
+        settle(opening["memory_mb"], opening["pids"] if self._is_alone else None)
+        self._ruleset = self._rules(prefixes, version)
+        self._filter = _seccomp.build_filter(
+            in_namespaces=False,
+            signals=version >= _landlock.SCOPES_SIGNALS,
+            also=() if self._is_alone else _seccomp.OWNER_CALLS,
+        )
+        self._watch = Watch(opening["memory_mb"], opening["pids"], lambda: descendants(os.getpid()))
+        self._meter = DiskMeter(self._directory, self._disk_mb)
+        self._ended: Ended = {}
+
+    def _furnish(self) -> None:
+        for name in ("workspace", "tmp"):
+            os.mkdir(f"{self._directory}/{name}", 0o700)
+        os.environ["HOME"] = f"{self._directory}/workspace"
+        os.environ["TMPDIR"] = f"{self._directory}/tmp"
+        os.chdir(os.environ["HOME"])
+        self.workspace = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def _rules(self, prefixes: tuple[str, ...], version: int) -> _landlock.Ruleset:
+        rules = _landlock.Ruleset(version)
+        for path in (*_SYSTEM, *prefixes):
+            rules.allow(path, _landlock.READ)
+        for path in _DEVICES:
+            rules.allow(path, _landlock.USE_DEVICE)
+        rules.allow(self._directory, _landlock.CHANGE)
+        return rules
+
+    def confine(self) -> None:
+        _linux.prctl(_linux.PR_SET_PDEATHSIG, signal.SIGKILL)
+        size = self._disk_mb << 20
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+        self._ruleset.restrict()
+        self._filter.install()
+
+    def check(self) -> Check:
+        self._reap(os.WNOHANG)
+        check = self._watch.check()
+        if check.broken is None and self._meter.is_over(descendants(os.getpid())):
+            return Check(broken="killed", is_full=check.is_full, within_s=check.within_s)
+        return check
+
+    def kill_all(self) -> Ended:
+        if self._is_alone:
+            _kill(-1)
+            self._reap(0)
+        # What forks while it is being killed is found on the next pass.
+        while members := list(descendants(os.getpid())):
+            for pid in members:
+                _kill(pid)
+            self._reap_some()
+        ended, self._ended = self._ended, {}
+        return ended
+
+    def _reap_some(self) -> None:
+        """Wait for one child, then take all that are ready."""
+        try:
+            pid, status, usage = os.wait4(-1, 0)
+        except ChildProcessError:
+            return
+        self._ended[pid] = (status, usage)
+        self._reap(os.WNOHANG)
+
+    def _reap(self, flags: int) -> None:
+        try:
+            while (found := os.wait4(-1, flags))[0]:
+                self._ended[found[0]] = (found[1], found[2])
+        except ChildProcessError:
+            pass
+
+    def leave(self) -> None:
+        _remove(self._directory)
+
+
+def _kill(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def descendants(root: int) -> Iterator[int]:
+    """Every process below `root`, zombies included."""
+    pending = [root]
+    while pending:
+        parent = pending.pop()
+        try:
+            threads = os.listdir(f"/proc/{parent}/task")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        for thread in threads:
+            try:
+                with open(f"/proc/{parent}/task/{thread}/children", "rb") as file:
+                    children = [int(word) for word in file.read().split()]
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            yield from children
+            pending += children
+
+
+def clean_up_after(pid: int, others: Collection[int]) -> None:
+    """In the zygote: what a supervisor left that was killed, its processes (now ours) and its directory."""
+    spared = set(others)
+    for other in others:
+        spared.update(descendants(other))
+    while orphans := set(descendants(os.getpid())) - spared:
+        for orphan in orphans:
+            _kill(orphan)
+        for orphan in orphans:
+            try:
+                os.waitpid(orphan, 0)
+            except ChildProcessError:
+                # A grandchild: it is ours to wait for on the next pass.
+                continue
+    for base in _bases():
+        prefix = f"{_PREFIX}-{os.stat('/proc/self/ns/pid').st_ino}-{pid}-"
+        for name in os.listdir(base):
+            if name.startswith(prefix):
+                _remove(f"{base}/{name}")
+
+
+def _bases() -> list[str]:
+    return [base for base in dict.fromkeys(("/dev/shm", tempfile.gettempdir())) if os.path.isdir(base)]
+
+
+def _base(disk_mb: int) -> str:
+    """A directory of the host with room for the workspace: in memory if possible."""
+    for base in _bases():
+        found = os.statvfs(base)
+        if found.f_bavail * found.f_frsize >= disk_mb << 20 and os.access(base, os.W_OK | os.X_OK):
+            return base
+    raise OSError(f"disk: neither /dev/shm nor {tempfile.gettempdir()} has {disk_mb} MiB free")
+
+
+def directory_of(pid: int, base: str) -> str:
+    """A supervisor's directory. The name tells whether it still lives, even if its number is reused."""
+    return f"{base}/{_PREFIX}-{os.stat('/proc/self/ns/pid').st_ino}-{pid}-{start_time(pid)}"
+
+
+def sweep() -> None:
+    """Remove the directories of supervisors that died without doing so."""
+    for base in _bases():
+        for name in os.listdir(base):
+            words = name.split("-")
+            if words[0] != _PREFIX or len(words) != 4 or not words[2].isdigit():
+                continue
+            # Another container may share this directory, and numbers its processes for itself.
+            is_ours = words[1] == str(os.stat("/proc/self/ns/pid").st_ino)
+            owner = os.stat(f"{base}/{name}", follow_symlinks=False).st_uid
+            if (
+                is_ours
+                and (can_switch_user() or os.geteuid() == owner)
+                and start_time(int(words[2])) != int(words[3])
+            ):
+                _remove(f"{base}/{name}")
+
+
+def _remove(directory: str) -> None:
+    parent, name = os.path.split(directory)
+    fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        _files.remove_tree(fd, os.fsencode(name))
+    except FileNotFoundError:
+        return
+    finally:
+        os.close(fd)

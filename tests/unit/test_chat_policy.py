@@ -1,0 +1,203 @@
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from aiohttp import web
+from support import run_async
+
+from palaestra.agents.chat import ChatPolicy
+from palaestra.agents.errors import EngineError, EngineRefused
+from palaestra.agents.formats import React
+from palaestra.envs import (
+    AssistantMessage,
+    Message,
+    OutOfBudget,
+    StopReason,
+    SystemMessage,
+    ToolCall,
+    ToolMessage,
+    ToolSpec,
+    UserMessage,
+)
+from palaestra.envs.message import Usage
+
+ADD = ToolSpec(name="add", parameters={"type": "object", "properties": {"sum": {"type": "string"}}})
+ASKED = AssistantMessage("I add.", "hm", (ToolCall(id="a1", name="add", arguments={"sum": "é"}),))
+TALK: tuple[Message, ...] = (SystemMessage("Be brief."), UserMessage("hi"), ASKED, ToolMessage("2"))
+
+
+def says(finish: str = "stop", **message: Any) -> dict[str, Any]:
+    choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", **message}}
+    return {"choices": [choice], "usage": {"prompt_tokens": 7, "completion_tokens": 3}}
+
+
+def calls(*arguments: str) -> dict[str, Any]:
+    functions = [{"name": "add", "arguments": each} for each in arguments]
+    return says(
+        content=None,
+        tool_calls=[{"id": f"c{n}", "type": "function", "function": f} for n, f in enumerate(functions)],
+    )
+
+
+@dataclass
+class Endpoint:
+    """Gives its answers one after the other, the last one again and again; remembers what it was asked."""
+
+    answers: list[web.Response | dict[str, Any]]
+    url: str = ""
+    asked: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    keys: list[str | None] = field(default_factory=list[str | None])
+
+    async def answer(self, request: web.Request) -> web.Response:
+        self.asked.append(await request.json())
+        self.keys.append(request.headers.get("Authorization"))
+        found = self.answers[min(len(self.asked), len(self.answers)) - 1]
+        if isinstance(found, dict):
+            return web.json_response(found)
+        return web.Response(status=found.status, text=found.text, headers=found.headers)
+
+
+@asynccontextmanager
+async def endpoint(*answers: web.Response | dict[str, Any]) -> AsyncGenerator[Endpoint]:
+    found = Endpoint(list(answers))
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", found.answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        found.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1/"
+        yield found
+    finally:
+        await runner.cleanup()
+
+
+def ask(
+    *answers: web.Response | dict[str, Any],
+    messages: tuple[Message, ...] = TALK,
+    tools: tuple[ToolSpec, ...] = (ADD,),
+    **options: Any,
+) -> tuple[AssistantMessage, Endpoint]:
+    async def main() -> tuple[AssistantMessage, Endpoint]:
+        async with (
+            endpoint(*answers) as found,
+            ChatPolicy(found.url, "m", backoff_s=0.0, **options) as policy,
+        ):
+            return await policy(messages, tools), found
+
+    return run_async(main())
+
+
+def test_the_conversation_goes_out_in_the_form_that_endpoints_take() -> None:
+    _, found = ask(says(content="ok"), options={"temperature": 0.5, "max_tokens": 9}, seed=3)
+    (asked,) = found.asked
+    assert (asked["model"], asked["temperature"], asked["max_tokens"]) == ("m", 0.5, 9)
+    assert isinstance(asked["seed"], int)
+    assert asked["tools"] == [ADD.to_openai()]
+    assert asked["messages"] == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "hi"},
+        {
+            "role": "assistant",
+            "content": "I add.",
+            "tool_calls": [
+                {
+                    "id": "a1",
+                    "type": "function",
+                    "function": {"name": "add", "arguments": json.dumps({"sum": "é"})},
+                }
+            ],
+        },
+        {"role": "tool", "tool_call_id": "a1", "content": "2"},
+    ]
+
+
+def test_text_thoughts_and_usage_come_back() -> None:
+    answer, _ = ask(says("length", content="ok", reasoning_content="hm"))
+    usage = Usage(prompt_tokens=7, sampled_tokens=3, finish="length")
+    assert answer == AssistantMessage("ok", "hm", usage=usage)
+    answer, _ = ask({**says(content="ok"), "usage": None})
+    assert answer == AssistantMessage("ok", usage=Usage())
+
+
+def test_calls_come_back_and_what_is_malformed_is_the_models_fault() -> None:
+    answer, _ = ask(calls('{"sum": "1+1"}', "", "{", "[1]"))
+    assert [(call.id, call.arguments) for call in answer.tool_calls] == [("c0", {"sum": "1+1"}), ("c1", {})]
+    assert [call.text for call in answer.bad_calls] == ["{", "[1]"]
+
+
+def test_a_text_format_shows_tools_and_reads_calls_in_the_text() -> None:
+    answer, found = ask(says(content="Go.\nAction: add\nAction Input: 1+1"), format=React())
+    assert (answer.content, answer.tool_calls[0].arguments) == ("Go.", {"sum": "1+1"})
+    assert "tools" not in found.asked[0]
+    assert "- add:" in found.asked[0]["messages"][0]["content"]
+    assert [row["role"] for row in found.asked[0]["messages"]] == ["system", "user", "assistant", "user"]
+
+
+def test_a_full_queue_and_a_broken_server_are_asked_again() -> None:
+    busy = web.Response(status=429, headers={"Retry-After": "0"}, text="busy")
+    answer, found = ask(busy, web.Response(status=503), says(content="ok"))
+    assert (answer.content, len(found.asked)) == ("ok", 3)
+    assert found.asked[0] == found.asked[2]
+
+
+def test_the_last_try_says_what_happened() -> None:
+    with pytest.raises(EngineError, match="did not answer in 3 tries; the last one: HTTP 500: broken"):
+        ask(web.Response(status=500, text="broken"), max_retries=2)
+
+
+def test_a_lost_connection_is_tried_again_and_then_is_an_engine_error() -> None:
+    async def main() -> None:
+        async with endpoint(says(content="ok")) as found:
+            url = found.url
+        async with ChatPolicy(url, "m", backoff_s=0.0, max_retries=1) as policy:
+            await policy(TALK, ())
+
+    with pytest.raises(EngineError, match="in 2 tries; the last one: ConnectError"):
+        run_async(main())
+
+
+def test_a_wrong_request_is_not_repeated() -> None:
+    with pytest.raises(EngineRefused, match=r"HTTP 404: no such model; look at the model's name"):
+        ask(web.Response(status=404, text="no such model"), says(content="never asked"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"error": {"code": "context_length_exceeded"}}', "This model's maximum context length is 4096 tokens."],
+)
+def test_a_full_context_ends_the_episode_and_is_no_fault(text: str) -> None:
+    with pytest.raises(OutOfBudget) as stopped:
+        ask(web.Response(status=400, text=text))
+    assert stopped.value.reason is StopReason.CONTEXT
+
+
+def test_an_answer_that_is_no_chat_completion_is_an_engine_error() -> None:
+    with pytest.raises(EngineError, match="no chat completion"):
+        ask({"choices": []})
+
+
+def test_the_key_is_read_from_the_environment_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_KEY", "s3cret")
+    policy = ChatPolicy("http://127.0.0.1:1/v1", "m", api_key_env="SOME_KEY")
+    assert "s3cret" not in repr(vars(policy))
+    run_async(policy.close())
+    _, found = ask(says(content="ok"), api_key_env="SOME_KEY")
+    assert found.keys == ["Bearer s3cret"]
+    monkeypatch.delenv("SOME_KEY")
+    with pytest.raises(ValueError, match=r"api_key_env='SOME_KEY'.*not set"):
+        ChatPolicy("http://127.0.0.1:1/v1", "m", api_key_env="SOME_KEY")
+
+
+def test_one_policy_serves_many_episodes_at_once() -> None:
+    async def main() -> int:
+        async with endpoint(says(content="ok")) as found, ChatPolicy(found.url, "m") as policy:
+            answers = await asyncio.gather(*(policy(TALK, ()) for _ in range(50)))
+            return len(answers)
+
+    assert run_async(main()) == 50

@@ -1,0 +1,194 @@
+"""Rule-based graders and the rubric."""
+
+import asyncio
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support import run_async
+
+from palaestra.envs import (
+    AssistantMessage,
+    Episode,
+    Message,
+    Score,
+    StopReason,
+    Task,
+    Ungraded,
+    UserMessage,
+    Workspace,
+)
+from palaestra.envs.graders import (
+    Exact,
+    Grader,
+    Math,
+    Numeric,
+    Rubric,
+    as_number,
+    final_answer,
+    grade_episode,
+    grader,
+    numbers,
+)
+from palaestra.envs.worker import Worker
+
+
+def episode(*said: str) -> Episode:
+    messages: list[Message] = [UserMessage("question"), *map(AssistantMessage, said)]
+    return Episode(task_id="t", seed=0, messages=tuple(messages), stop=StopReason.DONE)
+
+
+def reward(grader: Grader, reference: Any, *said: str) -> float:
+    task = Task(id="t", reference=reference)
+    return run_async(grader.grade(task, episode(*said), None)).reward
+
+
+@pytest.mark.parametrize(
+    ("said", "answer"),
+    [
+        ("I am sure.\nAnswer: 42", "42"),
+        ("Answer: 1\nno, Answer:  2 \nbye", "2"),
+        ("Answer:\n 42 \n", "42"),
+        ("42", None),
+        ("Answer:", ""),
+    ],
+)
+def test_the_answer_stands_behind_the_last_prefix(said: str, answer: str | None) -> None:
+    assert final_answer(episode("Answer: 7", said), "Answer:") == answer
+
+
+@pytest.mark.parametrize(
+    ("grader", "said", "expected"),
+    [
+        (Exact(), "Paris", 1.0),
+        (Exact(), " Paris\n", 1.0),
+        (Exact(), "paris", 0.0),
+        (Exact(ignore_case=True), "paris", 1.0),
+        (Exact(), "It is Paris", 0.0),
+        (Exact(prefix="Answer:"), "It is\nAnswer: Paris", 1.0),
+        (Exact(prefix="Answer:"), "Paris", 0.0),
+        (Exact(), "", 0.0),
+    ],
+)
+def test_exact(grader: Grader, said: str, expected: float) -> None:
+    assert reward(grader, "Paris", said) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("from 1,200 to -3.5e2", ["1200", "-350"]),
+        ("5-3", ["5", "3"]),
+        ("1,2,3", ["1", "2", "3"]),
+        ("\N{MINUS SIGN}7 and +8 and .5", ["-7", "8", "0.5"]),
+        ("3.", ["3"]),
+        ("1,234,567.89 1,23", ["1234567.89", "1", "23"]),
+        ("none", []),
+    ],
+)
+def test_numbers_are_found_in_text(text: str, found: list[str]) -> None:
+    assert numbers(text) == [Decimal(number) for number in found]
+
+
+@given(st.text(alphabet="0123456789.,-+eE ", max_size=60))
+def test_no_answer_can_break_the_numeric_grader(text: str) -> None:
+    assert reward(Numeric(), "1", text) in (0.0, 1.0)
+    as_number(text)
+
+
+@given(st.decimals(allow_nan=False, allow_infinity=False, places=3, min_value=-(10**12), max_value=10**12))
+def test_a_number_equals_itself_however_it_is_written(number: Decimal) -> None:
+    assert reward(Numeric(prefix="Answer:"), str(number), f"Answer: {number:,f}.") == 1.0
+
+
+@pytest.mark.parametrize(
+    ("grader", "reference", "said", "expected"),
+    [
+        (Numeric(), 42, "it was 41, now 42", 1.0),
+        (Numeric(), 42, "it was 42, now 41", 0.0),
+        (Numeric(), "0.3", "0.30000000000000004", 1.0),
+        (Numeric(), "793546072123456789", "793546072123456790", 0.0),
+        (Numeric(rel_tol=0.01), 100, "100.9", 1.0),
+        (Numeric(rel_tol=0.01), 100, "101.1", 0.0),
+        (Numeric(prefix="Answer:"), 5, "Answer: 5 apples, 3 pears", 1.0),
+        (Numeric(prefix="Answer:"), 5, "5", 0.0),
+        (Numeric(), 5, "1e999 9" + "9" * 5000, 0.0),
+        (Numeric(), 5, "", 0.0),
+    ],
+)
+def test_numeric(grader: Grader, reference: object, said: str, expected: float) -> None:
+    assert reward(grader, reference, said) == expected
+
+
+@pytest.mark.parametrize("grader", [Exact(), Numeric()])
+def test_a_task_without_a_usable_reference_is_not_graded(grader: Grader) -> None:
+    outcome = run_async(grade_episode(grader, Task(id="t"), episode("5")))
+    assert isinstance(outcome, Ungraded) and "'t'" in outcome.reason
+
+
+@grader
+def is_short(task: Task, episode: Episode) -> float:
+    return float(len(episode.messages[-1].content) < 5)
+
+
+@grader
+async def breaks(task: Task, episode: Episode) -> float:
+    raise ConnectionError("the judge is away")
+
+
+class Slow:
+    """Never ends; knows whether it was stopped."""
+
+    was_cancelled = False
+
+    async def grade(self, task: Task, episode: Episode, workspace: Workspace | None) -> Score:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.was_cancelled = True
+            raise
+        raise AssertionError
+
+
+def test_plain_and_async_functions_are_graders() -> None:
+    assert (reward(is_short, None, "hi"), reward(is_short, None, "hello")) == (1.0, 0.0)
+    with pytest.raises(ConnectionError):
+        reward(breaks, None, "hi")
+
+
+def test_a_rubric_weighs_its_parts_and_keeps_each() -> None:
+    rubric = Rubric(
+        correct=(0.8, Rubric(text=(1.0, Exact()))), short=(0.1, is_short), penalty=(-0.5, is_short)
+    )
+    score = run_async(rubric.grade(Task(id="t", reference="42"), episode("42"), None))
+    assert score.reward == pytest.approx(0.4)
+    assert score.components == {"correct": 1.0, "correct.text": 1.0, "short": 1.0, "penalty": 1.0}
+    assert score.evidence == "correct: text: answer '42', expected '42'"
+
+
+def test_a_rubric_with_a_broken_part_gives_no_number_and_stops_the_others() -> None:
+    slow = Slow()
+    rubric = Rubric(correct=(1.0, Exact()), judge=(1.0, breaks), slow=(1.0, slow))
+    outcome = run_async(grade_episode(rubric, Task(id="t", reference="42"), episode("42")))
+    assert isinstance(outcome, Ungraded)
+    assert "rubric part 'judge': ConnectionError: the judge is away" in outcome.reason
+    assert slow.was_cancelled
+
+
+def test_an_empty_rubric_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one part"):
+        Rubric()
+
+
+def test_math_compares_values_not_letters() -> None:
+    pytest.importorskip("math_verify", reason="needs the extra `catalog`")
+    try:
+        assert reward(Math(), "0.5", "so it is $\\frac{1}{2}$") == 1.0
+        assert reward(Math(), "\\frac{1}{2}", "\\boxed{0.5}") == 1.0
+        assert reward(Math(prefix="Answer:"), "x+1", "Answer: $1+x$") == 1.0
+        assert reward(Math(), "0.5", "I do not know") == 0.0
+        assert reward(Math(), "0.5", "0.51") == 0.0
+    finally:
+        Worker.end_idle()

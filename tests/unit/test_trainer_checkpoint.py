@@ -1,0 +1,175 @@
+"""Checkpoints: exact, whole or not at all, and loud when they are not what was written."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from trainer_builders import make_llama_learner, on_policy, random_rows
+
+from palaestra.trainer import checkpoint
+from palaestra.trainer.checkpoint import (
+    Checkpoints,
+    CheckpointWarning,
+    CorruptCheckpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from palaestra.trainer.config import LearnerConfig, LoraConfig
+from palaestra.trainer.learner import Learner
+from palaestra.trainer.rows import make_batch
+from palaestra.trainer.schedule import OptimizerConfig
+
+FILES = ("manifest.json", "optimizer.safetensors", "state.json", "weights.safetensors")
+
+
+def fresh(lora: LoraConfig | None = None) -> Learner:
+    optimizer = OptimizerConfig(lr=1e-2, warmup_steps=2, schedule="cosine", total_steps=8, weight_decay=0.1)
+    return make_llama_learner(LearnerConfig(optimizer=optimizer, lora=lora))
+
+
+def train(learner: Learner, steps: range) -> list[float]:
+    losses = list[float]()
+    for step in steps:
+        rows = on_policy(learner, random_rows(4, seed=step))
+        losses.append(learner.forward_backward(make_batch(rows)).loss)
+        learner.optim_step()
+    return losses
+
+
+def everything(learner: Learner) -> list[torch.Tensor]:
+    slots = [
+        learner.optimizer.state[p][name]
+        for p in learner.parameters.values()
+        for name in ("exp_avg", "exp_avg_sq")
+    ]
+    return [*(p.detach() for p in learner.parameters.values()), *slots]
+
+
+@pytest.mark.parametrize("lora", [None, LoraConfig(rank=4, alpha=8.0)])
+def test_four_steps_equal_two_and_a_reload_and_two_bit_for_bit(
+    tmp_path: Path, lora: LoraConfig | None
+) -> None:
+    through, first = fresh(lora), fresh(lora)
+    losses = train(through, range(4))
+    assert train(first, range(2)) == losses[:2]
+    save_checkpoint(tmp_path / "step-000002", first, {"cursor": 2})
+    second = fresh(lora)
+    assert load_checkpoint(tmp_path / "step-000002", second) == {"cursor": 2}
+    assert second.num_steps == 2
+    assert train(second, range(2, 4)) == losses[2:]
+    assert all(torch.equal(a, b) for a, b in zip(everything(through), everything(second), strict=True))
+
+
+def test_without_the_optimizers_state_the_steps_would_differ(tmp_path: Path) -> None:
+    through, first = fresh(), fresh()
+    train(through, range(4))
+    train(first, range(2))
+    first.restart(first.config.optimizer)
+    train(first, range(2, 4))
+    assert not all(torch.equal(a, b) for a, b in zip(everything(through), everything(first), strict=True))
+
+
+def test_random_states_come_back(tmp_path: Path) -> None:
+    learner = fresh()
+    save_checkpoint(tmp_path / "a", learner)
+    expected = torch.rand(3)
+    load_checkpoint(tmp_path / "a", learner)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def saved(folder: Path, *steps: int, keep: int = 9) -> Checkpoints:
+    checkpoints, learner = Checkpoints(folder=folder, keep=keep), fresh()
+    for step in steps:
+        train(learner, range(learner.num_steps, step))
+        checkpoints.save(step, learner)
+    return checkpoints
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
+def test_a_damaged_file_is_named_and_the_checkpoint_before_is_used(
+    tmp_path: Path, name: str, damage: str
+) -> None:
+    checkpoints = saved(tmp_path, 1, 2)
+    path = checkpoints.path(2) / name
+    data = bytearray(path.read_bytes())
+    if damage == "flip":
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    elif damage == "cut":
+        path.write_bytes(data[:-1])
+    else:
+        path.unlink()
+    learner = fresh()
+    blamed = r"\w" if (name, damage) == ("manifest.json", "flip") else name  # it may be a hash that changed
+    with pytest.warns(CheckpointWarning, match=rf"{blamed}.*going back"):
+        assert checkpoints.restore(learner) == 1
+    assert learner.num_steps == 1
+    assert checkpoints.steps() == [1]
+    assert (tmp_path / "step-000002.corrupt").is_dir()
+
+
+def test_when_none_is_whole_nothing_is_loaded(tmp_path: Path) -> None:
+    checkpoints = saved(tmp_path, 1)
+    (checkpoints.path(1) / "state.json").write_text("{}")
+    with (
+        pytest.warns(CheckpointWarning, match="state.json"),
+        pytest.raises(CorruptCheckpoint, match=r"no checkpoint in .* is whole"),
+    ):
+        checkpoints.restore(fresh())
+
+
+def test_a_run_without_checkpoints_starts_at_zero(tmp_path: Path) -> None:
+    learner = fresh()
+    assert Checkpoints(folder=tmp_path / "none").restore(learner) == 0
+    assert learner.num_steps == 0
+
+
+def test_only_the_last_ones_are_kept(tmp_path: Path) -> None:
+    assert saved(tmp_path, 1, 2, 3, keep=2).steps() == [2, 3]
+
+
+@pytest.mark.parametrize("dies_in", ["write_tensors", "_sha256", "_fsync"])
+def test_a_save_that_dies_halfway_leaves_the_older_ones_and_no_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_in: str
+) -> None:
+    checkpoints = saved(tmp_path, 1)
+    learner = fresh()
+
+    def die(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, dies_in, die)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoints.save(2, learner)
+    assert checkpoints.steps() == [1]
+    checkpoints.save(2, learner)
+    assert checkpoints.latest_good() == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000001", "step-000002"]
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "a", fresh())
+    with pytest.raises(ValueError, match="another model or adapter"):
+        load_checkpoint(tmp_path / "a", fresh(LoraConfig(rank=4)))
+
+
+def test_a_reference_policy_must_be_there_before_loading(tmp_path: Path) -> None:
+    learner = fresh()
+    learner.keep_reference()
+    save_checkpoint(tmp_path / "a", learner)
+    with pytest.raises(ValueError, match="keep_reference on the model that the run started from"):
+        load_checkpoint(tmp_path / "a", fresh())
+    load_checkpoint(tmp_path / "a", learner)
+
+
+def test_nothing_but_tensors_and_json_is_in_a_checkpoint(tmp_path: Path) -> None:
+    folder = saved(tmp_path, 1).path(1)
+    assert sorted(path.name for path in folder.iterdir()) == list(FILES)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert set(manifest["sha256"]) == set(FILES) - {"manifest.json"}
+    shutil.rmtree(folder)

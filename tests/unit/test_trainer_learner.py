@@ -1,0 +1,370 @@
+"""The learner: loss and gradient depend on what is trained, not on how it is laid out."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import FAMILIES, logprobs_of, tiny_model
+from torch import Tensor
+from trainer_builders import gradients, make_learner, make_llama_learner, make_row, on_policy, random_rows
+
+from palaestra.trainer.config import LearnerConfig, LoraConfig
+from palaestra.trainer.kl import KlPenalty
+from palaestra.trainer.learner import Learner
+from palaestra.trainer.model import load_model
+from palaestra.trainer.rows import Row, make_batch, split_batch
+from palaestra.trainer.schedule import OptimizerConfig, learning_rate
+
+AGGREGATIONS = ("token", "episode")
+LORA = LoraConfig(rank=4, alpha=8.0)
+
+
+def loss_and_gradient(rows: list[Row], aggregation: str = "token", **config: Any) -> tuple[float, Tensor]:
+    learner = make_learner(LearnerConfig(**config))
+    loss = learner.forward_backward(make_batch(rows, aggregation)).loss
+    return loss, gradients(learner)
+
+
+def gap(left: tuple[float, Tensor], right: tuple[float, Tensor]) -> float:
+    """Largest difference of loss and gradient, relative to their size."""
+    size = max(abs(left[0]), float(left[1].abs().max()))
+    return max(abs(left[0] - right[0]), float((left[1] - right[1]).abs().max())) / size
+
+
+# --- what must not matter ---
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+@pytest.mark.parametrize("budget", [1, 40, 150])
+def test_micro_batches_do_not_matter(aggregation: str, budget: int) -> None:
+    rows = random_rows(8)
+    whole = loss_and_gradient(rows, aggregation, micro_batch_tokens=100_000)
+    assert gap(whole, loss_and_gradient(rows, aggregation, micro_batch_tokens=budget)) <= 1e-12
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_the_order_of_rows_does_not_matter(aggregation: str) -> None:
+    rows = random_rows(8)
+    assert gap(loss_and_gradient(rows, aggregation), loss_and_gradient(rows[::-1], aggregation)) <= 1e-12
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_accumulation_over_parts_does_not_matter_unless_each_part_has_its_own_normaliser(
+    aggregation: str,
+) -> None:
+    rows = random_rows(8)
+    whole = loss_and_gradient(rows, aggregation)
+    learner = make_learner()
+    batch = make_batch(rows, aggregation)
+    parts = split_batch(batch, 3)
+    loss = sum(learner.forward_backward(part).loss for part in parts)
+    assert gap(whole, (loss, gradients(learner))) <= 1e-12
+
+    local = [make_batch(part.rows, aggregation) for part in parts]
+    loss = sum(learner.forward_backward(part).loss for part in local) / 3
+    assert gap(whole, (loss, gradients(learner) / 3)) > 1e-3
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_forking_an_episode_does_not_matter(aggregation: str) -> None:
+    ids, mask = [5, 6, 7, 8, 9, 10, 11], [False, False, True, True, False, True, True]
+    other = make_row([1, 2, 3, 4], [False, True, False, True], sample=1, advantage=-2.0)
+    one = make_row(ids, mask)
+    head = make_row(ids[:4], mask[:4], episode_tokens=4)
+    tail = make_row(ids, [False] * 4 + mask[4:], episode_tokens=4)
+    plain = loss_and_gradient([one, other], aggregation)
+    assert gap(plain, loss_and_gradient([head, tail, other], aggregation)) <= 1e-12
+    twice = loss_and_gradient([head, one, other], aggregation)
+    assert gap(plain, twice) > 1e-3
+
+
+def test_chunks_of_the_head_do_not_matter() -> None:
+    rows = random_rows(8)
+    assert gap(loss_and_gradient(rows), loss_and_gradient(rows, logit_chunk=3)) <= 1e-12
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logprobs_are_those_of_the_whole_model_alone_at_the_sampling_temperature(family: str) -> None:
+    model = tiny_model(family, dtype=torch.float64)
+    rows = random_rows(7)
+    for temperature in (1.0, 0.6):
+        learner = Learner(model, LearnerConfig(temperature=temperature))
+        for row, found in zip(rows, learner.logprobs(rows), strict=True):
+            ids = list(row.tokens.ids)
+            alone = [0.0, *logprobs_of(model, ids[:1], ids[1:], temperature)]
+            expected = [
+                value if is_trained else 0.0 for value, is_trained in zip(alone, row.tokens.mask, strict=True)
+            ]
+            assert found == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_line_of_several_rows_is_exact_with_reset_positions_and_contaminated_under_a_full_mask() -> None:
+    """Why each row has a line of its own: the wrong way to share one is silent."""
+    model = tiny_model("llama", dtype=torch.float64)
+    rows = [make_row(row.tokens.ids, row.tokens.mask) for row in random_rows(4)]
+    ours = [value for found in Learner(model).logprobs(rows) for value in found]
+    ids = torch.tensor([[token for row in rows for token in row.tokens.ids]])
+    reset = torch.cat([torch.arange(len(row.tokens.ids)) for row in rows])[None]
+    mask = torch.tensor([is_trained for row in rows for is_trained in row.tokens.mask])
+
+    def packed(attention_mask: Tensor | None) -> Tensor:
+        with torch.no_grad():
+            logits = model(
+                input_ids=ids, position_ids=reset, attention_mask=attention_mask, use_cache=False
+            ).logits[0]
+        logprobs = logits.log_softmax(-1)[:-1].gather(1, ids[0, 1:, None])[:, 0]
+        return torch.cat([torch.zeros(1), logprobs]) * mask
+
+    expected = torch.tensor(ours, dtype=torch.float64)
+    assert float((packed(None) - expected).abs().max()) <= 1e-12
+    assert float((packed(torch.ones_like(ids)) - expected).abs().max()) > 1e-2
+
+
+def test_padding_is_known_by_length_so_that_any_id_may_be_sampled() -> None:
+    short = make_row([0, 0, 0], [False, True, True])
+    long = make_row([4, 0, 2, 0, 3, 0], [False, True, True, True, True, True], sample=1)
+    learner = make_learner()
+    assert learner.logprobs([short, long])[0] == pytest.approx(learner.logprobs([short])[0], abs=1e-14)
+
+
+def test_the_report_sums_over_all_micro_batches() -> None:
+    rows = random_rows(8)
+    small = make_learner(LearnerConfig(micro_batch_tokens=1)).forward_backward(make_batch(rows))
+    large = make_learner().forward_backward(make_batch(rows))
+    assert small.metrics == pytest.approx(large.metrics)
+    assert small.num_tokens == large.num_tokens == sum(sum(row.tokens.mask) for row in rows)
+    for row, logprobs in zip(rows, large.logprobs, strict=True):
+        assert [value != 0 for value in logprobs] == list(row.tokens.mask)
+    assert 0 < large.metrics["entropy"] < math.log(97)
+
+
+def test_the_same_inputs_give_the_same_bits() -> None:
+    def weights() -> list[Tensor]:
+        learner = make_llama_learner()
+        rows = random_rows(8)
+        for _ in range(3):
+            learner.forward_backward(make_batch(rows))
+            learner.optim_step()
+        return [parameter.detach() for parameter in learner.parameters.values()]
+
+    assert all(torch.equal(left, right) for left, right in zip(weights(), weights(), strict=True))
+
+
+# --- stepping ---
+
+
+def test_sft_steps_learn_a_row_by_heart() -> None:
+    learner = make_llama_learner(LearnerConfig(optimizer=OptimizerConfig(lr=1e-2)))
+    batch = make_batch([make_row([1, 2, 3, 4, 5], [False, True, True, True, True])])
+    losses = list[float]()
+    for _ in range(30):
+        losses.append(learner.forward_backward(batch, "sft").loss)
+        learner.optim_step()
+    assert losses[0] > 2 and losses[-1] < 0.1
+
+
+def test_a_positive_advantage_makes_the_sampled_tokens_likelier() -> None:
+    learner = make_learner(LearnerConfig(optimizer=OptimizerConfig(lr=1e-3)))
+    (row,) = on_policy(learner, [make_row([1, 2, 3], [False, True, True])])
+    learner.forward_backward(make_batch([row]))
+    learner.optim_step()
+    assert sum(learner.logprobs([row])[0]) > sum(row.tokens.logprobs)
+
+
+def test_the_gradient_norm_is_clipped_and_reported_as_it_was() -> None:
+    learner = make_learner()
+    learner.forward_backward(make_batch(random_rows(4)))
+    norm = float(gradients(learner).norm())
+    learner.forward_backward(make_batch(random_rows(4)))
+    assert learner.optim_step().grad_norm == pytest.approx(norm)
+
+
+def test_a_gradient_that_is_not_finite_is_thrown_away() -> None:
+    learner = make_learner()
+    before = [parameter.detach().clone() for parameter in learner.parameters.values()]
+    row = make_row([1, 2, 3], [False, True, True], logprobs=[0.0, -math.inf, -1.0], advantage=-1.0)
+    learner.forward_backward(make_batch([row]))
+    report = learner.optim_step()
+    assert report.is_skipped and not math.isfinite(report.grad_norm)
+    assert learner.num_steps == 0
+    assert all(torch.equal(a, b) for a, b in zip(before, learner.parameters.values(), strict=True))
+    learner.forward_backward(make_batch(random_rows(2)))
+    assert not learner.optim_step().is_skipped
+
+
+def test_a_step_without_a_gradient_is_refused() -> None:
+    learner = make_learner()
+    learner.forward_backward(make_batch([make_row([1, 2], [False, False])]))
+    with pytest.raises(ValueError, match="forward_backward"):
+        learner.optim_step()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", [0.5, 1.0, 1.0, 1.0]),
+        ("linear", [0.5, 1.0, 0.55, 0.1]),
+        ("cosine", [0.5, 1.0, 0.55, 0.1]),
+    ],
+)
+def test_the_learning_rate_warms_up_and_then_falls_to_its_floor(schedule: Any, expected: list[float]) -> None:
+    config = OptimizerConfig(lr=1.0, warmup_steps=2, schedule=schedule, total_steps=12)
+    assert [learning_rate(config, step) for step in (0, 1, 7, 20)] == pytest.approx(expected)
+
+
+def test_a_falling_schedule_without_an_end_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs total_steps over warmup_steps=5"):
+        OptimizerConfig(schedule="cosine", warmup_steps=5, total_steps=5)
+
+
+# --- adapters and reference ---
+
+
+def test_a_fresh_adapter_changes_nothing_and_has_no_divergence() -> None:
+    plain, learner = make_llama_learner(), make_llama_learner(LearnerConfig(lora=LORA))
+    rows = random_rows(4)
+    assert learner.logprobs(rows) == plain.logprobs(rows)
+    learner.keep_reference()
+    rows = on_policy(learner, rows)
+    rows = [
+        replace(row, ref_logprobs=ref)
+        for row, ref in zip(rows, learner.reference_logprobs(rows), strict=True)
+    ]
+    report = learner.forward_backward(make_batch(rows), kl=KlPenalty(coefficient=1.0))
+    assert report.metrics["kl"] == pytest.approx(0.0, abs=1e-12)
+    assert report.metrics["ratio"] == pytest.approx(1.0, abs=1e-6)
+    assert all(name.count("lora_") == 1 for name in learner.parameters)
+
+
+@pytest.mark.parametrize("lora", [None, LORA])
+def test_the_reference_stays_where_it_was_while_the_policy_moves(lora: LoraConfig | None) -> None:
+    learner = make_llama_learner(LearnerConfig(lora=lora, optimizer=OptimizerConfig(lr=1e-2)))
+    rows = random_rows(4)
+    before = learner.logprobs(rows)
+    learner.keep_reference()
+    for _ in range(3):
+        learner.forward_backward(make_batch(rows), "sft")
+        learner.optim_step()
+    after = learner.logprobs(rows)
+    assert learner.reference_logprobs(rows) == before
+    assert learner.logprobs(rows) == after != before
+
+
+def test_a_reference_that_was_never_kept_is_refused() -> None:
+    with pytest.raises(ValueError, match="keep_reference"):
+        make_learner().reference_logprobs(random_rows(1))
+
+
+def trained_adapter() -> Learner:
+    config = LearnerConfig(lora=LORA, optimizer=OptimizerConfig(lr=1e-2))
+    learner = make_llama_learner(config)
+    learner.forward_backward(make_batch(random_rows(4)), "sft")
+    learner.optim_step()
+    learner.forward_backward(make_batch(random_rows(4)), "sft")
+    learner.optim_step()
+    return learner
+
+
+def test_the_state_for_an_engine_is_the_adapted_model_under_plain_names() -> None:
+    learner = trained_adapter()
+    plain = tiny_model("llama", num_hidden_layers=1)
+    state = learner.state_for_engine()
+    assert list(state) == [name for name, _ in plain.named_parameters()]
+    untouched = Learner(plain).logprobs(random_rows(4))
+    plain.load_state_dict(dict(state))
+    rows = random_rows(4)
+    for ours, theirs, old in zip(
+        learner.logprobs(rows), Learner(plain).logprobs(rows), untouched, strict=True
+    ):
+        assert ours == pytest.approx(theirs, abs=1e-5)
+        assert ours != pytest.approx(old, abs=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated")  # peft, of transformers 5
+def test_what_is_saved_is_what_was_trained(tmp_path: Path) -> None:
+    import peft
+
+    learner = trained_adapter()
+    rows = random_rows(4)
+    learner.save(tmp_path / "adapter")
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+    untyped: Any = peft
+    plain = tiny_model("llama", num_hidden_layers=1)
+    loaded = untyped.PeftModel.from_pretrained(plain, tmp_path / "adapter", is_trainable=True)
+    by_peft = Learner(loaded.get_base_model(), LearnerConfig()).logprobs(rows)
+    learner.export_merged(tmp_path / "merged")
+    merged = Learner(load_model(tmp_path / "merged")).logprobs(rows)
+    for ours, adapter, whole in zip(learner.logprobs(rows), by_peft, merged, strict=True):
+        assert adapter == ours
+        assert whole == pytest.approx(ours, abs=1e-5)
+
+
+def test_a_fully_trained_model_is_saved_whole_and_has_no_adapter(tmp_path: Path) -> None:
+    learner = make_llama_learner()
+    learner.save(tmp_path)
+    assert Learner(load_model(tmp_path)).logprobs(random_rows(3)) == learner.logprobs(random_rows(3))
+    with pytest.raises(ValueError, match="export_merged"):
+        learner.export_adapter(tmp_path)
+
+
+def test_a_second_adapter_on_the_same_model_is_refused() -> None:
+    learner = make_llama_learner(LearnerConfig(lora=LORA))
+    with pytest.raises(ValueError, match="already has an adapter"):
+        Learner(learner.model, LearnerConfig(lora=LORA))
+
+
+# --- what is refused, and half precision ---
+
+
+def test_weights_in_half_precision_are_not_trained() -> None:
+    with pytest.raises(ValueError, match="half precision"):
+        make_llama_learner(dtype=torch.bfloat16)
+
+
+def test_bfloat16_computes_near_float32_and_keeps_its_weights() -> None:
+    rows = random_rows(4)
+    half = make_llama_learner(LearnerConfig(dtype="bfloat16"))
+    full = make_llama_learner()
+    for left, right in zip(half.logprobs(rows), full.logprobs(rows), strict=True):
+        assert left == pytest.approx(right, abs=0.2)
+        assert left != right
+    half.forward_backward(make_batch(rows))
+    half.optim_step()
+    assert {parameter.dtype for parameter in half.parameters.values()} == {torch.float32}
+
+
+def test_a_model_that_bends_its_logits_is_refused() -> None:
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    sizes: dict[str, Any] = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "head_dim": 8,
+    }
+    config = Gemma2Config(
+        vocab_size=31, num_attention_heads=2, num_key_value_heads=1, final_logit_softcapping=0.1, **sizes
+    )
+    with pytest.raises(ValueError, match="Gemma2ForCausalLM changes its logits"):
+        Learner(Gemma2ForCausalLM(config))
+
+
+def test_greedy_samples_are_refused() -> None:
+    with pytest.raises(ValueError, match="greedy"):
+        LearnerConfig(temperature=0.0)
+
+
+def test_some_rows_with_old_logprobs_and_some_without_are_refused() -> None:
+    learner = make_learner()
+    rows = random_rows(3)
+    rows[0] = replace(rows[0], old_logprobs=rows[0].tokens.logprobs)
+    with pytest.raises(ValueError, match="all or none"):
+        learner.forward_backward(make_batch(rows))
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no config\.json"):
+        load_model(tmp_path)

@@ -1,0 +1,213 @@
+"""Losses against closed forms, enumeration and finite differences."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from trainer_builders import gradients, make_learner, on_policy, random_rows
+
+from palaestra.trainer.kl import KlPenalty
+from palaestra.trainer.losses import load_loss, loss_names
+from palaestra.trainer.losses.ppo_clip import PpoClip
+from palaestra.trainer.losses.sft import Sft
+from palaestra.trainer.rows import make_batch
+from palaestra.trainer.terms import LossTerms, TokenTerms
+
+
+def tensor(*values: float) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def terms(logprobs_N: Tensor, advantages_N: Tensor, engine_N: Tensor, **more: Tensor) -> TokenTerms:
+    return TokenTerms(
+        logprobs_N=logprobs_N,
+        entropy_N=torch.zeros_like(logprobs_N),
+        engine_logprobs_N=engine_N,
+        advantages_N=advantages_N,
+        row_N=torch.zeros_like(logprobs_N, dtype=torch.long),
+        **more,
+    )
+
+
+def grad(loss: Tensor, of: Tensor) -> Tensor:
+    (found,) = torch.autograd.grad(loss, of, retain_graph=True)
+    return found
+
+
+# --- ppo_clip ---
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss", "is_clipped"),
+    [
+        (1.0, 2.0, -2.0, False),
+        (1.5, 2.0, -2.0 * 1.28, True),
+        (1.5, -2.0, 2.0 * 1.5, False),
+        (0.5, 2.0, -2.0 * 0.5, False),
+        (0.5, -2.0, 2.0 * 0.8, True),
+    ],
+)
+def test_ppo_clip_is_pessimistic_on_either_side(
+    ratio: float, advantage: float, loss: float, is_clipped: bool
+) -> None:
+    engine_N = tensor(-3.0)
+    logprobs_N = (engine_N + math.log(ratio)).requires_grad_()
+    found = PpoClip(clip_low=0.2, clip_high=0.28)(terms(logprobs_N, tensor(advantage), engine_N))
+    assert float(found.loss_N.detach()) == pytest.approx(loss)
+    assert bool(found.means["clip_fraction"]) is is_clipped
+    slope = 0.0 if is_clipped else -ratio * advantage
+    assert float(grad(found.loss_N.sum(), logprobs_N)) == pytest.approx(slope)
+
+
+def test_with_old_logprobs_the_clip_is_around_them_and_the_engine_is_corrected_for_up_to_the_cap() -> None:
+    engine_N, old_N = tensor(-3.0, -3.0), tensor(-3.0 + math.log(1.5), -3.0 + math.log(5.0))
+    logprobs_N = (old_N + math.log(1.1)).requires_grad_()
+    found = PpoClip(tis_cap=2.0)(terms(logprobs_N, tensor(1.0, 1.0), engine_N, old_logprobs_N=old_N))
+    assert found.loss_N.tolist() == pytest.approx([-1.5 * 1.1, -2.0 * 1.1])
+    assert found.means["clip_fraction"].tolist() == [False, False]
+    assert grad(found.loss_N.sum(), logprobs_N).tolist() == pytest.approx([-1.5 * 1.1, -2.0 * 1.1])
+
+
+@pytest.mark.parametrize(
+    "options", [{"clip_low": 0.0}, {"clip_low": 1.5}, {"clip_high": 0.0}, {"tis_cap": 0.5}]
+)
+def test_a_clip_that_makes_no_sense_is_refused(options: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="needs 0 < clip_low < 1"):
+        load_loss("ppo_clip", **options)
+
+
+def test_over_all_actions_of_a_bandit_the_gradient_is_that_of_the_expected_advantage() -> None:
+    theta_V = tensor(0.3, -0.2, 0.5, 0.0).requires_grad_()
+    advantages_V = tensor(1.0, -0.5, 0.25, 2.0)
+    engine_V = (theta_V.detach() + tensor(0.02, -0.05, 0.03, 0.01)).log_softmax(0)  # an engine slightly off
+    logprobs_V = theta_V.log_softmax(0)
+    loss_V = PpoClip()(terms(logprobs_V, advantages_V, engine_V)).loss_N
+    ours = grad((engine_V.exp() * loss_V).sum(), theta_V)
+    exact = grad(-(logprobs_V.exp() * advantages_V).sum(), theta_V)
+    torch.testing.assert_close(ours, exact, rtol=0, atol=1e-14)
+
+
+def test_on_policy_ratios_are_one_nothing_is_clipped_and_the_gradient_is_reinforce() -> None:
+    learner = make_learner()
+    batch = make_batch(on_policy(learner, random_rows(6)))
+    report = learner.forward_backward(batch)
+    assert report.metrics["ratio"] == pytest.approx(1.0, abs=1e-14)
+    assert report.metrics["ratio_max"] == pytest.approx(1.0, abs=1e-14)
+    assert report.metrics["clip_fraction"] == 0.0
+    assert report.metrics["engine_gap"] < 1e-14
+    ours = gradients(learner)
+    learner.forward_backward(batch, loss=f"{__name__}:Reinforce")
+    torch.testing.assert_close(ours, gradients(learner), rtol=0, atol=1e-14)
+
+
+# --- kl ---
+
+
+def kl_bandit(kind: Any, coefficient: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+    """(value, its gradient, the exact gradient) of the penalty in expectation over the engine's samples."""
+    theta_V = tensor(0.3, -0.2, 0.5, 0.0).requires_grad_()
+    ref_V = tensor(-0.1, 0.4, 0.2, -0.7).log_softmax(0)
+    engine_V = tensor(0.1, 0.1, 0.3, -0.2).log_softmax(0)
+    logprobs_V = theta_V.log_softmax(0)
+    tokens = terms(logprobs_V, torch.zeros(4), engine_V, ref_logprobs_N=ref_V)
+    value = (engine_V.exp() * KlPenalty(coefficient=coefficient, kind=kind)(tokens)).sum()
+    exact = (logprobs_V.exp() * (logprobs_V - ref_V)).sum()
+    return value - exact, grad(value, theta_V), grad(exact, theta_V)
+
+
+@pytest.mark.parametrize("kind", ["k2", "k3"])
+def test_a_kl_penalty_has_the_gradient_of_the_divergence_whoever_sampled(kind: str) -> None:
+    _, ours, exact = kl_bandit(kind)
+    torch.testing.assert_close(ours, exact, rtol=0, atol=1e-14)
+
+
+def test_k3_is_unbiased_and_k2_is_not() -> None:
+    assert abs(float(kl_bandit("k3")[0].detach())) < 1e-14
+    assert abs(float(kl_bandit("k2")[0].detach())) > 1e-3
+
+
+def test_a_kl_penalty_without_reference_logprobs_is_refused() -> None:
+    learner = make_learner()
+    with pytest.raises(ValueError, match="reference_logprobs"):
+        learner.forward_backward(make_batch(random_rows(2)), kl=KlPenalty(coefficient=0.1))
+
+
+# --- every loss: finite differences ---
+
+
+def with_all_logprobs(rows: list[Any], learner: Any) -> list[Any]:
+    """Engine, old and reference policies, each a bit elsewhere, so that some ratios are clipped."""
+    from dataclasses import replace
+
+    shifted: list[Any] = []
+    for number, row in enumerate(on_policy(learner, rows, shift=0.1)):
+        wobble = [0.25 * math.sin(3 * number + at) for at in range(len(row.tokens.ids))]
+        old = tuple(value - by for value, by in zip(row.tokens.logprobs, wobble, strict=True))
+        ref = tuple(value + by for value, by in zip(row.tokens.logprobs, wobble, strict=True))
+        shifted.append(replace(row, old_logprobs=old, ref_logprobs=ref))
+    return shifted
+
+
+@pytest.mark.parametrize("aggregation", ["token", "episode"])
+@pytest.mark.parametrize("kl", [None, KlPenalty(coefficient=0.3), KlPenalty(coefficient=0.3, kind="k3")])
+@pytest.mark.parametrize("loss", loss_names())
+def test_gradients_agree_with_finite_differences(loss: str, kl: KlPenalty | None, aggregation: str) -> None:
+    learner = make_learner()
+    batch = make_batch(with_all_logprobs(random_rows(5, longest=10), learner), aggregation)
+    report = learner.forward_backward(batch, loss, kl=kl)
+    if loss == "ppo_clip":
+        assert 0.05 < report.metrics["clip_fraction"] < 0.95
+    gradient = gradients(learner)
+    direction = torch.randn(gradient.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    step, losses = 1e-6, list[float]()
+    for sign in (1, -2):
+        move(learner, direction, sign * step)
+        losses.append(learner.forward_backward(batch, loss, kl=kl).loss)
+    slope = (losses[0] - losses[1]) / (2 * step)
+    assert slope == pytest.approx(float(gradient @ direction), rel=1e-6)
+
+
+def move(learner: Any, direction: Tensor, by: float) -> None:
+    start = 0
+    for parameter in learner.parameters.values():
+        parameter.data += by * direction[start : start + parameter.numel()].view_as(parameter)
+        start += parameter.numel()
+
+
+def test_sft_is_the_mean_negative_log_likelihood() -> None:
+    found = Sft()(terms(tensor(-1.0, -3.0), tensor(5.0, 5.0), tensor(0.0, 0.0)))
+    assert found.loss_N.tolist() == [1.0, 3.0]
+
+
+# --- the registry ---
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reinforce:
+    """A loss of somebody else's."""
+
+    scale: float = 1.0
+
+    def __call__(self, tokens: TokenTerms) -> LossTerms:
+        return LossTerms(loss_N=-self.scale * tokens.advantages_N * tokens.logprobs_N)
+
+
+def test_a_file_in_the_folder_is_a_loss_by_name() -> None:
+    assert {"ppo_clip", "sft"} <= set(loss_names())
+    for name in loss_names():
+        assert callable(load_loss(name))
+
+
+def test_a_loss_of_ones_own_is_named_by_module_and_class() -> None:
+    found = load_loss(f"{__name__}:Reinforce", scale=2.0)
+    assert found(terms(tensor(-1.0), tensor(3.0), tensor(0.0))).loss_N.tolist() == [6.0]
+
+
+def test_an_unknown_loss_or_option_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"unknown loss 'ppo'; known: .*ppo_clip"):
+        load_loss("ppo")
+    with pytest.raises(ValueError, match="has no option 'clip'; it has: clip_low, clip_high, tis_cap"):
+        load_loss("ppo_clip", clip=0.2)

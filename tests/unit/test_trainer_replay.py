@@ -1,0 +1,65 @@
+"""A step computed again from its record."""
+
+import json
+from copy import deepcopy
+from typing import Any
+
+import pytest
+from trainer_builders import make_group, make_llama_learner
+
+from palaestra.trainer.advantages import Accepted, credit
+from palaestra.trainer.recipe import GrpoSection
+from palaestra.trainer.replay import replay_step
+from palaestra.trainer.update import Updater
+
+SECTION = GrpoSection(
+    steps=1, updates_per_step=2, aggregation="episode", kl_coefficient=0.2, loss_options={"clip_high": 0.5}
+)
+
+
+@pytest.fixture(scope="module")
+def step() -> tuple[tuple[Accepted, ...], dict[str, Any]]:
+    """Episodes and the record of a step on them, as the run file gives it back."""
+    accepted = credit(make_group(1.0, 0.0, 0.25, 0.0, 1.0)).accepted
+    update = Updater(learner=make_llama_learner(), section=SECTION).update(accepted)
+    return accepted, json.loads(json.dumps(update.record))
+
+
+def test_the_loss_of_every_update_is_found_again_without_the_model(
+    step: tuple[tuple[Accepted, ...], dict[str, Any]],
+) -> None:
+    replayed = replay_step(step[0], SECTION, step[1])
+    assert len(replayed) == 2
+    for each in replayed:
+        assert each.differences == ()
+        assert each.loss == pytest.approx(each.stored_loss, rel=1e-6, abs=1e-6)
+        assert abs(each.loss) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["key", "positions", "advantages"])
+def test_an_altered_row_is_reported(step: tuple[tuple[Accepted, ...], dict[str, Any]], name: str) -> None:
+    record = deepcopy(step[1])
+    record["updates"][1]["rows"][0][name][0] = 9
+    first, second = replay_step(step[0], SECTION, record)
+    assert first.differences == ()
+    assert len(second.differences) == 1 and f": {name} in the record" in second.differences[0]
+
+
+@pytest.mark.parametrize("name", ["logprobs", "ref_logprobs"])
+def test_an_altered_logprob_changes_the_loss(
+    step: tuple[tuple[Accepted, ...], dict[str, Any]], name: str
+) -> None:
+    record = deepcopy(step[1])
+    record["updates"][0]["rows"][0][name][0] -= 0.5
+    altered = replay_step(step[0], SECTION, record)[0]
+    assert abs(altered.loss - altered.stored_loss) > 1e-4
+
+
+def test_a_missing_row_or_update_is_refused(step: tuple[tuple[Accepted, ...], dict[str, Any]]) -> None:
+    record = deepcopy(step[1])
+    record["updates"][0]["rows"].pop()
+    with pytest.raises(ValueError, match="the record has 2 rows, the episodes make 3"):
+        replay_step(step[0], SECTION, record)
+    record["updates"].pop()
+    with pytest.raises(ValueError, match="the record has 1 updates, the episodes make 2"):
+        replay_step(step[0], SECTION, record)

@@ -1,0 +1,82 @@
+"""Demonstrations as training rows, and a short supervised start on them."""
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+
+from ..agents.formats import tool_format
+from ..agents.renderer import Renderer
+from ..agents.rows import to_rows
+from ..agents.tokengraph import TokenRow
+from ..agents.trajectory import EpisodeKey, Trajectory
+from ..envs import AssistantMessage, Episode
+from .learner import Learner
+from .recipe import Recipe, WarmStartSection
+from .rows import Row, make_batch
+
+
+def oracle_texts(recipe: Recipe, demonstrations: Iterable[Trajectory]) -> Iterator[str]:
+    """What a tokenizer should know: everything that is heard and said in some demonstrations."""
+    format = tool_format(recipe.model.tool_format)
+    for each in demonstrations:
+        tools = each.episode.tools if recipe.model.describe_tools else ()
+        for row in to_rows(each.episode.messages, tools, format):
+            yield row["content"]
+        for message in each.episode.messages:
+            if isinstance(message, AssistantMessage):
+                yield format.render(message)
+
+
+def demonstrate(key: EpisodeKey, episode: Episode, renderer: Renderer) -> Row:
+    """The tokens that a policy would have seen and sampled, had it said what the episode's policy said.
+
+    What the assistant says is trained, the end of its turn included.
+    """
+    ids: list[int] = []
+    mask: list[bool] = []
+    answers = [at for at, said in enumerate(episode.messages) if isinstance(said, AssistantMessage)]
+    last: AssistantMessage | None = None
+    answer_ids: tuple[int, ...] = ()
+    begin = 0
+    for at in answers:
+        heard, new = episode.messages[:begin], episode.messages[begin:at]
+        if last is None:
+            prompt = renderer.opening(new, episode.tools)
+        else:
+            prompt = renderer.delta(heard[:-1], answer_ids, last, new, episode.tools)
+        message = episode.messages[at]
+        assert isinstance(message, AssistantMessage)
+        last, answer_ids, begin = message, renderer.answer_ids(message), at + 1
+        ids += [*prompt, *answer_ids]
+        mask += [False] * len(prompt) + [True] * len(answer_ids)
+    return demonstration_row(key, ids, mask)
+
+
+def demonstration_row(key: EpisodeKey, ids: Sequence[int], mask: Sequence[bool]) -> Row:
+    """A row for the "sft" loss: no engine sampled it, so it has no logprobs and no version."""
+    tokens = TokenRow(ids=tuple(ids), mask=tuple(mask), logprobs=(0.0,) * len(ids), versions=(-1,) * len(ids))
+    return Row(key=key, tokens=tokens, advantages=(0.0,) * len(ids), episode_tokens=sum(mask))
+
+
+def warm_start(
+    learner: Learner, rows: Sequence[Row], section: WarmStartSection, *, seed: int = 0
+) -> Iterator[float]:
+    """Train on demonstrations; yields the loss of each step, nats a token.
+
+    The demonstrations are shuffled anew each time that all were seen.
+    """
+    source = _shuffled_forever(rows, seed)
+    for _ in range(section.steps):
+        batch = make_batch([next(source) for _ in range(section.batch_size)])
+        report = learner.forward_backward(batch, loss="sft", temperature=1.0)
+        learner.optim_step()
+        yield report.loss
+
+
+def _shuffled_forever(rows: Sequence[Row], seed: int) -> Iterator[Row]:
+    if not rows:
+        raise ValueError(
+            "no demonstrations to warm up on; does the environment have an oracle that succeeds?"
+        )
+    order = random.Random(seed)
+    while True:
+        yield from order.sample(rows, len(rows))
