@@ -13,6 +13,8 @@ class EngineError(Exception):
 class EngineRefused(EngineError):
     """The request itself is wrong (too long, unknown policy): another try gets the same answer."""
 
+    is_retryable = False
+
 
 class LedgerError(Exception):
     """The run file cannot be used: corrupt, of another schema, on a full disk, or held by another process."""

@@ -22,6 +22,8 @@ Row = dict[str, Any]
 class TemplateRefuses(Exception):
     """The chat template cannot show this conversation. The text says why."""
 
+    is_retryable = False
+
     def __init__(self, reason: str) -> None:
         super().__init__(f"the chat template refuses this conversation: {reason}")
         self.reason = reason

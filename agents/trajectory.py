@@ -22,6 +22,11 @@ class EpisodeKey:
     attempt: int = 0
     """Tries of this sample; over 0 after a retryable failure."""
 
+    @property
+    def columns(self) -> tuple[str, int, int, int]:
+        """(task, epoch, sample, attempt): the key within its split, for records."""
+        return self.task_id, self.epoch, self.sample, self.attempt
+
     def seed(self, run_seed: int) -> int:
         """[0, 2**63): the episode's seed. Every attempt of a sample gets the same one."""
         text = f"{run_seed}/{self.split}/{self.epoch}/{self.task_id}/{self.sample}"

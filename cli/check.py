@@ -75,7 +75,11 @@ def check_engine(
     rows = [
         _row("starts", True, f"{report.kind}, {report.max_context} tokens of context"),
         _row("same seed, same tokens", report.is_repeatable, "two calls of each prompt"),
-        _row("log-probabilities", report.drift <= report.bound, f"differ by {report.drift:.1e}, bound {report.bound:.0e}"),
+        _row(
+            "log-probabilities",
+            report.drift <= report.bound,
+            f"differ by {report.drift:.1e}, bound {report.bound:.0e}",
+        ),
     ]
     _finish(f"engine {report.kind}", rows, as_json)
 
@@ -94,7 +98,9 @@ def _finish(title: str, rows: list[dict[str, Any]], as_json: bool) -> None:
         for column in ("check", "", "detail"):
             table.add_column(column)
         for row in rows:
-            table.add_row(row["name"], "[green]ok[/green]" if row["passed"] else "[red]FAILED[/red]", row["detail"])
+            table.add_row(
+                row["name"], "[green]ok[/green]" if row["passed"] else "[red]FAILED[/red]", row["detail"]
+            )
         Console().print(table)
     if not passed:
         raise typer.Exit(1)

@@ -14,7 +14,6 @@ from ..trainer.parts import Arena, load_arena, load_renderer, make_rollout, open
 from ..trainer.recipe import Recipe
 from ..trainer.recipe_file import RecipeError
 
-
 START = PolicyVersion(0)
 
 

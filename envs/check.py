@@ -1,13 +1,13 @@
 """Is this environment fit for training? Plays it with its oracle and with a policy that does nothing.
 
->>> check_env(Arithmetic, num_tasks=3).passed
+>>> (await check_env(FrozenLake, task_options={"size": 4, "num_maps": 9})).passed
 True
 """
 
 import asyncio
 import math
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from .outcome import Outcome, Scored
 from .play import play
 from .policy import Policy
 from .scripted import ScriptedPolicy
-from .task import Task, TaskSet
+from .task import Task
 from .worker_env import adopt
 
 REPEATS = 5
@@ -50,20 +50,23 @@ class CheckReport:
         return all(check.passed for check in self.checks)
 
 
-def check_env(
+async def check_env(
     env_class: type[Env[Any]],
     *,
-    tasks: TaskSet | None = None,
     num_tasks: int = 5,
     seed: int = 0,
+    task_options: Mapping[str, Any] | None = None,
     max_episode_s: float = 10.0,
 ) -> CheckReport:
-    """Check `num_tasks` tasks, drawn by `seed` from `tasks` (None: the environment's own)."""
-    found = env_class.tasks() if tasks is None else tasks
+    """Check `num_tasks` of the environment's tasks, drawn by `seed`.
+
+    `max_episode_s`: seconds that an oracle's episode may spend in the environment.
+    """
+    found = env_class.tasks(**(task_options or {}))
     if not found:
-        raise ValueError(f"{env_class.__name__} has no tasks to check")
+        raise ValueError(f"{env_class.__name__}.tasks({dict(task_options or {})}) gave no task to check")
     chosen = random.Random(seed).sample(list(found), min(num_tasks, len(found)))
-    return asyncio.run(_Checker(env_class, chosen, seed, max_episode_s).report())
+    return await _Checker(env_class, chosen, seed, max_episode_s).report()
 
 
 class Flaw(Exception):

@@ -47,7 +47,8 @@ PERMANENT = (
     ImportError,
     SandboxUnavailable,
 )
-"""Errors that a second try meets again: bugs in an environment, not weather."""
+"""Errors that a second try meets again: bugs in an environment, not weather. An error of another kind says
+so by an attribute `is_retryable`."""
 
 
 @contextmanager
@@ -78,6 +79,6 @@ def _failed(stage: str, error: BaseException) -> Failed:
     return Failed(
         stage=stage,
         cause=type(error).__name__,
-        retryable=not isinstance(error, PERMANENT),
+        retryable=bool(getattr(error, "is_retryable", not isinstance(error, PERMANENT))),
         message=str(error)[:2000],
     )

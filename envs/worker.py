@@ -48,6 +48,7 @@ class Worker:
         theirs.close()
         self.is_usable = True
         """False from the start of a call to its answer, and for ever when there was none."""
+        self._exit_code: int | None = None
         self._is_killed = False
 
     @classmethod
@@ -84,7 +85,7 @@ class Worker:
         except (EOFError, ConnectionError) as error:
             self._has_ended(1.0)  # the link closes a moment before the process has its exit code
             self.kill()
-            raise WorkerDied(f"worker process ended with exit code {self._process.exitcode}") from error
+            raise WorkerDied(f"worker process ended with exit code {self._exit_code}") from error
         except asyncio.CancelledError:
             self.kill()
             raise
@@ -105,6 +106,8 @@ class Worker:
         except ProcessLookupError:  # too young to have a group of its own
             self._process.kill()
         self._process.join()
+        self._exit_code = self._process.exitcode
+        self._process.close()
         self._link.close()
 
     def _has_ended(self, wait_s: float) -> bool:

@@ -38,11 +38,10 @@ class DiskMeter:
         try:
             if depth > _MAX_DEPTH:
                 return True
-            with os.scandir(directory) as entries:
-                for entry in entries:
-                    if self._add(directory, entry, depth):
-                        return True
-            return False
+            with os.scandir(directory) as found:
+                # Read to its end first: each open level costs one descriptor and not two.
+                entries = list(found)
+            return any(self._add(directory, entry, depth) for entry in entries)
         finally:
             os.close(directory)
 

@@ -4,6 +4,7 @@ The supervisor runs this. It is the only process that holds the driver's socket,
 prints or does can forge the result.
 """
 
+import mmap
 import os
 import resource
 import select
@@ -20,11 +21,13 @@ from ._watch import Check
 from .output import HeadTail
 
 _CHUNK = 1 << 16
+_DEFAULT = int(signal.SIG_DFL)
 _FIRST_TICK_S = 0.01
 _MEMORY_SIGNS = (b"MemoryError", b"std::bad_alloc", b"Cannot allocate memory")
-_PIDS_SIGNS = (b"can't start new thread", b"Resource temporarily unavailable")
+_PIDS_SIGNS = (b"can't start new thread", b"Resource temporarily unavailable", b"Cannot fork")
 
 _MAX_FD = 1 << 16
+_FAULT_SIZE = 256
 _REPLY = (
     '{"seq": %d, "status": "%s", "exit_code": %s, "stdout": %d, "omitted": [%d, %d], '
     '"wall_s": %r, "cpu_s": %r, "max_rss_mb": %r}'
@@ -78,6 +81,7 @@ class Execution:
         self._was_full = False
         self._pid = 0
         self._started = 0.0
+        self._fault = mmap.mmap(-1, _FAULT_SIZE)
 
     def start(self) -> _program.Program | None:
         """Fork. In the child: what it is to become, if that needs no exec. In the supervisor: None."""
@@ -93,15 +97,18 @@ class Execution:
         return None
 
     def finish(self) -> tuple[bytes, bytes]:
-        """The header and payload of the reply, once the program and all that it started are gone."""
-        pidfd = os.pidfd_open(self._pid)
-        broken = self._supervise(pidfd, self._started + self._order.timeout_s)
+        """The header and payload of the reply, once the program and all that it started are gone.
+
+        RuntimeError when it could not be confined, and so never began: that ends the supervisor.
+        """
+        broken = self._supervise(self._started + self._order.timeout_s)
         wall_s = time.monotonic() - self._started
         if broken is None and not self._was_full:
             # What filled the process table is often still there when the main program gives up.
             self._was_full = self._cell.check().is_full
         status, usage = self._cell.kill_all()[self._pid]
-        os.close(pidfd)
+        if self._fault[0]:
+            raise RuntimeError(f"could not confine a program: {self._fault[:].rstrip(bytes(1))!r}")
         self._close_stdin()
         captures = list(self._outputs.items())
         for fd, _ in captures:
@@ -127,10 +134,21 @@ class Execution:
             theirs.append(writer)
         return theirs
 
-    def _supervise(self, pidfd: int, deadline: float) -> str | None:
+    def _supervise(self, deadline: float) -> str | None:
         """Serve the program until its main process ends (None) or a limit does it (the status)."""
+        try:
+            pidfd = os.pidfd_open(self._pid)
+        except ProcessLookupError:
+            # It has ended and been reaped already.
+            return None
         self._poll.register(pidfd, select.POLLIN)
         self._poll.register(self._control, select.POLLIN)
+        try:
+            return self._watch(pidfd, deadline)
+        finally:
+            os.close(pidfd)
+
+    def _watch(self, pidfd: int, deadline: float) -> str | None:
         tick = _FIRST_TICK_S
         next_check = time.monotonic() + tick
         while (now := time.monotonic()) < deadline:
@@ -185,16 +203,20 @@ class Execution:
     def _be_child(self, fds: list[int]) -> None:
         """Leave the supervisor: own session, own pipes, nothing else of the supervisor's."""
         try:
+            _linux.set_handler(signal.SIGCHLD, _DEFAULT)
             os.setsid()
             for target, fd in zip((2, 1, 0), reversed(fds), strict=False):
                 os.dup2(fd, target)
             _linux.prctl(_linux.PR_SET_DUMPABLE, 1)
             self._cell.confine()
             os.closerange(3, _MAX_FD)
+            # Gone before the program starts, which could write to it otherwise.
+            self._fault.close()
         except BaseException as error:
-            # Half confined, nothing may run: say why, and end before the program begins.
-            os.write(2, f"sandbox: could not confine the program: {error!r}\n".encode())
-            os._exit(125)
+            # Half confined, nothing may run: the supervisor says why, and that it was our fault.
+            words = repr(error).encode()[:_FAULT_SIZE]
+            self._fault[: len(words)] = words
+            os._exit(1)
         if self._order.env:
             os.environ.update(self._order.env)
 
@@ -205,7 +227,7 @@ class Execution:
         code = os.waitstatus_to_exitcode(status)
         text = _REPLY % (
             self._order.seq,
-            broken or self._judge(code, err[-400:]),
+            self._judge(broken, code, err[-400:]),
             code if broken is None and code >= 0 else "null",
             len(out),
             captures[0].omitted,
@@ -216,14 +238,17 @@ class Execution:
         )
         return text.encode(), out + err
 
-    def _judge(self, code: int, last_words: bytes) -> str:
-        """Why a program that ended by itself did so. Python and C++ report a refused allocation or thread
-        by an exception, so the end of stderr tells them from other failures."""
+    def _judge(self, broken: str | None, code: int, last_words: bytes) -> str:
+        """The status. Python, C++ and shells report a refused allocation or process in words: the end of
+        stderr tells that from other failures."""
+        no_pids = any(sign in last_words for sign in _PIDS_SIGNS)
+        if broken is not None:
+            return "pids" if broken == "timeout" and self._was_full and no_pids else broken
         if code == 0:
             return "ok"
         if any(sign in last_words for sign in _MEMORY_SIGNS):
             return "oom"
-        if self._was_full or any(sign in last_words for sign in _PIDS_SIGNS):
+        if self._was_full or no_pids:
             return "pids"
         return "nonzero" if code > 0 else "killed"
 

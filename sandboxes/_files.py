@@ -13,6 +13,7 @@ from . import _linux
 _BENEATH = _linux.RESOLVE_BENEATH | _linux.RESOLVE_NO_SYMLINKS | _linux.RESOLVE_NO_MAGICLINKS
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 _CHUNK = 1 << 20
+_MAX_PATH = 4095
 _WORDS = {
     errno.ENOENT: "there is no such file",
     errno.ELOOP: "it is a symbolic link, or lies behind one",
@@ -126,9 +127,10 @@ def _enter(directory: int, name: bytes) -> int:
 
 
 def _encoded(path: str) -> bytes:
-    if not path or "\0" in path:
-        raise Refused(f"{path!r}: a path is neither empty nor holds NUL")
-    return os.fsencode(path)
+    name = os.fsencode(path)
+    if not 0 < len(name) <= _MAX_PATH or b"\0" in name:
+        raise Refused(f"{path!r}: a path has 1 to {_MAX_PATH} bytes and holds no NUL")
+    return name
 
 
 def _parent(root: int, path: str, *, make: bool) -> tuple[int, bytes]:

@@ -10,9 +10,9 @@ Weaker than namespaces: programs see that a path of the host exists (not what is
 import os
 import resource
 import signal
-import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 
 from . import _files, _landlock, _linux, _seccomp
 from ._disk import DiskMeter
@@ -34,23 +34,49 @@ _SYSTEM = (
     "/etc/alternatives",
 )
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+_BASES = ("/dev/shm", "/tmp")
 _PREFIX = "palaestra"
 
 
-def prepare(prefixes: tuple[str, ...]) -> int:
-    """In the zygote, once: make sure that programs can reach the interpreter; the Landlock version."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Grounds:
+    """What every sandbox of a zygote shares, made before any fork."""
+
+    prefixes: tuple[str, ...]
+    """The interpreter's directories."""
+    version: int
+    """Of Landlock."""
+    is_alone: bool
+    """Each sandbox has a user number of its own."""
+    filter: _seccomp.Filter
+    processors: list[int]
+
+
+def prepare(prefixes: tuple[str, ...]) -> Grounds:
+    """In the zygote, once: make sure that programs can reach the interpreter, and sweep."""
     version = _landlock.version()
     if version < _landlock.MIN_VERSION:
         raise OSError(
             f"filesystem: this kernel's Landlock has version {version} and {_landlock.MIN_VERSION} is needed "
             "(Linux 6.2, with landlock in the lsm= list)"
         )
-    if can_switch_user():
+    is_alone = can_switch_user()
+    if is_alone:
         for prefix in prefixes:
             _open_way(prefix)
     _linux.prctl(_linux.PR_SET_CHILD_SUBREAPER, 1)
     sweep()
-    return version
+    return Grounds(
+        prefixes=prefixes,
+        version=version,
+        is_alone=is_alone,
+        filter=_seccomp.build_filter(
+            in_namespaces=False,
+            signals=version >= _landlock.SCOPES_SIGNALS,
+            also=() if is_alone else _seccomp.OWNER_CALLS,
+        ),
+        processors=sorted(os.sched_getaffinity(0)),
+    )
 
 
 def _open_way(prefix: str) -> None:
@@ -82,32 +108,26 @@ def _parents(path: str) -> Iterator[str]:
 class HostedHome:
     """One sandbox of this tier, seen from its supervisor."""
 
-    def __init__(
-        self, opening: Header, prefixes: tuple[str, ...], version: int, allowed: list[int], turn: int
-    ) -> None:
+    def __init__(self, opening: Header, grounds: Grounds) -> None:
+        self._grounds = grounds
         self._disk_mb: int = opening["disk_mb"]
-        self._is_alone = can_switch_user()
+        self._cpus: float = opening["cpus"]
         self._directory = directory_of(os.getpid(), _base(self._disk_mb))
         os.mkdir(self._directory, 0o700)
-        uid = other_id(os.getpid()) if self._is_alone else os.geteuid()
-        os.chown(self._directory, uid, -1)
-        pin(opening["cpus"], allowed, turn)
         _linux.prctl(_linux.PR_SET_CHILD_SUBREAPER, 1)
-        if self._is_alone:
+        if grounds.is_alone:
+            uid = other_id(os.getpid())
+            os.chown(self._directory, uid, uid)
             become(uid)
         _linux.drop_capabilities()
         self._furnish()
         # Only a user that has no other process can be counted by the kernel; the watch counts in any case.
-        settle(opening["memory_mb"], opening["pids"] if self._is_alone else None)
-        self._ruleset = self._rules(prefixes, version)
-        self._filter = _seccomp.build_filter(
-            in_namespaces=False,
-            signals=version >= _landlock.SCOPES_SIGNALS,
-            also=() if self._is_alone else _seccomp.OWNER_CALLS,
-        )
+        settle(opening["memory_mb"], opening["pids"] if grounds.is_alone else None)
+        self._ruleset = self._rules()
         self._watch = Watch(opening["memory_mb"], opening["pids"], lambda: descendants(os.getpid()))
         self._meter = DiskMeter(self._directory, self._disk_mb)
         self._ended: Ended = {}
+        _linux.set_handler(signal.SIGCHLD, lambda *_: self._reap(os.WNOHANG))
 
     def _furnish(self) -> None:
         for name in ("workspace", "tmp"):
@@ -117,9 +137,9 @@ class HostedHome:
         os.chdir(os.environ["HOME"])
         self.workspace = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
-    def _rules(self, prefixes: tuple[str, ...], version: int) -> _landlock.Ruleset:
-        rules = _landlock.Ruleset(version)
-        for path in (*_SYSTEM, *prefixes):
+    def _rules(self) -> _landlock.Ruleset:
+        rules = _landlock.Ruleset(self._grounds.version)
+        for path in (*_SYSTEM, *self._grounds.prefixes):
             rules.allow(path, _landlock.READ)
         for path in _DEVICES:
             rules.allow(path, _landlock.USE_DEVICE)
@@ -130,18 +150,18 @@ class HostedHome:
         _linux.prctl(_linux.PR_SET_PDEATHSIG, signal.SIGKILL)
         size = self._disk_mb << 20
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+        pin(self._cpus, self._grounds.processors)
         self._ruleset.restrict()
-        self._filter.install()
+        self._grounds.filter.install()
 
     def check(self) -> Check:
-        self._reap(os.WNOHANG)
         check = self._watch.check()
         if check.broken is None and self._meter.is_over(descendants(os.getpid())):
             return Check(broken="killed", is_full=check.is_full, within_s=check.within_s)
         return check
 
     def kill_all(self) -> Ended:
-        if self._is_alone:
+        if self._grounds.is_alone:
             _kill(-1)
             self._reap(0)
         # What forks while it is being killed is found on the next pass.
@@ -181,35 +201,30 @@ def descendants(root: int) -> Iterator[int]:
     """Every process below `root`, zombies included."""
     pending = [root]
     while pending:
-        parent = pending.pop()
-        try:
-            threads = os.listdir(f"/proc/{parent}/task")
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        for thread in threads:
-            try:
-                with open(f"/proc/{parent}/task/{thread}/children", "rb") as file:
-                    children = [int(word) for word in file.read().split()]
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            yield from children
-            pending += children
+        children = _children(pending.pop())
+        yield from children
+        pending += children
+
+
+def _children(parent: int) -> list[int]:
+    found: list[int] = []
+    try:
+        for thread in os.listdir(f"/proc/{parent}/task"):
+            with open(f"/proc/{parent}/task/{thread}/children", "rb") as file:
+                found += map(int, file.read().split())
+    except (FileNotFoundError, ProcessLookupError):
+        # A thread or the whole process has just ended: then its children are its parent's.
+        pass
+    return found
 
 
 def clean_up_after(pid: int, others: Collection[int]) -> None:
     """In the zygote: what a supervisor left that was killed, its processes (now ours) and its directory."""
-    spared = set(others)
-    for other in others:
-        spared.update(descendants(other))
-    while orphans := set(descendants(os.getpid())) - spared:
+    while orphans := [child for child in _children(os.getpid()) if child not in others]:
         for orphan in orphans:
-            _kill(orphan)
-        for orphan in orphans:
-            try:
-                os.waitpid(orphan, 0)
-            except ChildProcessError:
-                # A grandchild: it is ours to wait for on the next pass.
-                continue
+            for process in (orphan, *descendants(orphan)):
+                _kill(process)
+            os.waitpid(orphan, 0)
     for base in _bases():
         prefix = f"{_PREFIX}-{os.stat('/proc/self/ns/pid').st_ino}-{pid}-"
         for name in os.listdir(base):
@@ -218,7 +233,7 @@ def clean_up_after(pid: int, others: Collection[int]) -> None:
 
 
 def _bases() -> list[str]:
-    return [base for base in dict.fromkeys(("/dev/shm", tempfile.gettempdir())) if os.path.isdir(base)]
+    return [base for base in _BASES if os.path.isdir(base)]
 
 
 def _base(disk_mb: int) -> str:
@@ -227,7 +242,7 @@ def _base(disk_mb: int) -> str:
         found = os.statvfs(base)
         if found.f_bavail * found.f_frsize >= disk_mb << 20 and os.access(base, os.W_OK | os.X_OK):
             return base
-    raise OSError(f"disk: neither /dev/shm nor {tempfile.gettempdir()} has {disk_mb} MiB free")
+    raise OSError(f"disk: none of {', '.join(_BASES)} has {disk_mb} MiB free")
 
 
 def directory_of(pid: int, base: str) -> str:

@@ -8,6 +8,8 @@ import os
 import platform
 import struct
 import sys
+from collections.abc import Callable
+from importlib import import_module
 
 # PyDLL keeps the GIL: after a raw clone() the child holds it, with no other thread to ask.
 _libc = ctypes.PyDLL(None, use_errno=True)
@@ -38,6 +40,9 @@ RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH = 1
 
 _AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
 ATTR_RDONLY, ATTR_NOSUID, ATTR_NODEV, ATTR_NOEXEC = 1, 2, 4, 8
+
+# The function below signal.signal, which first turns its arguments into enums: 100 pages of a fork's memory.
+set_handler: Callable[[int, object], object] = import_module("_signal").signal
 
 
 def require_linux() -> str | None:
@@ -126,6 +131,10 @@ def pivot_root(new_root: str, put_old: str) -> None:
 
 def prctl(option: int, value: int = 0, pointer: int = 0) -> None:
     _checked(_libc.prctl(option, value, pointer, 0, 0), f"prctl({option})")
+
+
+def current_processor() -> int:
+    return _checked(_libc.sched_getcpu(), "sched_getcpu")
 
 
 def sethostname(name: bytes) -> None:

@@ -189,24 +189,23 @@ def become(uid: int) -> None:
 class NamespaceHome:
     """One sandbox of this tier, seen from its supervisor, which is process 1 of its namespaces."""
 
-    def __init__(
-        self, opening: Header, outer_uid: int, outer_gid: int, allowed: list[int], turn: int
-    ) -> None:
+    def __init__(self, opening: Header, outer_uid: int, outer_gid: int, allowed: list[int]) -> None:
         furnish(opening["disk_mb"], outer_uid, outer_gid)
-        pin(opening["cpus"], allowed, turn)
         _linux.drop_capabilities()
         settle(opening["memory_mb"], opening["pids"])
-        _FILTER.install()
         self.workspace = os.open(WORKSPACE, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._watch = Watch(opening["memory_mb"], opening["pids"], private_processes)
+        self._cpus: float = opening["cpus"]
+        self._allowed = allowed
         self._ended: Ended = {}
+        # Orphans are ours: unreaped, they would fill the process limit.
+        _linux.set_handler(signal.SIGCHLD, lambda *_: self._reap(os.WNOHANG))
 
     def confine(self) -> None:
-        """Nothing is left to take: the supervisor gave it all up when it settled."""
+        pin(self._cpus, self._allowed)
+        _FILTER.install()
 
     def check(self) -> Check:
-        # Orphans are ours: unreaped, they would fill the process limit.
-        self._reap(os.WNOHANG)
         return self._watch.check()
 
     def kill_all(self) -> Ended:

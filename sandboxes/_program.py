@@ -15,14 +15,11 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from importlib.machinery import BuiltinImporter, SourceFileLoader
-from types import CodeType, FrameType, ModuleType
+from types import CodeType, ModuleType
 
-# The function below signal.signal, which first turns its arguments into enums: 100 pages of a fork's memory.
-_set_handler: Callable[[int, Callable[[int, FrameType | None], object]], object] = import_module(
-    "_signal"
-).signal
+from ._linux import set_handler
+
 _PLAIN_FLAGS = {"-u", "-B", "-s", "-E"}
 
 
@@ -77,7 +74,7 @@ def _is_file(path: str) -> bool:
 def run(program: Program, base_path: list[str]) -> None:
     """Be `program`, to its end. Never returns."""
     # Python's own name for an interrupted main program: it dies of SIGINT, so that a parent can tell.
-    _set_handler(signal.SIGINT, signal.default_int_handler)
+    set_handler(signal.SIGINT, signal.default_int_handler)
     namespace = _fresh_main(program, base_path)
     gc.enable()
     compiled = _compile(program)

@@ -73,11 +73,15 @@ def settle(memory_mb: int, pids: int | None) -> None:
     _linux.prctl(_linux.PR_SET_DUMPABLE, 0)
 
 
-def pin(cpus: float, allowed: list[int], turn: int) -> None:
-    """Bind to as many of the `allowed` processors as `cpus` asks for; sandboxes take turns on which."""
+def pin(cpus: float, allowed: list[int]) -> None:
+    """Bind a program to as many of the `allowed` processors as `cpus` asks for.
+
+    It stays where the scheduler put it, which costs no move. The supervisor itself is not bound: it would
+    wait behind the program's processes, and its clock with it.
+    """
     wanted = -int(-cpus // 1)
     if wanted < len(allowed):
-        start = turn * wanted
+        start = allowed.index(_linux.current_processor())
         os.sched_setaffinity(0, [allowed[(start + at) % len(allowed)] for at in range(wanted)])
 
 

@@ -81,7 +81,19 @@ class Zygote:
             self._refusal = self._last_words()
         if self._refusal:
             return SandboxUnavailable(self._refusal)
-        return SandboxLost(f"the {self.tier} zygote (process {self.pid}) died; open another sandbox")
+        return self.lost(f"the {self.tier} zygote (process {self.pid}) or the new sandbox died at its start")
+
+    def lost(self, what: str) -> SandboxLost:
+        """A fault of ours, with what the zygote or a supervisor wrote last."""
+        words = self._read_log().decode(errors="replace").strip().rpartition("\n")[2]
+        return SandboxLost(f"{what}; open another sandbox" + (f" (it said: {words})" if words else ""))
+
+    def _read_log(self) -> bytes:
+        log = self._process.stdout
+        if log is None or log.closed:
+            return b""
+        os.set_blocking(log.fileno(), False)
+        return log.read() or b""
 
     def _last_words(self) -> str:
         while True:

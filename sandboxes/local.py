@@ -31,7 +31,8 @@ class LocalSandbox(Sandbox):
         self.tier = tier
         self._spec = spec
         self._keeper = keeper
-        self._number = number
+        self.number = number
+        """Which of its zygote's sandboxes this is."""
         self._sock = sock
         self._turn = asyncio.Lock()
         self._buffer = bytearray()
@@ -105,7 +106,7 @@ class LocalSandbox(Sandbox):
                         self._buffer.clear()
                 return
             except TimeoutError:
-                self._keeper.kill(self._number)
+                self._keeper.kill(self.number)
 
     async def open(self) -> None:
         """Wait until the supervisor has built its walls."""
@@ -129,17 +130,17 @@ class LocalSandbox(Sandbox):
     ) -> tuple[Header, bytes]:
         async with self._turn:
             if self._is_closing:
-                raise SandboxLost(f"sandbox {self._number} is closed")
+                raise SandboxLost(f"sandbox {self.number} is closed")
             self._seq += 1
             try:
                 async with asyncio.timeout(limit_s):
                     await self._send({**header, "seq": self._seq}, payload)
                     frame = await self._answer()
             except TimeoutError:
-                self._keeper.kill(self._number)
-                raise SandboxLost(f"sandbox {self._number} gave no answer in {limit_s:.0f} s") from None
+                self._keeper.kill(self.number)
+                raise SandboxLost(f"sandbox {self.number} gave no answer in {limit_s:.0f} s") from None
         if frame is None:
-            raise SandboxLost(f"the supervisor of sandbox {self._number} died; open another sandbox")
+            raise self._keeper.lost(f"the supervisor of sandbox {self.number} died")
         if "error" in frame[0]:
             raise SandboxFileError(frame[0]["error"])
         return frame
@@ -160,7 +161,7 @@ class LocalSandbox(Sandbox):
             self._sock.send(_wire.request({"op": "cancel"}))
         except OSError:
             # A supervisor that is gone, or so far behind that its socket is full: end it instead.
-            self._keeper.kill(self._number)
+            self._keeper.kill(self.number)
 
     async def _send(self, header: Header, payload: bytes) -> None:
         frame = memoryview(_wire.request(header, payload))

@@ -37,16 +37,12 @@ class Tier(Protocol):
     flags: int
     """The namespaces of a supervisor."""
 
-    def build(self, opening: Header, turn: int) -> Home:
-        """In a new supervisor: put up the walls. `turn` counts sandboxes."""
+    def build(self, opening: Header) -> Home:
+        """In a new supervisor: put up the walls."""
         ...
 
-    def born(self, pid: int) -> None:
-        """A supervisor has started."""
-        ...
-
-    def buried(self, pid: int, others: Collection[int]) -> None:
-        """A supervisor has ended, perhaps by force; `others` live."""
+    def clean_up_after(self, pid: int, others: Collection[int]) -> None:
+        """A supervisor has ended otherwise than it should; `others` live."""
         ...
 
 
@@ -60,7 +56,6 @@ class Zygote:
         self._poll.register(control.fileno(), select.POLLIN)
         self._pidfds: dict[int, int] = {}
         self._supervisors: dict[int, tuple[int, int]] = {}
-        self._turn = 0
 
     def serve(self) -> Program | None:
         """Until the driver closes its end: None. In a fork: the program that it is to become."""
@@ -84,7 +79,6 @@ class Zygote:
         return None
 
     def _open(self, number: int, box: int) -> Program | None:
-        self._turn += 1
         try:
             pid = _linux.clone(self._tier.flags)
         except OSError as error:
@@ -98,7 +92,6 @@ class Zygote:
         self._pidfds[number] = pidfd
         self._supervisors[pidfd] = (number, pid)
         self._poll.register(pidfd, select.POLLIN)
-        self._tier.born(pid)
         return None
 
     def _be_supervisor(self, box: int) -> Program:
@@ -106,15 +99,16 @@ class Zygote:
         self._control.detach()
         os.dup2(box, 3)
         os.closerange(4, 1 << 16)
-        return supervise(3, lambda opening: self._tier.build(opening, self._turn))
+        return supervise(3, self._tier.build)
 
     def _bury(self, pidfd: int) -> None:
-        os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+        end = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
         self._poll.unregister(pidfd)
         os.close(pidfd)
         number, pid = self._supervisors.pop(pidfd)
         del self._pidfds[number]
-        self._tier.buried(pid, [other for _, other in self._supervisors.values()])
+        if end is None or (end.si_code, end.si_status) != (os.CLD_EXITED, 0):
+            self._tier.clean_up_after(pid, [other for _, other in self._supervisors.values()])
 
 
 class _Namespaces:
@@ -127,31 +121,23 @@ class _Namespaces:
         self._uid, self._gid = os.geteuid(), os.getegid()
         self._allowed = sorted(os.sched_getaffinity(0))
 
-    def build(self, opening: Header, turn: int) -> Home:
-        return _namespaces.NamespaceHome(opening, self._uid, self._gid, self._allowed, turn)
+    def build(self, opening: Header) -> Home:
+        return _namespaces.NamespaceHome(opening, self._uid, self._gid, self._allowed)
 
-    def born(self, pid: int) -> None:
-        """Nothing to note: with process 1 of its namespaces the kernel takes all the others."""
-
-    def buried(self, pid: int, others: Collection[int]) -> None:
-        """Nothing is left."""
+    def clean_up_after(self, pid: int, others: Collection[int]) -> None:
+        """With process 1 of its namespaces the kernel has taken everything."""
 
 
 class _Landlock:
     flags = 0
 
     def __init__(self) -> None:
-        self._prefixes = _namespaces.interpreter_prefixes()
-        self._version = _hosted.prepare(self._prefixes)
-        self._allowed = sorted(os.sched_getaffinity(0))
+        self._grounds = _hosted.prepare(_namespaces.interpreter_prefixes())
 
-    def build(self, opening: Header, turn: int) -> Home:
-        return _hosted.HostedHome(opening, self._prefixes, self._version, self._allowed, turn)
+    def build(self, opening: Header) -> Home:
+        return _hosted.HostedHome(opening, self._grounds)
 
-    def born(self, pid: int) -> None:
-        """Nothing to note: a supervisor's directory bears its number."""
-
-    def buried(self, pid: int, others: Collection[int]) -> None:
+    def clean_up_after(self, pid: int, others: Collection[int]) -> None:
         _hosted.clean_up_after(pid, others)
 
 

@@ -5,7 +5,17 @@ import subprocess
 import time
 from collections.abc import Mapping
 
-from palaestra.envs import AssistantMessage, Env, Observation, Step, Task, UserMessage
+from palaestra.envs import (
+    AssistantMessage,
+    Env,
+    Observation,
+    Policy,
+    ScriptedPolicy,
+    Step,
+    Task,
+    TaskSet,
+    UserMessage,
+)
 from palaestra.envs.episode import Workspace
 
 
@@ -47,6 +57,14 @@ class Unpicklable(Exception):
 
 class PlainStep(Env[Task]):
     """Only `step` is plain; reset is the base class's coroutine."""
+
+    @classmethod
+    def tasks(cls) -> TaskSet:
+        return TaskSet([Task(id="t")])
+
+    @classmethod
+    def oracle(cls, task: Task) -> Policy:
+        return ScriptedPolicy([])
 
     def step(self, action: AssistantMessage) -> Step:  # type: ignore[override]  # plain on purpose
         return Step(Observation(), 1.0, True, False, {})

@@ -126,3 +126,9 @@ def make_graph(*calls: tuple[Sequence[int], Sequence[int]]) -> TokenGraph:
         )
         graph = graph.commit(prompt, generation)
     return graph
+
+
+def values_of(tensor: torch.Tensor) -> list[Any]:
+    untyped: Any = tensor
+    found: list[Any] = untyped.tolist()
+    return found

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ._torch import modules, seeded
+from ._torch import modules, output_head, seeded
 from .config import LoraConfig
 
 
@@ -19,7 +19,7 @@ def add_adapter(model: PreTrainedModel, config: LoraConfig, seed: int) -> Any:
     untyped: Any = peft
     if hasattr(model, "peft_config"):
         raise ValueError("the model already has an adapter; load it again, or train it without `lora`")
-    targets = config.targets if isinstance(config.targets, str) else list(config.targets)
+    targets = _linear_layers(model) if config.targets == "all-linear" else list(config.targets)
     settings = untyped.LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
@@ -30,6 +30,17 @@ def add_adapter(model: PreTrainedModel, config: LoraConfig, seed: int) -> Any:
         # peft 0.21 asks transformers 5 for a property under its old name.
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
         return untyped.get_peft_model(model, settings)
+
+
+def _linear_layers(model: PreTrainedModel) -> list[str]:
+    """Last names of all linear layers but the head. (peft's own "all-linear" puts whole paths on record.)"""
+    head = output_head(model)
+    found = {
+        name.rpartition(".")[2]
+        for name, module in modules(model)
+        if isinstance(module, nn.Linear) and module is not head
+    }
+    return sorted(found)
 
 
 def save_adapter(adapted: Any, folder: Path) -> None:

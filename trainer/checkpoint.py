@@ -2,8 +2,8 @@
 
     checkpoints/step-000010/  weights.safetensors  optimizer.safetensors  state.json  manifest.json
 
-The manifest has a SHA-256 of each other file and is written last. The folder gets its name when all of it is on
-disk. No pickle is read or written.
+The manifest has a SHA-256 of each other file and is written last. The folder gets its name when all of it is
+on disk. No pickle is read or written.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ import random
 import shutil
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -105,16 +105,16 @@ def load_checkpoint(folder: Path, learner: Learner) -> dict[str, Any]:
     return cast(dict[str, Any], counters["state"])
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Checkpoints:
     """The checkpoints of a run, by step.
 
-    >>> Checkpoints(folder=Path("runs/x/checkpoints"), keep=2).path(10).name
+    >>> Checkpoints(Path("runs/x/checkpoints"), keep=2).path(10).name
     'step-000010'
     """
 
     folder: Path
-    keep: int = 2
+    keep: int = field(default=2, kw_only=True)
     """How many to keep; older ones are deleted after a new one is on disk."""
 
     def path(self, step: int) -> Path:

@@ -51,7 +51,8 @@ def redacted(value: object) -> Any:
     if isinstance(value, dict):
         fields = cast(dict[str, object], value)
         return {
-            name: "[redacted]" if _is_secret(name, found) else redacted(found) for name, found in fields.items()
+            name: "[redacted]" if _is_secret(name, found) else redacted(found)
+            for name, found in fields.items()
         }
     if isinstance(value, list):
         return [redacted(item) for item in cast(list[object], value)]

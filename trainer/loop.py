@@ -70,9 +70,15 @@ class Trainer:
             **episode_metrics(groups, self.max_reward),
             **judgement_metrics(judgement),
             **update.metrics,
+            "engine_drift": self.publisher.drift,
             **clock.laps,
         }
-        record = {**update.record, "rejected": judgement.rejected_rows, "metrics": metrics}
+        record = {
+            **update.record,
+            "groups": [[member.key.columns for member in group.members] for group in groups],
+            "rejected": judgement.rejected_rows,
+            "metrics": metrics,
+        }
         self.ledger.record_step(self.num_steps, record)
         self.metrics.write(metrics)
         self.progress.step(metrics)

@@ -88,30 +88,37 @@ async def open_engine(recipe: Recipe, model: Path) -> AsyncGenerator[Engine, Non
         async with open_local_engine(recipe, model) as local:
             yield local
         return
-    from ..agents.engines.vllm import VllmEngine
+    if section.url is not None:
+        async with _open_vllm_client(recipe, section.url, str(model)) as client:
+            yield client
+        return
     from ..agents.engines.vllm_server import VllmServer
 
     assert recipe.lora is not None, "load_recipe checked it"
-    server = None
+    server = VllmServer(
+        model,
+        log=recipe.folder / "vllm.log",
+        port=section.port,
+        dtype=recipe.model.dtype,
+        max_lora_rank=recipe.lora.rank,
+        max_context=section.max_context,
+        args=section.args,
+    )
+    async with server, _open_vllm_client(recipe, server.url, server.model) as client:
+        yield client
+
+
+@asynccontextmanager
+async def _open_vllm_client(recipe: Recipe, url: str, model: str) -> AsyncGenerator[Engine, None]:
+    from ..agents.engines.vllm import VllmEngine
+
+    section = recipe.engine
+    engine = VllmEngine(url, model=model, api_key_env=section.api_key_env, max_context=section.max_context)
     try:
-        if section.url is None:
-            server = VllmServer(
-                model,
-                port=section.port,
-                max_lora_rank=recipe.lora.rank,
-                log=recipe.folder / "vllm.log",
-                args=section.args,
-            )
-            await server.start()
-        url = section.url or server.url  # type: ignore[union-attr]
-        engine = VllmEngine(url, model=str(model), api_key_env=section.api_key_env)
-        try:
-            yield engine
-        finally:
-            await engine.close()
+        await engine.check()
+        yield engine
     finally:
-        if server is not None:
-            await server.stop()
+        await engine.close()
 
 
 @asynccontextmanager

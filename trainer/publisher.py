@@ -7,7 +7,11 @@ from pathlib import Path
 
 from ..agents.canary import canary
 from ..agents.engine import Engine, PolicyVersion, WeightUpdate, policy_name
+from ..agents.trajectory import EpisodeKey
 from .learner import Learner
+from .warm_start import demonstration_row
+
+PROBE = EpisodeKey(split="canary", epoch=0, task_id="probe", sample=0)
 
 
 class Publisher:
@@ -29,15 +33,29 @@ class Publisher:
         self._learner, self._engine, self._adapters = learner, engine, adapters
         self._probes, self._bound = probes, bound
         self._newest: PolicyVersion | None = None
+        self.drift = 0.0
+        """Largest difference of engine and learner at the last check, nats."""
 
     async def publish(self, version: PolicyVersion) -> None:
         """Bring the learner's weights to the engine. Raises `PolicyDrift` if others arrive."""
         await self._engine.publish(await asyncio.to_thread(self._update, version))
         if self._probes:
-            await canary(self._engine, self._learner_logprobs, version, self._probes, self._bound)
+            await self._check(version)
         if self._newest is not None and self._newest != version:
             await self._retire(self._newest)
         self._newest = version
+
+    async def _check(self, version: PolicyVersion) -> None:
+        """Ask the engine a few prompts and compare its log-probabilities with the learner's."""
+        temperature = self._learner.config.temperature
+        report = await canary(
+            self._engine, self._logprobs, version, self._probes, self._bound, temperature=temperature
+        )
+        self.drift = report.max_drift
+
+    def _logprobs(self, prompt: Sequence[int], answer: Sequence[int]) -> Sequence[float]:
+        row = demonstration_row(PROBE, [*prompt, *answer], [False] * len(prompt) + [True] * len(answer))
+        return self._learner.logprobs([row])[0][len(prompt) :]
 
     def _update(self, version: PolicyVersion) -> WeightUpdate:
         if self._adapters is None:

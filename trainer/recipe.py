@@ -115,6 +115,8 @@ class WarmStartSection(_Section):
     demonstrations: PositiveInt = 1024
     """Training tasks that the oracle plays; at most as many as there are."""
     steps: PositiveInt = 100
+    target_loss: PositiveFloat | None = None
+    """Stop early when the loss, smoothed over about five steps, is down to this; nats a token."""
     batch_size: PositiveInt = 32
     """Demonstrations per step."""
     optimizer: OptimizerSection = OptimizerSection(lr=1e-3)

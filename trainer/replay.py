@@ -1,4 +1,4 @@
-"""A step once more, from its record and without the model: masks, advantages and loss against the stored ones.
+"""A step again, from its record and without the model: masks, advantages and loss against what was stored.
 
 The loss is a function of logprobs, so the stored ones are enough to compute it again.
 """
@@ -9,11 +9,14 @@ from typing import Any
 
 import torch
 
+from ..agents.ledger import Ledger
+from ..agents.trajectory import EpisodeKey, Group, Trajectory
 from .advantages import Accepted
+from .judge import judge
 from .kl import KlPenalty
 from .losses import load_loss
 from .packing import micro_batches, token_terms, token_weights
-from .recipe import GrpoSection
+from .recipe import GrpoSection, Recipe
 from .reports import evaluate
 from .rows import Batch, Row, make_batch, training_rows
 
@@ -51,6 +54,28 @@ def batch_loss(
     return total
 
 
+def replay_stored(ledger: Ledger, recipe: Recipe, step: int) -> list[Replayed]:
+    """Step `step` from the run file alone: rewards to advantages, token graphs to rows, logprobs to loss."""
+    record = ledger.step(step)
+    if record is None:
+        raise ValueError(f"the run file has no step {step}")
+    groups = [_stored_group(ledger, keys) for keys in record["groups"]]
+    judgement = judge(groups, recipe.grpo, seed=recipe.seed, step=step - 1)
+    return replay_step(judgement.accepted, recipe.grpo, record)
+
+
+def _stored_group(ledger: Ledger, keys: Sequence[Sequence[Any]]) -> Group:
+    """The episodes of one group; `keys`: [task, epoch, sample, attempt] each."""
+    members: list[Trajectory] = []
+    for task_id, epoch, sample, attempt in keys:
+        key = EpisodeKey(epoch=epoch, task_id=task_id, sample=sample, attempt=attempt)
+        found = ledger.finished(key)
+        if found is None:
+            raise ValueError(f"the run file has no finished episode {key}")
+        members.append(found)
+    return Group(task_id=members[0].key.task_id, members=tuple(members))
+
+
 def replay_step(
     accepted: Sequence[Accepted], section: GrpoSection, record: Mapping[str, Any]
 ) -> list[Replayed]:
@@ -83,7 +108,7 @@ def _replay(
 def _compare(row: Row, stored: Mapping[str, Any]) -> list[str]:
     key, trained = row.key, row.trained
     mine = {
-        "key": [key.task_id, key.epoch, key.sample, key.attempt],
+        "key": list(key.columns),
         "positions": trained,
         "advantages": [row.advantages[at] for at in trained],
     }

@@ -105,9 +105,8 @@ def _record(batch: Batch, report: LossReport) -> dict[str, Any]:
 def _record_row(row: Row, logprobs: Sequence[float]) -> dict[str, Any]:
     """Per-token values only where the mask is True."""
     trained = row.trained
-    key = row.key
     return {
-        "key": [key.task_id, key.epoch, key.sample, key.attempt],
+        "key": row.key.columns,
         "positions": trained,
         "advantages": [row.advantages[at] for at in trained],
         "logprobs": [logprobs[at] for at in trained],

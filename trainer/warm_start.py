@@ -64,12 +64,15 @@ def warm_start(
 
     The demonstrations are shuffled anew each time that all were seen.
     """
-    source = _shuffled_forever(rows, seed)
+    source, smooth = _shuffled_forever(rows, seed), None
     for _ in range(section.steps):
         batch = make_batch([next(source) for _ in range(section.batch_size)])
         report = learner.forward_backward(batch, loss="sft", temperature=1.0)
         learner.optim_step()
+        smooth = report.loss if smooth is None else 0.8 * smooth + 0.2 * report.loss
         yield report.loss
+        if section.target_loss is not None and smooth <= section.target_loss:
+            return
 
 
 def _shuffled_forever(rows: Sequence[Row], seed: int) -> Iterator[Row]:

@@ -22,7 +22,8 @@ PROGRAMS = {
     "exit of site": "exit(4)",
     "os._exit": "import os; print('lost'); os._exit(5)",
     "large exit code": "raise SystemExit(258)",
-    "uncaught": "def f(): return 1 / 0\ntry: f()\nexcept ZeroDivisionError as e: raise ValueError('x') from e",
+    "uncaught": "def f(): return 1 / 0\n"
+    "try: f()\nexcept ZeroDivisionError as e: raise ValueError('x') from e",
     "syntax": "x = = 1",
     "excepthook": "import sys; sys.excepthook = lambda *a: print('hook', a[0].__name__); 1 / 0",
     "unflushed": "f = open('out', 'w'); f.write('kept')\nimport atexit; atexit.register(print, 'at exit')",
@@ -106,7 +107,18 @@ def test_only_listed_variables_are_inside(tier: str, monkeypatch: pytest.MonkeyP
     for shell in (["python3", "-c", "import os; print(*os.environ.items(), sep='\\n')"], ["env"]):
         text = printed(run(tier, shell, limits=spec))
         names = {line.strip("('").split("'")[0].split("=")[0] for line in text.splitlines()}
-        allowed = {"GREETING", "PYTHONHASHSEED", "PATH", "HOME", "LANG", "TMPDIR", "LC_CTYPE", "_", "PWD", "SHLVL"}
+        allowed = {
+            "GREETING",
+            "PYTHONHASHSEED",
+            "PATH",
+            "HOME",
+            "LANG",
+            "TMPDIR",
+            "LC_CTYPE",
+            "_",
+            "PWD",
+            "SHLVL",
+        }
         assert "GREETING" in names and names <= allowed
     # The zygote was started long before; what matters is that no process inside ever held it.
     heap = "import gc; print(any('canary-' + '4711' in repr(o) for o in gc.get_objects() if type(o) is dict))"
@@ -124,7 +136,9 @@ def test_standard_input_is_at_its_end_when_none_is_given_and_may_be_left_unread(
 @on_each_tier
 @pytest.mark.parametrize("size", [100_000, 200_000, 1 << 20])
 def test_a_megabyte_of_output_comes_whole(tier: str, size: int) -> None:
-    result = python(tier, f"import os; os.write(1, b'x' * {size})\nimport sys; sys.stderr.write('y' * {size})")
+    result = python(
+        tier, f"import os; os.write(1, b'x' * {size})\nimport sys; sys.stderr.write('y' * {size})"
+    )
     assert result.ok and (len(result.stdout), len(result.stderr)) == (size, size)
     assert result.omitted_stdout == result.omitted_stderr == 0
 
@@ -151,7 +165,9 @@ raise SystemExit(3)
 
 @on_each_tier
 def test_any_bytes_come_back_as_they_are(tier: str) -> None:
-    code = "import os; os.write(1, bytes(range(256)) + b'\\x1b[31m\\xed\\xa0\\x80'); print(repr(os.sys.argv[1]))"
+    code = (
+        "import os; os.write(1, bytes(range(256)) + b'\\x1b[31m\\xed\\xa0\\x80'); print(repr(os.sys.argv[1]))"
+    )
     result = python(tier, code, "caf\udce9 -rf\n$(id)")
     assert result.stdout == bytes(range(256)) + b"\x1b[31m\xed\xa0\x80" + b"'caf\\udce9 -rf\\n$(id)'\n"
 

@@ -81,7 +81,7 @@ def test_random_states_come_back(tmp_path: Path) -> None:
 
 
 def saved(folder: Path, *steps: int, keep: int = 9) -> Checkpoints:
-    checkpoints, learner = Checkpoints(folder=folder, keep=keep), fresh()
+    checkpoints, learner = Checkpoints(folder, keep=keep), fresh()
     for step in steps:
         train(learner, range(learner.num_steps, step))
         checkpoints.save(step, learner)
@@ -124,7 +124,7 @@ def test_when_none_is_whole_nothing_is_loaded(tmp_path: Path) -> None:
 
 def test_a_run_without_checkpoints_starts_at_zero(tmp_path: Path) -> None:
     learner = fresh()
-    assert Checkpoints(folder=tmp_path / "none").restore(learner) == 0
+    assert Checkpoints(tmp_path / "none").restore(learner) == 0
     assert learner.num_steps == 0
 
 

@@ -1,6 +1,8 @@
 """The learner: loss and gradient depend on what is trained, not on how it is laid out."""
 
+import json
 import math
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -141,9 +143,18 @@ def test_the_report_sums_over_all_micro_batches() -> None:
     assert 0 < large.metrics["entropy"] < math.log(97)
 
 
-def test_the_same_inputs_give_the_same_bits() -> None:
+@pytest.fixture
+def deterministic() -> Generator[None]:
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("deterministic")
+@pytest.mark.parametrize("lora", [None, LORA])
+def test_the_same_inputs_give_the_same_bits(lora: LoraConfig | None) -> None:
     def weights() -> list[Tensor]:
-        learner = make_llama_learner()
+        learner = make_llama_learner(LearnerConfig(lora=lora))
         rows = random_rows(8)
         for _ in range(3):
             learner.forward_backward(make_batch(rows))
@@ -177,7 +188,7 @@ def test_a_positive_advantage_makes_the_sampled_tokens_likelier() -> None:
 def test_the_gradient_norm_is_clipped_and_reported_as_it_was() -> None:
     learner = make_learner()
     learner.forward_backward(make_batch(random_rows(4)))
-    norm = float(gradients(learner).norm())
+    norm = float(gradients(learner).square().sum().sqrt())
     learner.forward_backward(make_batch(random_rows(4)))
     assert learner.optim_step().grad_norm == pytest.approx(norm)
 
@@ -290,7 +301,9 @@ def test_what_is_saved_is_what_was_trained(tmp_path: Path) -> None:
     learner = trained_adapter()
     rows = random_rows(4)
     learner.save(tmp_path / "adapter")
-    assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert (config["peft_type"], config["r"], config["lora_alpha"]) == ("LORA", 4, 8.0)
+    assert {"q_proj", "down_proj"} < set(config["target_modules"])
     untyped: Any = peft
     plain = tiny_model("llama", num_hidden_layers=1)
     loaded = untyped.PeftModel.from_pretrained(plain, tmp_path / "adapter", is_trainable=True)

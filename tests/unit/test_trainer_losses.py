@@ -1,14 +1,16 @@
 """Losses against closed forms, enumeration and finite differences."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from trainer_builders import gradients, make_learner, on_policy, random_rows
+from trainer_builders import gradients, make_learner, on_policy, random_rows, values_of
 
+from palaestra.trainer import losses
 from palaestra.trainer.kl import KlPenalty
 from palaestra.trainer.losses import load_loss, loss_names
 from palaestra.trainer.losses.ppo_clip import PpoClip
@@ -66,9 +68,9 @@ def test_with_old_logprobs_the_clip_is_around_them_and_the_engine_is_corrected_f
     engine_N, old_N = tensor(-3.0, -3.0), tensor(-3.0 + math.log(1.5), -3.0 + math.log(5.0))
     logprobs_N = (old_N + math.log(1.1)).requires_grad_()
     found = PpoClip(tis_cap=2.0)(terms(logprobs_N, tensor(1.0, 1.0), engine_N, old_logprobs_N=old_N))
-    assert found.loss_N.tolist() == pytest.approx([-1.5 * 1.1, -2.0 * 1.1])
-    assert found.means["clip_fraction"].tolist() == [False, False]
-    assert grad(found.loss_N.sum(), logprobs_N).tolist() == pytest.approx([-1.5 * 1.1, -2.0 * 1.1])
+    assert values_of(found.loss_N) == pytest.approx([-1.5 * 1.1, -2.0 * 1.1])
+    assert values_of(found.means["clip_fraction"]) == [False, False]
+    assert values_of(grad(found.loss_N.sum(), logprobs_N)) == pytest.approx([-1.5 * 1.1, -2.0 * 1.1])
 
 
 @pytest.mark.parametrize(
@@ -140,8 +142,6 @@ def test_a_kl_penalty_without_reference_logprobs_is_refused() -> None:
 
 def with_all_logprobs(rows: list[Any], learner: Any) -> list[Any]:
     """Engine, old and reference policies, each a bit elsewhere, so that some ratios are clipped."""
-    from dataclasses import replace
-
     shifted: list[Any] = []
     for number, row in enumerate(on_policy(learner, rows, shift=0.1)):
         wobble = [0.25 * math.sin(3 * number + at) for at in range(len(row.tokens.ids))]
@@ -162,11 +162,11 @@ def test_gradients_agree_with_finite_differences(loss: str, kl: KlPenalty | None
         assert 0.05 < report.metrics["clip_fraction"] < 0.95
     gradient = gradients(learner)
     direction = torch.randn(gradient.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    step, losses = 1e-6, list[float]()
+    step, found = 1e-6, list[float]()
     for sign in (1, -2):
         move(learner, direction, sign * step)
-        losses.append(learner.forward_backward(batch, loss, kl=kl).loss)
-    slope = (losses[0] - losses[1]) / (2 * step)
+        found.append(learner.forward_backward(batch, loss, kl=kl).loss)
+    slope = (found[0] - found[1]) / (2 * step)
     assert slope == pytest.approx(float(gradient @ direction), rel=1e-6)
 
 
@@ -179,7 +179,7 @@ def move(learner: Any, direction: Tensor, by: float) -> None:
 
 def test_sft_is_the_mean_negative_log_likelihood() -> None:
     found = Sft()(terms(tensor(-1.0, -3.0), tensor(5.0, 5.0), tensor(0.0, 0.0)))
-    assert found.loss_N.tolist() == [1.0, 3.0]
+    assert values_of(found.loss_N) == [1.0, 3.0]
 
 
 # --- the registry ---
@@ -201,9 +201,32 @@ def test_a_file_in_the_folder_is_a_loss_by_name() -> None:
         assert callable(load_loss(name))
 
 
+def test_a_new_file_is_a_new_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "half_sft.py").write_text(HALF_SFT)
+    monkeypatch.setattr(losses, "__path__", [*losses.__path__, str(tmp_path)])
+    assert "half_sft" in loss_names()
+    learner = make_learner()
+    batch = make_batch(random_rows(2))
+    whole = learner.forward_backward(batch, "sft").loss
+    assert learner.forward_backward(batch, "half_sft", scale=0.5).loss == pytest.approx(whole / 2)
+
+
+HALF_SFT = """
+from dataclasses import dataclass, replace
+from palaestra.trainer.terms import LossTerms, TokenTerms
+
+@dataclass(frozen=True, kw_only=True)
+class HalfSft:
+    scale: float
+
+    def __call__(self, tokens: TokenTerms) -> LossTerms:
+        return LossTerms(loss_N=-self.scale * tokens.logprobs_N)
+"""
+
+
 def test_a_loss_of_ones_own_is_named_by_module_and_class() -> None:
     found = load_loss(f"{__name__}:Reinforce", scale=2.0)
-    assert found(terms(tensor(-1.0), tensor(3.0), tensor(0.0))).loss_N.tolist() == [6.0]
+    assert values_of(found(terms(tensor(-1.0), tensor(3.0), tensor(0.0))).loss_N) == [6.0]
 
 
 def test_an_unknown_loss_or_option_is_refused_with_the_known_ones() -> None:

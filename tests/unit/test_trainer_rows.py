@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from trainer_builders import make_graph, make_row, make_trajectory, random_rows
+from trainer_builders import make_graph, make_row, make_trajectory, random_rows, values_of
 
 from palaestra.trainer.advantages import Accepted
 from palaestra.trainer.packing import micro_batches
@@ -88,9 +88,9 @@ def test_micro_batches_hold_every_trained_token_once_within_the_budget(
     assert where == sorted((index, at) for index, row in enumerate(rows) for at in row.trained)
     for micro in micros:
         assert micro.inputs_BT.numel() <= budget or micro.inputs_BT.shape[0] == 1
-        flat = micro.inputs_BT.flatten().tolist()
+        flat = values_of(micro.inputs_BT.flatten())
         for (row, at), source, target in zip(
-            micro.where, micro.source_N.tolist(), micro.targets_N.tolist(), strict=True
+            micro.where, values_of(micro.source_N), values_of(micro.targets_N), strict=True
         ):
             assert rows[row].tokens.ids[at] == target
             width = micro.inputs_BT.shape[1]

@@ -30,8 +30,10 @@ def run(*lines: str, env: Env[Task] | None = None, budget: Budget | None = None)
 
 
 def is_alive(pid: int) -> bool:
+    """Also while only threads of it are left: they may still hold its files open."""
     try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+        status = Path(f"/proc/{pid}/status").read_text()
+        return not ("\nState:\tZ" in status and "\nThreads:\t1\n" in status)
     except (FileNotFoundError, ProcessLookupError):
         return False
 
@@ -101,6 +103,18 @@ def test_cancelling_kills_the_process_and_its_children(tmp_path: Path) -> None:
         return int(path.read_text())
 
     wait_until_gone(run_async(main()))
+
+
+def test_an_ended_process_leaves_no_file_open() -> None:
+    def num_open_files() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    run_async(in_worker(os.getpid))
+    Worker.end_idle()
+    before = num_open_files()
+    run_async(in_worker(os.getpid))
+    Worker.end_idle()
+    assert num_open_files() == before
 
 
 def test_a_plain_environment_plays_in_another_process() -> None:

@@ -1,0 +1,227 @@
+"""Open, cancel, crash, close: what embedded sandboxes do when something goes wrong around them."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from embedded_box import directories, leaves_nothing, on_each_tier, play, printed
+from support import run_async
+
+from palaestra.sandboxes import ExecStatus, Sandbox, SandboxLost, SandboxSpec, open_sandbox
+from palaestra.sandboxes._zygotes import zygote
+from palaestra.sandboxes.local import LocalSandbox
+
+HELLO = ["python3", "-c", "print(6 * 7)"]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left(tier: str) -> Iterator[None]:
+    yield from leaves_nothing(tier)
+
+
+@on_each_tier
+def test_a_hundred_and_twenty_eight_at_once_all_answer(tier: str) -> None:
+    async def one(number: int) -> bytes:
+        async with open_sandbox(SandboxSpec(backend=tier)) as box:
+            await box.write("in", str(number).encode())
+            return (await box.run(["python3", "-c", "print(int(open('in').read()) * 2)"])).stdout
+
+    async def all_of_them() -> list[bytes]:
+        return await asyncio.gather(*map(one, range(128)))
+
+    assert run_async(all_of_them()) == [b"%d\n" % (2 * number) for number in range(128)]
+
+
+@on_each_tier
+def test_calls_on_one_sandbox_take_turns(tier: str) -> None:
+    async def part(box: Sandbox) -> None:
+        results = await asyncio.gather(*(box.run(["python3", "-c", f"print({n})"]) for n in range(5)))
+        assert [result.stdout for result in results] == [b"%d\n" % n for n in range(5)]
+
+    play(tier, part)
+
+
+@on_each_tier
+def test_a_cancelled_run_kills_its_program_and_the_sandbox_stays_good(tier: str) -> None:
+    async def part(box: Sandbox) -> None:
+        for _ in range(3):
+            running = asyncio.create_task(box.run(["sh", "-c", "echo > begun; sleep 0.4; echo > late"]))
+            await asyncio.sleep(0.1)
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+            assert printed(await box.run(HELLO)) == "42"
+        await asyncio.sleep(0.4)
+        assert await box.list() == ["begun"]
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(box.run(["sleep", "60"]), 0.05)
+
+    play(tier, part)
+
+
+@on_each_tier
+def test_closing_ends_what_runs_and_may_be_repeated(tier: str) -> None:
+    async def whole() -> None:
+        async with open_sandbox(SandboxSpec(backend=tier)) as box:
+            running = asyncio.create_task(box.run(["sh", "-c", "setsid sleep 60 & sleep 60"], timeout_s=60))
+            await asyncio.sleep(0.1)
+            started = time.monotonic()
+            await box.close()
+            with pytest.raises(SandboxLost):
+                await running
+            await box.close()
+            for call in (box.run(HELLO), box.list(), box.write("x", b"")):
+                with pytest.raises(SandboxLost, match="closed"):
+                    await call
+            assert time.monotonic() - started < 2
+
+    run_async(whole())
+
+
+@on_each_tier
+def test_half_of_many_cancelled_at_any_stage_leave_nothing(tier: str) -> None:
+    async def one(number: int) -> bool:
+        async with open_sandbox(SandboxSpec(backend=tier)) as box:
+            result = await box.run(["python3", "-c", "import time; time.sleep(0.05)"], stdin=b"x" * (1 << 18))
+            return result.ok
+
+    async def whole() -> None:
+        tasks = [asyncio.create_task(one(number)) for number in range(64)]
+        for number, task in enumerate(tasks):
+            if number % 2:
+                await asyncio.sleep(0.003)
+                task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert all(results[0::2])
+        assert all(result is True or isinstance(result, asyncio.CancelledError) for result in results[1::2])
+
+    run_async(whole())
+
+
+@on_each_tier
+def test_a_supervisor_that_is_killed_is_a_lost_sandbox_and_takes_everything_along(tier: str) -> None:
+    async def whole() -> None:
+        async with open_sandbox(SandboxSpec(backend=tier)) as box:
+            assert isinstance(box, LocalSandbox)
+            running = asyncio.create_task(box.run(["sh", "-c", "setsid sleep 300 & sleep 300"]))
+            await asyncio.sleep(0.1)
+            zygote(tier).kill(box.number)
+            with pytest.raises(SandboxLost):
+                await running
+            with pytest.raises(SandboxLost):
+                await box.list()
+        async with open_sandbox(SandboxSpec(backend=tier)) as box:
+            assert printed(await box.run(HELLO)) == "42"
+
+    run_async(whole())
+
+
+@on_each_tier
+def test_after_the_zygote_died_open_sandboxes_go_on_and_new_ones_open(tier: str) -> None:
+    async def whole() -> None:
+        async with open_sandbox(SandboxSpec(backend=tier)) as old:
+            first = zygote(tier).pid
+            os.kill(first, signal.SIGKILL)
+            while zygote(tier).pid == first:
+                await asyncio.sleep(0.01)
+            assert printed(await old.run(HELLO)) == "42"
+            async with open_sandbox(SandboxSpec(backend=tier)) as new:
+                assert printed(await new.run(HELLO)) == "42"
+
+    run_async(whole())
+
+
+@on_each_tier
+def test_sandboxes_work_on_one_event_loop_after_another(tier: str) -> None:
+    pids: set[int] = set()
+    for _ in range(3):
+        assert printed(play(tier, lambda box: box.run(HELLO))) == "42"
+        pids.add(zygote(tier).pid)
+    assert len(pids) == 1
+
+
+DRIVER = """
+import asyncio, sys
+from palaestra.sandboxes import SandboxSpec, open_sandbox
+async def one(n):
+    async with open_sandbox(SandboxSpec(backend=sys.argv[1])) as box:
+        await box.write("x", b"x")
+        print("ready", flush=True)
+        await box.run(["sh", "-c", "setsid sleep 301.5 & sleep 301.5"], timeout_s=400)
+async def main(): await asyncio.gather(*map(one, range(4)))
+asyncio.run(main())
+"""
+
+
+@on_each_tier
+@pytest.mark.parametrize("stage", ["open", "run"])
+def test_nothing_outlives_a_driver_that_is_killed(tier: str, stage: str) -> None:
+    before = set(_sleepers())
+    with subprocess.Popen([sys.executable, "-c", DRIVER, tier], stdout=subprocess.PIPE) as driver:
+        assert driver.stdout is not None
+        if stage == "run":
+            for _ in range(4):
+                assert driver.stdout.readline() == b"ready\n"
+            _wait_for(lambda: len(set(_sleepers()) - before) >= 8)
+        else:
+            # Somewhere between the zygote's start and the last opening.
+            time.sleep(0.6)
+        driver.kill()
+    _wait_for(lambda: not set(_sleepers()) - before and not _zygotes_of(driver.pid) and not directories())
+
+
+def _sleepers() -> list[int]:
+    return _processes_with(b"301.5")
+
+
+def _zygotes_of(pid: int) -> list[int]:
+    """Python processes of ours whose session leader is gone; a zygote leads its own."""
+    return [found for found in _processes_with(b"_palaestra") if found == pid]
+
+
+def _processes_with(word: bytes) -> list[int]:
+    found: list[int] = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{name}/cmdline", "rb") as file:
+                if word in file.read():
+                    found.append(int(name))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+def _wait_for(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+@on_each_tier
+def test_a_directory_without_an_owner_is_swept_at_the_next_start(tier: str) -> None:
+    if tier != "landlock":
+        pytest.skip("the namespaces tier has no directory on the host")
+    dead = f"/dev/shm/palaestra-{os.stat('/proc/self/ns/pid').st_ino}-999999999-1"
+    os.makedirs(f"{dead}/workspace/deep")
+    first = zygote(tier).pid
+    os.kill(first, signal.SIGKILL)
+    while zygote(tier).pid == first:
+        time.sleep(0.01)
+    assert printed(play(tier, lambda box: box.run(HELLO))) == "42"
+    assert not os.path.exists(dead)
+
+
+@on_each_tier
+def test_a_run_that_times_out_under_a_crowd_still_ends_on_time(tier: str) -> None:
+    async def part(box: Sandbox) -> None:
+        spin = "import os\nfor _ in range(40): os.fork() or os.setsid()\nwhile True: pass"
+        result = await box.run(["python3", "-c", spin], timeout_s=0.5)
+        assert result.status in (ExecStatus.TIMEOUT, ExecStatus.PIDS) and result.wall_s < 0.5 + 0.25
+
+    play(tier, part)
