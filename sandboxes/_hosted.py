@@ -127,7 +127,7 @@ class HostedHome:
         self._watch = Watch(opening["memory_mb"], opening["pids"], lambda: descendants(os.getpid()))
         self._meter = DiskMeter(self._directory, self._disk_mb)
         self._ended: Ended = {}
-        _linux.set_handler(signal.SIGCHLD, lambda *_: self._reap(os.WNOHANG))
+        _linux.set_handler(signal.SIGCHLD, self._on_child)
 
     def _furnish(self) -> None:
         for name in ("workspace", "tmp"):
@@ -179,6 +179,9 @@ class HostedHome:
         except ChildProcessError:
             return
         self._ended[pid] = (status, usage)
+        self._reap(os.WNOHANG)
+
+    def _on_child(self, _number: int, _frame: object) -> None:
         self._reap(os.WNOHANG)
 
     def _reap(self, flags: int) -> None:

@@ -199,7 +199,7 @@ class NamespaceHome:
         self._allowed = allowed
         self._ended: Ended = {}
         # Orphans are ours: unreaped, they would fill the process limit.
-        _linux.set_handler(signal.SIGCHLD, lambda *_: self._reap(os.WNOHANG))
+        _linux.set_handler(signal.SIGCHLD, self._on_child)
 
     def confine(self) -> None:
         pin(self._cpus, self._allowed)
@@ -214,6 +214,9 @@ class NamespaceHome:
         self._reap(0)
         ended, self._ended = self._ended, {}
         return ended
+
+    def _on_child(self, _number: int, _frame: object) -> None:
+        self._reap(os.WNOHANG)
 
     def _reap(self, flags: int) -> None:
         try:

@@ -1,7 +1,8 @@
 """A Qwen2, Qwen3 or Llama decoder over a cache of slots, one row per token.
 
-transformers spends most of a tiny model's decode step outside the matrix products; this forward reads the
-same weights and does the same arithmetic (a test compares them) with two fused products per layer.
+transformers' static cache has one position for the whole batch and attends over all of it. Here every row
+has a slot and a position of its own, so that prompts, answers and their continuations share a forward, and
+attention ends where the longest row does. It reads the same weights and does the same arithmetic: a test compares them.
 
 Shapes: M rows, S slots, N cache positions looked at, H heads, K key-value heads, D head size, V vocabulary.
 """
@@ -156,17 +157,22 @@ class Decoder:
     @torch.inference_mode()
     def forward(self, weights: Weights, batch: Batch) -> Tensor:
         """[wanted, V] logits; the cache then holds the batch's tokens."""
-        cos, sin = self._cos[batch.positions_M][:, None], self._sin[batch.positions_M][:, None]
+        cos = F.embedding(batch.positions_M, self._cos)[:, None]
+        sin = F.embedding(batch.positions_M, self._sin)[:, None]
+        cells = self._cells(batch)
         masks = self._masks(batch)
         x = F.embedding(batch.ids_M, weights.embedding)
         for index, layer in enumerate(weights.layers):
             qkv = layer.qkv(self._norm(x, layer.attention_norm)).view(x.shape[0], -1, self._head_size)
-            queries, keys, values = torch.split(qkv, [self._heads, self._kv_heads, self._kv_heads], dim=1)
+            turned, values = qkv[:, : -self._kv_heads], qkv[:, -self._kv_heads :]
             if layer.query_norm is not None and layer.key_norm is not None:
+                queries, keys = turned[:, : self._heads], turned[:, self._heads :]
                 queries, keys = self._norm(queries, layer.query_norm), self._norm(keys, layer.key_norm)
-            queries, keys = _rotate(queries, cos, sin), _rotate(keys, cos, sin)
-            self._keys[index][batch.slots_M, :, batch.positions_M] = keys
-            self._values[index][batch.slots_M, :, batch.positions_M] = values
+                turned = torch.cat([queries, keys], dim=1)
+            turned = _rotate(turned, cos, sin)
+            queries, keys = turned[:, : self._heads], turned[:, self._heads :]
+            for cache, new in ((self._keys[index], keys), (self._values[index], values)):
+                cache.view(-1, self._head_size).index_copy_(0, cells, new.reshape(-1, self._head_size))
             x = x + layer.out(self._attend(queries, index, batch, masks))
             gate, up = layer.gate_up(self._norm(x, layer.mlp_norm)).chunk(2, dim=-1)
             x = x + layer.down(F.silu(gate) * up)
@@ -179,6 +185,12 @@ class Decoder:
         """Take the first positions of one slot over into another."""
         for cache in (*self._keys, *self._values):
             cache[target, :, :length] = cache[source, :, :length]
+
+    def _cells(self, batch: Batch) -> Tensor:
+        """[M * K] where the rows' keys and values go, in a cache seen as [S * K * N, D]."""
+        heads = torch.arange(self._kv_heads, device=self.device)
+        lanes_MK = batch.slots_M[:, None] * self._kv_heads + heads
+        return (lanes_MK * self.context + batch.positions_M[:, None]).reshape(-1)
 
     def _attend(self, queries_MHD: Tensor, index: int, batch: Batch, masks: list[Tensor]) -> Tensor:
         keys, values = self._keys[index], self._values[index]

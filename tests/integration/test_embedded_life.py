@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from embedded_box import directories, leaves_nothing, on_each_tier, play, printed
@@ -121,14 +122,19 @@ def test_a_supervisor_that_is_killed_is_a_lost_sandbox_and_takes_everything_alon
     run_async(whole())
 
 
+def _kill_zygote(tier: str) -> None:
+    """Returns when another has taken its place."""
+    first = zygote(tier).pid
+    os.kill(first, signal.SIGKILL)
+    while zygote(tier).pid == first:
+        time.sleep(0.01)
+
+
 @on_each_tier
 def test_after_the_zygote_died_open_sandboxes_go_on_and_new_ones_open(tier: str) -> None:
     async def whole() -> None:
         async with open_sandbox(SandboxSpec(backend=tier)) as old:
-            first = zygote(tier).pid
-            os.kill(first, signal.SIGKILL)
-            while zygote(tier).pid == first:
-                await asyncio.sleep(0.01)
+            _kill_zygote(tier)
             assert printed(await old.run(HELLO)) == "42"
             async with open_sandbox(SandboxSpec(backend=tier)) as new:
                 assert printed(await new.run(HELLO)) == "42"
@@ -171,25 +177,19 @@ def test_nothing_outlives_a_driver_that_is_killed(tier: str, stage: str) -> None
         else:
             # Somewhere between the zygote's start and the last opening.
             time.sleep(0.6)
+        zygotes = Path(f"/proc/{driver.pid}/task/{driver.pid}/children").read_text().split()
+        assert zygotes
         driver.kill()
-    _wait_for(lambda: not set(_sleepers()) - before and not _zygotes_of(driver.pid) and not directories())
+    _wait_for(lambda: not set(_sleepers()) - before and not directories())
+    _wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in zygotes))
 
 
 def _sleepers() -> list[int]:
-    return _processes_with(b"301.5")
-
-
-def _zygotes_of(pid: int) -> list[int]:
-    """Python processes of ours whose session leader is gone; a zygote leads its own."""
-    return [found for found in _processes_with(b"_palaestra") if found == pid]
-
-
-def _processes_with(word: bytes) -> list[int]:
     found: list[int] = []
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
             with open(f"/proc/{name}/cmdline", "rb") as file:
-                if word in file.read():
+                if b"301.5" in file.read():
                     found.append(int(name))
         except (FileNotFoundError, ProcessLookupError):
             continue
@@ -209,10 +209,7 @@ def test_a_directory_without_an_owner_is_swept_at_the_next_start(tier: str) -> N
         pytest.skip("the namespaces tier has no directory on the host")
     dead = f"/dev/shm/palaestra-{os.stat('/proc/self/ns/pid').st_ino}-999999999-1"
     os.makedirs(f"{dead}/workspace/deep")
-    first = zygote(tier).pid
-    os.kill(first, signal.SIGKILL)
-    while zygote(tier).pid == first:
-        time.sleep(0.01)
+    _kill_zygote(tier)
     assert printed(play(tier, lambda box: box.run(HELLO))) == "42"
     assert not os.path.exists(dead)
 

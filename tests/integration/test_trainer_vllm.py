@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from support import require, run_async, vllm_python
+
 from palaestra.agents.canary import canary
 from palaestra.agents.engine import PolicyVersion, WeightUpdate
 from palaestra.agents.engines.vllm import VllmEngine
@@ -19,7 +21,6 @@ from palaestra.trainer.rows import make_batch
 from palaestra.trainer.schedule import OptimizerConfig
 from palaestra.trainer.tiny import make_tiny_model
 from palaestra.trainer.warm_start import demonstration_row
-from support import require, run_async, vllm_python
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 

@@ -1,0 +1,175 @@
+"""Which embedded tier a spec gets, on machines that allow different things. Each is made so for real."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from embedded_box import TIERS, need
+from support import ROOT, run_async
+
+from palaestra.sandboxes import SandboxSpec, open_sandbox
+from palaestra.sandboxes.selftest import self_test
+
+OTHER_USER = 61234
+
+DRIVER = """
+import asyncio, ctypes, json, os, struct, sys
+from palaestra.sandboxes import SandboxSpec, SandboxUnavailable, _linux, _namespaces, _seccomp, open_sandbox
+from palaestra.sandboxes.selftest import self_test
+
+def forbid_namespaces():
+    uid, gid = os.geteuid(), os.getegid()
+    _linux.unshare(_linux.NEWUSER)
+    _namespaces.map_ids(uid, gid, uid, gid)
+    with open("/proc/sys/user/max_user_namespaces", "w") as file: file.write("0")
+
+def forbid_landlock():
+    # Load the call's number; 444 is landlock_create_ruleset: ENOSYS, as on a kernel without it.
+    code = [(0x20, 0, 0, 0), (0x15, 0, 1, 444), (0x06, 0, 0, 0x50026), (0x06, 0, 0, 0x7FFF0000)]
+    _linux.prctl(_linux.PR_SET_NO_NEW_PRIVS, 1)
+    _seccomp.Filter(b"".join(struct.pack("HBBI", *op) for op in code)).install()
+
+async def attempt(backend, code):
+    try:
+        async with open_sandbox(SandboxSpec(backend=backend, pids=8, disk_mb=8)) as box:
+            result = await box.run(["python3", "-c", code])
+            return [box.tier, str(result.status), result.stdout.decode()]
+    except SandboxUnavailable as error:
+        return ["unavailable", str(error), ""]
+
+async def main():
+    tests = {tier: dict((await self_test(tier)).walls) for tier in ("namespaces", "landlock")}
+    runs = {backend: await attempt(backend, sys.argv[2]) for backend in ("auto", "namespaces", "landlock")}
+    print(json.dumps({"tests": tests, "runs": runs}))
+
+for name in sys.argv[1].split(): globals()[name]()
+asyncio.run(main())
+"""
+
+
+def drive(*forbidden: str, code: str = "print(6 * 7)", user: int | None = None) -> dict[str, Any]:
+    """What a driver finds on a machine that forbids these things."""
+    done: subprocess.CompletedProcess[bytes] = subprocess.run(
+        [_python_for(user), "-c", DRIVER, " ".join(forbidden), code],
+        env={"PYTHONPATH": str(ROOT / "typings"), "PYTHONDONTWRITEBYTECODE": "1", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        check=False,
+        cwd="/",
+        **_as(user),
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def _as(user: int | None) -> dict[str, Any]:
+    return {} if user is None else {"user": user, "group": user, "extra_groups": list[int]()}
+
+
+def _python_for(user: int | None) -> str:
+    """An interpreter that this user may run: a virtual environment may lie in root's own directory."""
+    for python in (os.path.realpath(sys.executable), "/usr/bin/python3"):
+        probe = [python, "-c", "import sys; raise SystemExit(sys.version_info < (3, 11))"]
+        try:
+            done: subprocess.CompletedProcess[bytes] = subprocess.run(
+                probe, capture_output=True, check=False, cwd="/", **_as(user)
+            )
+        except PermissionError:
+            continue
+        if done.returncode == 0:
+            return python
+    pytest.skip("no Python 3.11 that another user may run")
+
+
+def _need_root() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to be another user")
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_every_wall_of_a_tier_is_tried_and_the_test_is_made_once(tier: str) -> None:
+    need(tier)
+    test = run_async(self_test(tier))
+    assert set(test.walls) == {"memory", "pids", "disk", "network", "filesystem", "processes", "time"}
+    assert set(test.proofs) == set(test.walls) and test.ok
+    assert run_async(self_test(tier)) is test
+
+
+def test_auto_takes_the_strongest_tier() -> None:
+    need("namespaces")
+
+    async def tier() -> str:
+        async with open_sandbox() as box:
+            return box.tier
+
+    assert run_async(tier()) == "namespaces"
+
+
+def test_an_unknown_backend_is_refused_by_name() -> None:
+    async def attempt() -> None:
+        with pytest.raises(ValueError, match="one of auto, namespaces, landlock, docker; got 'chroot'"):
+            async with open_sandbox(SandboxSpec(backend="chroot")):
+                pass
+
+    run_async(attempt())
+
+
+def test_an_ordinary_user_gets_every_wall_of_both_tiers() -> None:
+    _need_root()
+    found = drive(user=OTHER_USER)
+    for tier in TIERS:
+        assert len(found["tests"][tier]) == 7 and not any(found["tests"][tier].values())
+        assert found["runs"][tier] == [tier, "ok", "42\n"]
+    assert found["runs"]["auto"][0] == "namespaces"
+
+
+def test_an_ordinary_user_is_not_harmed_through_what_landlock_leaves_open() -> None:
+    _need_root()
+    own = Path(f"/tmp/palaestra-test-{os.getpid()}")
+    own.mkdir()
+    own.chmod(0o755)
+    os.chown(own, OTHER_USER, OTHER_USER)
+    code = f"""
+import os, signal
+path = {str(own)!r}
+# The kernel reports success for "everybody" even when it spared them all; the driver is one of them.
+os.kill(-1, signal.SIGKILL)
+for change in (lambda: os.chmod(path, 0), lambda: os.utime(path), lambda: os.chown(path, -1, -1),
+               lambda: os.setxattr(path, "user.x", b""), lambda: os.listdir(path)):
+    try: change(); print("changed")
+    except OSError: pass
+"""
+    try:
+        found = drive(code=code, user=OTHER_USER)
+        assert found["runs"]["landlock"] == ["landlock", "ok", ""]
+        assert own.stat().st_mode & 0o777 == 0o755
+    finally:
+        own.rmdir()
+
+
+@pytest.mark.parametrize("user", [None, OTHER_USER])
+def test_without_user_namespaces_auto_takes_landlock_and_an_explicit_tier_is_refused(
+    user: int | None,
+) -> None:
+    _need_root()
+    need("landlock")
+    found = drive("forbid_namespaces", user=user)
+    assert found["runs"]["auto"] == found["runs"]["landlock"] == ["landlock", "ok", "42\n"]
+    kind, message, _ = found["runs"]["namespaces"]
+    assert kind == "unavailable" and "sysctl -w user.max_user_namespaces" in message
+    assert "landlock" not in message
+
+
+def test_without_either_the_refusal_names_wall_reason_and_cure() -> None:
+    _need_root()
+    found = drive("forbid_namespaces", "forbid_landlock", user=OTHER_USER)
+    for backend in ("auto", *TIERS):
+        assert found["runs"][backend][0] == "unavailable"
+    message = found["runs"]["auto"][1]
+    for part in ("namespaces tier", "landlock tier", "Linux 6.2", "max_user_namespaces", 'backend="docker"'):
+        assert part in message
+    assert "\n" not in message
