@@ -1,6 +1,6 @@
 """Multi-turn, tool-using GRPO from scratch: tokenizer, model, warm start, rollouts, loss, evaluation.
 
-    python examples/grpo_from_scratch.py --seed 0 --json /tmp/grpo.json      # a minute or two on two cores
+    python examples/grpo_from_scratch.py --seed 0 --json /tmp/grpo.json      # a few minutes on one core
 
 The agent reads a reasoning-gym question, may call a tool with a line of Python, reads its output, answers:
 
@@ -14,23 +14,19 @@ The agent reads a reasoning-gym question, may call a tool with a line of Python,
     <|im_start|>assistant
     Answer: -103<|im_end|>                          sampled: trained
 
-Reward: 1.0 when the answer equals reasoning-gym's reference, else 0.0. Errors are observations and cost a
-turn. The warm start imitates a sloppy oracle that guesses, wrongly, in 60% of its conversations. GRPO has to
-find out that calling the tool pays (the first 15 steps), then to copy more exactly (the rest).
+The reward is 1.0 when the answer equals reasoning-gym's reference, else 0.0. A supervised warm start on an
+oracle's conversations ends while the copies of the numbers are still poor; GRPO does the rest.
 
 Shapes: B rows, T tokens of a row, S sampled tokens of a batch, V vocabulary, N tasks, G episodes of each.
 """
 
 import argparse
-import ast
 import json
 import math
 import random
 import re
-import time
-import warnings
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
@@ -40,7 +36,7 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import Cache, LlamaConfig, LlamaForCausalLM
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 SPECIAL_TOKENS = ["<|pad|>", "<|im_start|>", "<|im_end|>"]
 PAD_ID, START_ID, END_ID = range(3)
@@ -50,10 +46,11 @@ PAD_ID, START_ID, END_ID = range(3)
 class Recipe:
     """Every number that decides how well the policy learns."""
 
-    warm_steps: int = 300
+    warm_steps: int = 200
+    warm_target: float = 0.10
+    """The warm start ends when its loss, smoothed over about five steps, is down to this; nats a token."""
     warm_batch: int = 16
     warm_lr: float = 3e-3
-    guess_rate: float = 0.6
     steps: int = 60
     num_tasks: int = 16
     group_size: int = 8
@@ -66,10 +63,11 @@ class Recipe:
     max_turns: int = 3
     max_new_tokens: int = 28
     num_held_out: int = 1000
-    eval_every: int = 20
+    shuffle_rewards: bool = False
+    """The control: rewards without meaning, from which nothing can be learned."""
 
 
-# --- the task and its tool ---
+# --- the task, its oracle and its tool ---
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,58 +75,37 @@ class Task:
     question: str
     reference: str
 
+    @property
+    def oracle(self) -> list[str]:
+        """What a perfect agent writes, turn by turn."""
+        expression = self.question.split(": ")[1].removesuffix(" =")
+        return [f"Action: python\nAction Input: print({expression})", f"Answer: {self.reference}"]
+
 
 def task_stream(seed: int, exclude: frozenset[str] = frozenset()) -> Iterator[Task]:
     """Distinct sums of two or three two-digit numbers, none with a question in `exclude`."""
     config = {"min_terms": 2, "max_terms": 3, "min_digits": 2, "max_digits": 2}
-    dataset = reasoning_gym.create_dataset("chain_sum", size=1_000_000, seed=seed, **config)
     seen = set(exclude)
-    for entry in dataset:
+    for entry in reasoning_gym.create_dataset("chain_sum", size=1_000_000, seed=seed, **config):
         if entry["question"] not in seen:
             seen.add(entry["question"])
             yield Task(question=entry["question"], reference=entry["answer"])
 
 
-def evaluate(node: ast.AST) -> int:
-    """The value of a syntax tree of sums: evaluate(ast.parse("3 - 5", mode="eval").body) == -2."""
-    match node:
-        case ast.Constant(value=int() as value):
-            return value
-        case ast.BinOp(left=left, op=ast.Add(), right=right):
-            return evaluate(left) + evaluate(right)
-        case ast.BinOp(left=left, op=ast.Sub(), right=right):
-            return evaluate(left) - evaluate(right)
-        case ast.UnaryOp(op=ast.USub(), operand=operand):
-            return -evaluate(operand)
-    raise ValueError(f"{type(node).__name__} is not allowed")
+def run_tool(code: str) -> str:
+    """What `print(15 - 43)` prints. NOT a sandbox and not Python: sums of integers, no more."""
+    if not (call := re.fullmatch(r"print\(([0-9]+(?: [+-] [0-9]+)*)\)", code)):
+        return "error: SyntaxError"
+    return str(sum(int(term.replace(" ", "")) for term in re.findall(r"[+-]? ?[0-9]+", call[1])))
 
 
-def run_python(code: str) -> str:
-    """What `print(<sum>)` prints, or an error. NOT a sandbox and not Python: + and - of integers, no more."""
-    try:
-        with warnings.catch_warnings(action="ignore", category=SyntaxWarning):
-            call = ast.parse(code, mode="eval").body
-        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "print"):
-            return ""
-        return " ".join(str(evaluate(argument)) for argument in call.args)
-    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
-        return f"error: {type(error).__name__}"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Step:
-    observation: str = ""
-    reward: float = 0.0
-    is_done: bool = False
-
-
-def step_env(task: Task, text: str) -> Step:
-    """One move of the environment: run the tool, judge the answer, or say what was wrong."""
-    if action := re.fullmatch(r"Action: python\nAction Input: ([^\n]*)", text):
-        return Step(observation=f"-> {run_python(action[1])}")
-    if answer := re.fullmatch(r"Answer: (-?[0-9]+)", text):
-        return Step(reward=float(answer[1] == task.reference), is_done=True)
-    return Step(observation="-> error: no action")
+def react(task: Task, said: str) -> str | float:
+    """The environment: an observation, or the reward that ends the episode."""
+    if action := re.fullmatch(r"Action: python\nAction Input: ([^\n]*)", said):
+        return f"-> {run_tool(action[1])}"
+    if answer := re.fullmatch(r"Answer: (-?[0-9]+)", said):
+        return float(answer[1] == task.reference)
+    return "-> error: no action"
 
 
 # --- tokens: an episode is a list of ids that only grows ---
@@ -142,28 +119,20 @@ def tool_turn(observation: str) -> str:
     return f"\n<|im_start|>tool\n{observation}<|im_end|>\n<|im_start|>assistant\n"
 
 
-def oracle(task: Task) -> list[str]:
-    """What a perfect agent writes, turn by turn."""
-    code = "print(" + task.question.split(": ")[1].removesuffix(" =") + ")"
-    return [f"Action: python\nAction Input: {code}", f"Answer: {run_python(code)}"]
-
-
 def build_tokenizer(tasks: list[Task]) -> Tokenizer:
     """BPE over printable ASCII, trained on demonstrations; digits and brackets are always single tokens."""
     tokenizer = Tokenizer(models.BPE(unk_token="?"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[0-9()]|\n|-> "), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
-    alphabet = [chr(code) for code in range(32, 127)] + ["\n"]
     trainer = trainers.BpeTrainer(
-        vocab_size=192, special_tokens=SPECIAL_TOKENS, initial_alphabet=alphabet, show_progress=False
+        vocab_size=192,
+        special_tokens=SPECIAL_TOKENS,
+        initial_alphabet=[*map(chr, range(32, 127)), "\n"],
+        show_progress=False,
     )
-    texts = [user_turn(t.question) + tool_turn("-> error: SyntaxError").join(oracle(t)) for t in tasks]
+    texts = [user_turn(task.question) + tool_turn("-> error: no action").join(task.oracle) for task in tasks]
     tokenizer.train_from_iterator((re.sub(r"<\|\w+\|>", "\n", text) for text in texts), trainer)
     return tokenizer
-
-
-def encode(tokenizer: Tokenizer, text: str) -> list[int]:
-    return list(tokenizer.encode(text, add_special_tokens=False).ids)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -173,7 +142,7 @@ class Episode:
     task: Task
     ids: list[int] = field(default_factory=list)
     sampled: list[bool] = field(default_factory=list)
-    """True where the policy chose the token: known from lengths, not ids (pad can be sampled)."""
+    """True where the policy chose the token: known from lengths, not from ids (a pad can be sampled)."""
     logprobs: list[float] = field(default_factory=list)
     """nats under the policy that sampled; 0.0 where `sampled` is False."""
     reward: float = 0.0
@@ -185,12 +154,6 @@ class Episode:
         self.ids += ids
         self.sampled += [logprobs is not None] * len(ids)
         self.logprobs += [0.0] * len(ids) if logprobs is None else logprobs
-
-
-def pad(rows: list[list[Any]], value: Any = PAD_ID) -> Tensor:
-    """[B, T] left-aligned; causal attention never lets a real token see the filling."""
-    width = max(map(len, rows))
-    return torch.tensor([row + [value] * (width - len(row)) for row in rows])
 
 
 # --- the policy ---
@@ -217,29 +180,14 @@ def build_model(vocab_size: int) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
-class SlotCache:
-    """Keys and values of left-aligned rows, each at its own length: position p lives in slot p."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Agent:
+    model: LlamaForCausalLM
+    tokenizer: Tokenizer
+    recipe: Recipe
 
-    def __init__(self, positions: Tensor, num_slots: int) -> None:
-        self.positions = positions
-        """[B, T] where the tokens of the next forward pass go."""
-        self.rows = torch.arange(len(positions))[:, None]
-        self.slots = torch.arange(num_slots)
-        self.layers: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def mask(self) -> Tensor:
-        """[B, 1, T, slots] a token sees the slots up to its own; later ones hold filling or nothing."""
-        return (self.slots <= self.positions[:, :, None])[:, None]
-
-    def update(self, key: Tensor, value: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """Called by transformers with [B, heads, T, head_dim]; returns [B, heads, slots, head_dim]."""
-        if layer not in self.layers:
-            shape = (len(key), len(self.slots), key.shape[1], key.shape[3])
-            self.layers[layer] = (key.new_zeros(shape), key.new_zeros(shape))
-        keys, values = self.layers[layer]
-        keys[self.rows, self.positions] = key.transpose(1, 2)
-        values[self.rows, self.positions] = value.transpose(1, 2)
-        return keys.transpose(1, 2), values.transpose(1, 2)
+    def encode(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -249,141 +197,93 @@ class Completion:
 
 
 @torch.inference_mode()
-def generate(model: LlamaForCausalLM, prompts: list[list[int]], max_new_tokens: int) -> list[Completion]:
+def generate(agent: Agent, prompts: list[list[int]]) -> list[Completion]:
     """One completion per prompt, sampled at temperature 1 from the whole vocabulary, through `<|im_end|>`."""
-    ids, lengths = pad(prompts), torch.tensor([len(prompt) for prompt in prompts])
-    cache = SlotCache(torch.arange(ids.shape[1]).expand(ids.shape), ids.shape[1] + max_new_tokens)
-    last, num_tokens, is_open = lengths - 1, torch.zeros_like(lengths), lengths > 0
-    tokens: list[Tensor] = []
-    logprobs: list[Tensor] = []
-    while is_open.any() and len(tokens) < max_new_tokens:
-        hidden = model.model(
+    width = max(map(len, prompts))  # padded on the left, so that all prompts end together
+    ids = torch.tensor([[PAD_ID] * (width - len(prompt)) + prompt for prompt in prompts])
+    seen = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    cache, columns, logprobs = DynamicCache(), list[Tensor](), list[Tensor]()
+    is_open = torch.ones(len(prompts), dtype=torch.bool)
+    num_tokens = torch.zeros(len(prompts), dtype=torch.long)
+    while is_open.any() and len(columns) < agent.recipe.max_new_tokens:
+        positions = (seen.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        output = agent.model(
             input_ids=ids,
-            attention_mask=cache.mask(),
-            position_ids=cache.positions,
-            past_key_values=cast(Cache, cache),
-        ).last_hidden_state
-        logprobs_BV = model.lm_head(hidden[cache.rows[:, 0], last]).log_softmax(-1)
+            attention_mask=seen,
+            position_ids=positions,
+            past_key_values=cache,
+            logits_to_keep=1,
+        )
+        logprobs_BV = output.logits[:, -1].log_softmax(-1)
         ids = torch.multinomial(logprobs_BV.exp(), 1)
-        tokens.append(ids)
+        columns.append(ids)
         logprobs.append(logprobs_BV.gather(1, ids))
         num_tokens += is_open
         is_open &= ids[:, 0] != END_ID
-        cache.positions, last = (lengths + len(tokens) - 1)[:, None], torch.zeros_like(last)
-    columns = torch.cat(tokens, 1).tolist(), torch.cat(logprobs, 1).tolist(), num_tokens.tolist()
-    return [Completion(ids=i[:n], logprobs=p[:n]) for i, p, n in zip(*columns, strict=True)]
+        seen = torch.cat([seen, torch.ones_like(ids)], 1)
+    rows = zip(
+        torch.cat(columns, 1).tolist(), torch.cat(logprobs, 1).tolist(), num_tokens.tolist(), strict=True
+    )
+    return [Completion(ids=found[:num], logprobs=nats[:num]) for found, nats, num in rows]
 
 
 # --- rollouts ---
-
-
-@dataclass(kw_only=True, slots=True)
-class Clock:
-    """CPU seconds of all threads, by activity."""
-
-    spent: dict[str, float] = field(default_factory=dict)
-    last: float = field(default_factory=time.process_time)
-
-    def charge(self, activity: str) -> None:
-        now = time.process_time()
-        self.spent[activity] = self.spent.get(activity, 0.0) + now - self.last
-        self.last = now
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Agent:
-    model: LlamaForCausalLM
-    tokenizer: Tokenizer
-    recipe: Recipe
-    clock: Clock = field(default_factory=Clock)
 
 
 def play(agent: Agent, tasks: list[Task]) -> list[Episode]:
     """One finished episode per task (name a task G times for a group); all advance together, turn by turn."""
     episodes = [Episode(task=task) for task in tasks]
     for episode in episodes:
-        episode.extend(encode(agent.tokenizer, user_turn(episode.task.question)))
+        episode.extend(agent.encode(user_turn(episode.task.question)))
     for _ in range(agent.recipe.max_turns):
-        if unfinished := [e for e in episodes if not e.is_done]:
-            completions = generate(agent.model, [e.ids for e in unfinished], agent.recipe.max_new_tokens)
-            agent.clock.charge("generate")
+        if unfinished := [episode for episode in episodes if not episode.is_done]:
+            completions = generate(agent, [episode.ids for episode in unfinished])
             for episode, completion in zip(unfinished, completions, strict=True):
                 take_turn(agent, episode, completion)
-            agent.clock.charge("tool")
     return episodes
 
 
 def take_turn(agent: Agent, episode: Episode, completion: Completion) -> None:
-    """Record what the policy wrote, let the environment move, append its observation if the game goes on."""
+    """Record what the policy wrote, let the environment react, append what it says if the game goes on."""
     is_closed = completion.ids[-1] == END_ID
-    text = agent.tokenizer.decode(
-        completion.ids[: len(completion.ids) - is_closed], skip_special_tokens=False
-    )
-    step = step_env(episode.task, text)
+    spoken = completion.ids[: len(completion.ids) - is_closed]
+    reaction = react(episode.task, agent.tokenizer.decode(spoken, skip_special_tokens=False))
     episode.extend(completion.ids, completion.logprobs)
     episode.num_turns += 1
-    episode.reward, episode.is_done = step.reward, step.is_done
-    if not step.is_done and episode.num_turns < agent.recipe.max_turns:
-        delta = ("" if is_closed else "<|im_end|>") + tool_turn(step.observation)
-        episode.extend(encode(agent.tokenizer, delta))
+    if isinstance(reaction, float):
+        episode.reward, episode.is_done = reaction, True
+    elif episode.num_turns < agent.recipe.max_turns:
+        episode.extend(agent.encode(("" if is_closed else "<|im_end|>") + tool_turn(reaction)))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PassRate:
+def measure(agent: Agent, tasks: list[Task]) -> dict[str, float]:
     """pass@1 at temperature 1, one attempt per held-out task, with its 95% Wilson interval."""
-
-    rate: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.rate:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
-
-def measure(agent: Agent, tasks: list[Task]) -> PassRate:
-    n, z = len(tasks), 1.96
-    p = sum(e.reward for e in play(replace(agent, clock=Clock()), tasks)) / n
-    centre, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return PassRate(rate=p, low=(centre - half) / (1 + z * z / n), high=(centre + half) / (1 + z * z / n))
+    num, z = len(tasks), 1.96
+    rate = sum(episode.reward for episode in play(agent, tasks)) / num
+    centre, scale = rate + z * z / (2 * num), 1 + z * z / num
+    half = z * math.sqrt(rate * (1 - rate) / num + z * z / (4 * num * num))
+    return {"pass@1": rate, "low": (centre - half) / scale, "high": (centre + half) / scale}
 
 
 # --- learning ---
 
 
-def demonstrate(agent: Agent, task: Task) -> Episode:
-    """A conversation of the sloppy oracle: it calls the tool, or guesses a number that is never right."""
-    episode = Episode(task=task)
-    episode.extend(encode(agent.tokenizer, user_turn(task.question)))
-    turns = oracle(task)
-    if random.random() < agent.recipe.guess_rate:
-        turns = [f"Answer: {int(task.reference) + random.choice((-1, 1)) * random.randint(1, 50)}"]
-    for turn, text in enumerate(turns):
-        ids = encode(agent.tokenizer, text + "<|im_end|>")
-        episode.extend(ids, [0.0] * len(ids))
-        if turn + 1 < len(turns):
-            episode.extend(encode(agent.tokenizer, tool_turn(f"-> {task.reference}")))
-    return episode
+def pad(rows: list[list[Any]], value: Any = PAD_ID) -> Tensor:
+    """[B, T] padded on the right; causal attention never lets a real token see the filling."""
+    width = max(map(len, rows))
+    return torch.tensor([row + [value] * (width - len(row)) for row in rows])
 
 
-def warm_start(agent: Agent, demos: list[Episode]) -> None:
-    """Supervised steps on the oracle's tokens, each demonstration once."""
-    recipe, optimizer = agent.recipe, build_optimizer(agent.model)
-    for step in range(recipe.warm_steps):
-        batch = demos[step * recipe.warm_batch : (step + 1) * recipe.warm_batch]
-        ids, sampled = pad([e.ids for e in batch]), pad([e.sampled for e in batch], False)[:, 1:]
-        lr = recipe.warm_lr * min(1.0, (step + 1) / 20, 2 * (1 - step / recipe.warm_steps))
-        loss = cross_entropy(logits(agent.model, ids, sampled), ids[:, 1:][sampled])
-        update(agent, optimizer, loss, lr)
+def losses(agent: Agent, episodes: list[Episode]) -> Tensor:
+    """[S] minus the log-probability of each sampled token, row by row, nats."""
+    ids, sampled = pad([e.ids for e in episodes]), pad([e.sampled for e in episodes], False)[:, 1:]
+    hidden = agent.model.model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
+    logits_SV = cast(Tensor, agent.model.lm_head(hidden[sampled]))
+    return cross_entropy(logits_SV, ids[:, 1:][sampled], reduction="none")
 
 
-def logits(model: LlamaForCausalLM, ids: Tensor, sampled: Tensor) -> Tensor:
-    """[S, V] what the model says before each sampled token, in the order of `ids[:, 1:][sampled]`."""
-    hidden = model.model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
-    return cast(Tensor, model.lm_head(hidden[sampled]))
-
-
-def build_optimizer(model: LlamaForCausalLM) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.0)
+def build_optimizer(agent: Agent) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(agent.model.parameters(), betas=(0.9, 0.95), weight_decay=0.0)
 
 
 def update(agent: Agent, optimizer: torch.optim.Optimizer, loss: Tensor, lr: float) -> float:
@@ -396,97 +296,106 @@ def update(agent: Agent, optimizer: torch.optim.Optimizer, loss: Tensor, lr: flo
     return float(norm)
 
 
+def demonstrate(agent: Agent, task: Task) -> Episode:
+    """The oracle's conversation, as if the policy had said it."""
+    episode = Episode(task=task)
+    heard = [user_turn(task.question), tool_turn(f"-> {task.reference}")]
+    for observation, said in zip(heard, task.oracle, strict=True):
+        episode.extend(agent.encode(observation))
+        ids = agent.encode(said + "<|im_end|>")
+        episode.extend(ids, [0.0] * len(ids))
+    return episode
+
+
+def warm_start(agent: Agent, tasks: Iterator[Task]) -> int:
+    """Supervised steps on the oracle's tokens, up to the target loss; returns how many it took."""
+    recipe, optimizer, smooth = agent.recipe, build_optimizer(agent), math.inf
+    for step in range(recipe.warm_steps):
+        batch = [demonstrate(agent, task) for task in islice(tasks, recipe.warm_batch)]
+        loss = losses(agent, batch).mean()
+        update(agent, optimizer, loss, recipe.warm_lr * min(1.0, (step + 1) / 20))
+        smooth = 0.8 * smooth + 0.2 * float(loss) if step else float(loss)
+        if smooth <= recipe.warm_target:
+            return step + 1
+    return recipe.warm_steps
+
+
 def learning_rate(recipe: Recipe, step: int) -> float:
     """Linear warm-up, without which the first steps wreck the policy, then a cosine down to a tenth."""
     if step < recipe.lr_warmup_steps:
         return recipe.lr * (step + 1) / recipe.lr_warmup_steps
     progress = (step - recipe.lr_warmup_steps) / max(1, recipe.steps - recipe.lr_warmup_steps)
-    return recipe.lr * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress)))
+    return recipe.lr * (0.1 + 0.45 * (1 + math.cos(math.pi * progress)))
 
 
 def group_advantages(rewards_NG: Tensor) -> Tensor:
     """[N, G] each episode against its siblings, in standard deviations; all zero where all siblings agree."""
     centred_NG = rewards_NG - rewards_NG.mean(1, keepdim=True)
-    return centred_NG / (rewards_NG.std(1, keepdim=True, correction=0) + 1e-4)
+    return centred_NG / (rewards_NG.std(1, keepdim=True) + 1e-4)
 
 
 def ppo_clip(agent: Agent, episodes: list[Episode], advantages: list[float]) -> Tensor:
     """The clipped surrogate: summed over all sampled tokens of the minibatch, divided by their number."""
-    ids, sampled = pad([e.ids for e in episodes]), pad([e.sampled for e in episodes], False)[:, 1:]
-    old_S = pad([e.logprobs for e in episodes], 0.0)[:, 1:][sampled]
+    sampled = pad([e.sampled for e in episodes], False)
+    old_S = pad([e.logprobs for e in episodes], 0.0)[sampled]
     advantages_S = torch.tensor(advantages)[:, None].expand(sampled.shape)[sampled]
-    new_S = -cross_entropy(logits(agent.model, ids, sampled), ids[:, 1:][sampled], reduction="none")
-    ratio_S = (new_S - old_S).exp()
+    ratio_S = (-losses(agent, episodes) - old_S).exp()
     clipped_S = ratio_S.clamp(1 - agent.recipe.clip_low, 1 + agent.recipe.clip_high)
     return -torch.minimum(ratio_S * advantages_S, clipped_S * advantages_S).mean()
 
 
 def train_step(
-    agent: Agent, optimizer: torch.optim.Optimizer, tasks: list[Task], step: int, shuffle: bool
+    agent: Agent, optimizer: torch.optim.Optimizer, tasks: list[Task], step: int
 ) -> dict[str, float]:
     """Play a group per task, compare siblings, drop those without contrast, and learn from the rest."""
-    recipe, started = agent.recipe, time.perf_counter()
-    agent.clock.last = time.process_time()
+    recipe = agent.recipe
     episodes = play(agent, [task for task in tasks for _ in range(recipe.group_size)])
-    rewards = torch.tensor([e.reward for e in episodes])
-    credited = rewards[torch.randperm(len(rewards))] if shuffle else rewards
+    rewards = torch.tensor([episode.reward for episode in episodes])
+    credited = rewards[torch.randperm(len(rewards))] if recipe.shuffle_rewards else rewards
     advantages = group_advantages(credited.view(-1, recipe.group_size)).flatten().tolist()
-    kept = [i for i, advantage in enumerate(advantages) if advantage != 0.0]
+    kept = [index for index, advantage in enumerate(advantages) if advantage != 0.0]
     random.shuffle(kept)
-    norms = []
+    norms: list[float] = []
     for part in filter(None, (kept[m :: recipe.num_minibatches] for m in range(recipe.num_minibatches))):
         loss = ppo_clip(agent, [episodes[i] for i in part], [advantages[i] for i in part])
         norms.append(update(agent, optimizer, loss, learning_rate(recipe, step)))
-    agent.clock.charge("learn")
+    num_sampled = sum(sum(episode.sampled) for episode in episodes)
     return {
         "reward": float(rewards.mean()),
-        "turns": sum(e.num_turns for e in episodes) / len(episodes),
-        "tokens": sum(len(e.ids) for e in episodes) / len(episodes),
+        "turns": sum(episode.num_turns for episode in episodes) / len(episodes),
         "kept": len(kept) / len(episodes),
-        "entropy": -sum(sum(e.logprobs) for e in episodes) / sum(sum(e.sampled) for e in episodes),
+        "entropy": -sum(sum(episode.logprobs) for episode in episodes) / num_sampled,
         "grad_norm": sum(norms) / max(1, len(norms)),
-        "seconds": time.perf_counter() - started,
     }
 
 
-def run(recipe: Recipe, *, seed: int, shuffle: bool) -> dict[str, Any]:
+def run(recipe: Recipe, seed: int) -> dict[str, Any]:
     """Baseline, warm start, GRPO; everything that --json writes."""
     random.seed(seed)
     torch.manual_seed(seed)
     held_out = list(islice(task_stream(10_000_019), recipe.num_held_out))
     stream = task_stream(seed, frozenset(task.question for task in held_out))
-    demo_tasks = list(islice(stream, recipe.warm_steps * recipe.warm_batch))
-    tokenizer = build_tokenizer(demo_tasks[:500])
+    tokenizer = build_tokenizer(list(islice(stream, 500)))
     agent = Agent(model=build_model(tokenizer.get_vocab_size()), tokenizer=tokenizer, recipe=recipe)
-    table = {"random init": measure(agent, held_out)}
-    agent.clock.last = time.process_time()
-    warm_start(agent, [demonstrate(agent, task) for task in demo_tasks])
-    agent.clock.charge("warm start")
+    table = {"baseline": measure(agent, held_out)}
+    warm_steps = warm_start(agent, stream)
     table["warm start"] = measure(agent, held_out)
-    print(f"random init {table['random init']}\nwarm start  {table['warm start']}")
-    optimizer, history, curve = build_optimizer(agent.model), [], {0: table["warm start"].rate}
+    print(f"{warm_steps} supervised steps: pass@1 {table['warm start']['pass@1']:.3f}", flush=True)
+    optimizer, history = build_optimizer(agent), list[dict[str, float]]()
     for step in range(recipe.steps):
-        history.append(train_step(agent, optimizer, list(islice(stream, recipe.num_tasks)), step, shuffle))
+        history.append(train_step(agent, optimizer, list(islice(stream, recipe.num_tasks)), step))
         print(
             f"step {step + 1:3d}", *(f"{name} {value:.3f}" for name, value in history[-1].items()), flush=True
         )
-        if (step + 1) % recipe.eval_every == 0:
-            curve[step + 1] = measure(agent, held_out).rate
-            print(f"         held-out pass@1 {curve[step + 1]:.3f}", flush=True)
-    table["GRPO"] = final = measure(agent, held_out)
-    print("\npass@1 on held-out tasks", *(f"{name:12s} {rate}" for name, rate in table.items()), sep="\n")
+    table["final"] = measure(agent, held_out)
+    for name, found in table.items():
+        print(f"{name:12s} {found['pass@1']:.3f} [{found['low']:.3f}, {found['high']:.3f}]")
     return {
         "seed": seed,
-        "shuffled_rewards": shuffle,
-        "baseline": table["random init"].rate,
-        "warm_start": table["warm start"].rate,
-        "final": final.rate,
-        "interval": [final.low, final.high],
-        "curve": curve,
-        "episodes": recipe.steps * recipe.num_tasks * recipe.group_size,
-        "cpu_seconds": agent.clock.spent,
-        "recipe": asdict(recipe),
+        "table": table,
+        "warm_steps": warm_steps,
         "history": history,
+        "recipe": asdict(recipe),
     }
 
 
@@ -494,12 +403,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Multi-turn, tool-using GRPO from scratch.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=Recipe().steps)
+    parser.add_argument("--warm-steps", type=int, default=Recipe().warm_steps, help="supervised, at most")
+    parser.add_argument("--held-out", type=int, default=Recipe().num_held_out, help="tasks of an evaluation")
     parser.add_argument("--shuffle-rewards", action="store_true", help="the control: rewards without meaning")
     parser.add_argument("--json", type=Path, help="write the results here")
     args = parser.parse_args()
-    torch.set_num_threads(2)
-    result = run(Recipe(steps=args.steps), seed=args.seed, shuffle=args.shuffle_rewards)
-    print("CPU seconds", *(f"{name} {value:.1f}" for name, value in result["cpu_seconds"].items()), sep="  ")
+    recipe = Recipe(
+        steps=args.steps,
+        warm_steps=args.warm_steps,
+        num_held_out=args.held_out,
+        shuffle_rewards=args.shuffle_rewards,
+    )
+    result = run(recipe, args.seed)
     if args.json:
         args.json.write_text(json.dumps(result, indent=1))
 

@@ -64,6 +64,7 @@ class Order:
     timeout_s: float
     output_limit: int
     env: Mapping[str, str]
+    memory_mb: int
 
 
 class Execution:
@@ -227,7 +228,7 @@ class Execution:
         code = os.waitstatus_to_exitcode(status)
         text = _REPLY % (
             self._order.seq,
-            self._judge(broken, code, err[-400:]),
+            self._judge(broken, code, usage, err[-400:]),
             code if broken is None and code >= 0 else "null",
             len(out),
             captures[0].omitted,
@@ -238,12 +239,15 @@ class Execution:
         )
         return text.encode(), out + err
 
-    def _judge(self, broken: str | None, code: int, last_words: bytes) -> str:
+    def _judge(self, broken: str | None, code: int, usage: Usage, last_words: bytes) -> str:
         """The status. Python, C++ and shells report a refused allocation or process in words: the end of
         stderr tells that from other failures."""
         no_pids = any(sign in last_words for sign in _PIDS_SIGNS)
         if broken is not None:
             return "pids" if broken == "timeout" and self._was_full and no_pids else broken
+        # Between two looks a program can take too much and end: its peak tells.
+        if usage.ru_maxrss > self._order.memory_mb << 10:
+            return "oom"
         if code == 0:
             return "ok"
         if any(sign in last_words for sign in _MEMORY_SIGNS):

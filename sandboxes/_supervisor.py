@@ -121,6 +121,7 @@ def _execution(control: int, home: Home, opening: Header, header: Header, stdin:
         timeout_s=header["timeout_s"],
         output_limit=header["output_limit"],
         env=opening["env"],
+        memory_mb=opening["memory_mb"],
     )
 
     def cancelled() -> bool:

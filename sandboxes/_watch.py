@@ -8,6 +8,8 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 _FILL_RATE = 4e9
 """Bytes a second that a program is assumed to touch at most: how soon the limit could be reached."""
 _MIN_TICK_S, _MAX_TICK_S = 0.002, 0.05
+_SOCKET_BUFFER = 212_992
+"""Bytes that one socket may hold unread: the kernel's default limit. Pipes it limits by user itself."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,10 +42,36 @@ class Watch:
         # Resident sizes count a shared page once per process; the exact sum costs a page-table walk.
         if used > self._memory:
             used = sum(map(_proportional, members))
+        used += self._socket_buffers(members)
         left = self._memory - used
         broken = "oom" if left < 0 else "pids" if tasks > self._pids else None
         within_s = min(_MAX_TICK_S, max(_MIN_TICK_S, left / _FILL_RATE))
         return Check(broken=broken, is_full=tasks >= self._pids, within_s=within_s)
+
+    def _socket_buffers(self, members: list[int]) -> int:
+        """What the sockets could hold in kernel memory, once that could matter."""
+        if sum(map(_num_open, members)) * _SOCKET_BUFFER <= self._memory:
+            return 0
+        return len(set[str]().union(*map(_sockets, members))) * _SOCKET_BUFFER
+
+
+def _num_open(pid: int) -> int:
+    """Open descriptors of a process; 0 when it has gone, and before Linux 6.2."""
+    try:
+        return os.stat(f"/proc/{pid}/fd").st_size
+    except OSError:
+        return 0
+
+
+def _sockets(pid: int) -> set[str]:
+    found: set[str] = set()
+    try:
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            found.add(os.readlink(f"/proc/{pid}/fd/{name}"))
+    except OSError:
+        # It has just closed that one, or ended: the next look counts again.
+        pass
+    return {target for target in found if target.startswith("socket:")}
 
 
 def _stat(pid: int) -> list[bytes]:

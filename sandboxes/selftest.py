@@ -99,7 +99,9 @@ def _expect(holds: bool, result: ExecResult) -> None:
 
 
 async def _memory(run: _Run) -> str:
-    result = await run("kept = []\nfor _ in range(64): kept.append(b'x' * (4 << 20))")
+    result = await run(
+        "kept = []\nfor _ in range(64): kept.append(b'x' * (4 << 20))\nimport time; time.sleep(5)"
+    )
     _expect(result.status is ExecStatus.OOM, result)
     return f"256 MiB touched under a limit of {_SPEC.memory_mb}: ended as {result.status.value!r}"
 

@@ -155,7 +155,7 @@ class GrpoSection(_Section):
     """Control experiment: rewards are permuted over the whole batch, so that nothing can be learned."""
     max_attempts: PositiveInt = 3
     """Tries of a sample whose failure is retryable."""
-    micro_batch_tokens: PositiveInt = 16384
+    micro_batch_tokens: PositiveInt = 2048
     """Tokens, padding included, of one forward and backward pass."""
 
 

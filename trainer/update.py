@@ -52,6 +52,8 @@ class Updater:
             stepped = self.learner.optim_step()
             updates.append(_record(batch, report))
             metrics.append(_metrics(batch, report, stepped))
+            if part == 0:
+                metrics[0]["engine_gap_max"] = engine_gap_max(rows, report.logprobs)
         names = dict.fromkeys(name for each in metrics for name in each)
         return Update(
             metrics={name: fmean(each[name] for each in metrics if name in each) for name in names},
@@ -81,6 +83,12 @@ def _metrics(batch: Batch, report: LossReport, stepped: StepReport) -> dict[str,
     if (kl := reference_kl(batch.rows, report.logprobs)) is not None:
         found["kl"] = kl
     return found
+
+
+def engine_gap_max(rows: Sequence[Row], logprobs: Sequence[Sequence[float]]) -> float:
+    """Largest |log pi_learner - log pi_engine| of a trained token, nats. At a step's first update the two
+    are the same policy, so this is how exactly tokens and weights travel."""
+    return max(abs(logprobs[at][t] - row.tokens.logprobs[t]) for at, row in enumerate(rows) for t in row.trained)
 
 
 def reference_kl(rows: Sequence[Row], logprobs: Sequence[Sequence[float]]) -> float | None:

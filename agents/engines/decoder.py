@@ -2,7 +2,8 @@
 
 transformers' static cache has one position for the whole batch and attends over all of it. Here every row
 has a slot and a position of its own, so that prompts, answers and their continuations share a forward, and
-attention ends where the longest row does. It reads the same weights and does the same arithmetic: a test compares them.
+attention ends where the longest row does. It reads the same weights and does the same arithmetic, which a
+test compares.
 
 Shapes: M rows, S slots, N cache positions looked at, H heads, K key-value heads, D head size, V vocabulary.
 """

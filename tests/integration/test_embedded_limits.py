@@ -25,6 +25,10 @@ BOMBS = {
     "refused at once": "x = bytearray(1 << 45)",
     "unreadable": "import ctypes\nctypes.CDLL(None).prctl(4, 0, 0, 0, 0)\n"
     "kept = []\nwhile True: kept.append(b'x' * (1 << 20))",
+    "quick": "x = b'x' * (200 << 20)",
+    "sockets": "import os, socket, time\nkept = []\nfor _ in range(4): os.fork()\n"
+    "for _ in range(100): kept.append(socket.socketpair())\n"
+    "for left, right in kept: left.setblocking(False); left.send(bytes(1 << 20))\ntime.sleep(20)",
     "shared": "import mmap\nm = mmap.mmap(-1, 1 << 30)\nfor i in range(0, 1 << 30, 4096): m[i] = 1",
 }
 

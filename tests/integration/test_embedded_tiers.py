@@ -53,31 +53,30 @@ asyncio.run(main())
 
 def drive(*forbidden: str, code: str = "print(6 * 7)", user: int | None = None) -> dict[str, Any]:
     """What a driver finds on a machine that forbids these things."""
-    done: subprocess.CompletedProcess[bytes] = subprocess.run(
-        [_python_for(user), "-c", DRIVER, " ".join(forbidden), code],
-        env={"PYTHONPATH": str(ROOT / "typings"), "PYTHONDONTWRITEBYTECODE": "1", "PATH": "/usr/bin:/bin"},
-        capture_output=True,
-        check=False,
-        cwd="/",
-        **_as(user),
-    )
+    done = _run_as(user, [_python_for(user), "-c", DRIVER, " ".join(forbidden), code])
     assert done.returncode == 0, done.stderr.decode()
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
 
-def _as(user: int | None) -> dict[str, Any]:
-    return {} if user is None else {"user": user, "group": user, "extra_groups": list[int]()}
+def _run_as(user: int | None, argv: list[str]) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        argv,
+        env={"PYTHONPATH": str(ROOT / "typings"), "PYTHONDONTWRITEBYTECODE": "1", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        check=False,
+        cwd="/",
+        user=user,
+        group=user,
+        extra_groups=None if user is None else [],
+    )
 
 
 def _python_for(user: int | None) -> str:
     """An interpreter that this user may run: a virtual environment may lie in root's own directory."""
     for python in (os.path.realpath(sys.executable), "/usr/bin/python3"):
-        probe = [python, "-c", "import sys; raise SystemExit(sys.version_info < (3, 11))"]
         try:
-            done: subprocess.CompletedProcess[bytes] = subprocess.run(
-                probe, capture_output=True, check=False, cwd="/", **_as(user)
-            )
+            done = _run_as(user, [python, "-c", "import sys; raise SystemExit(sys.version_info < (3, 11))"])
         except PermissionError:
             continue
         if done.returncode == 0:

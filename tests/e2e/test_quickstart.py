@@ -1,0 +1,51 @@
+"""The main job, as a user starts it: `palaestra train examples/quickstart.yaml`."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+RECIPE = Path(__file__).parents[2] / "examples" / "quickstart.yaml"
+MAIN = "from palaestra.cli.main import main; main()"
+
+
+def quickstart(folder: Path, *sets: str) -> dict[str, Any]:
+    """Run the recipe to its end and read its summary."""
+    overrides = [word for setting in (f"runs_dir={folder}", *sets) for word in ("--set", setting)]
+    subprocess.run([sys.executable, "-P", "-c", MAIN, "train", str(RECIPE), *overrides], check=True)
+    summary: dict[str, Any] = json.loads((folder / "quickstart" / "summary.json").read_text())
+    return summary
+
+
+def check_bar(summary: dict[str, Any]) -> None:
+    """Under 0.5 after the warm start, at least 0.85 at the end, and nothing lost on the way."""
+    evaluations, train = summary["evaluations"], summary["train"]
+    assert list(evaluations) == ["baseline", "warm-start", "final"]
+    assert all(found["num_tasks"] >= 500 for found in evaluations.values())
+    assert evaluations["warm-start"]["pass_at"]["1"]["value"] < 0.5
+    final = evaluations["final"]["pass_at"]["1"]
+    assert final["value"] >= 0.85 and final["low"] > 0.80
+    assert train["issued"] == train["scored"] + train["ungraded"] + train["failed"] + train["in_flight"]
+    assert train["in_flight"] == 0
+
+
+@pytest.mark.timeout(1800)
+def test_the_quickstart_reaches_its_bar(tmp_path: Path) -> None:
+    check_bar(quickstart(tmp_path))
+
+
+@pytest.mark.acceptance
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_quickstart_reaches_its_bar_with_other_seeds(tmp_path: Path, seed: int) -> None:
+    check_bar(quickstart(tmp_path, f"seed={seed}"))
+
+
+@pytest.mark.acceptance
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_with_shuffled_rewards_nothing_is_learned(tmp_path: Path, seed: int) -> None:
+    evaluations = quickstart(tmp_path, f"seed={seed}", "grpo.shuffle_rewards=true")["evaluations"]
+    final, start = evaluations["final"]["pass_at"]["1"], evaluations["warm-start"]["pass_at"]["1"]
+    assert final["low"] <= start["high"]
