@@ -205,8 +205,8 @@ class Ledger:
     def _check_schema(self) -> None:
         tables = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if tables == 0:
-            self._db.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
-            self.set_meta("schema_version", str(SCHEMA_VERSION))
+            version = f"INSERT INTO meta VALUES ('schema_version', '{SCHEMA_VERSION}');"
+            self._db.executescript(f"BEGIN; {_SCHEMA} {version} COMMIT;")
         found = self.meta("schema_version")
         if found != str(SCHEMA_VERSION):
             raise LedgerError(

@@ -1,34 +1,39 @@
 """`palaestra check env|engine|sandbox|recipe`: prove a part before a run depends on it."""
 
 import asyncio
+import dataclasses
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+import yaml
 from rich.table import Table
+from rich.text import Text
 
-from ..envs import load_env
-from ..trainer.recipe_file import load_recipe
+from ..envs import Env, load_env
+from ..envs.check import Check, check_env
+from ..trainer.preflight import preflight
+from ..trainer.recipe_file import RecipeError, load_recipe
+from .console import open_console
+from .options import Json, RecipePath, Sets
 
-check = typer.Typer(help="Prove a part before a run depends on it.", no_args_is_help=True)
-
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Sets = Annotated[list[str] | None, typer.Option("--set", help="Override a field: a.b=value.")]
+check = typer.Typer(
+    help="Prove a part before a run depends on it.", no_args_is_help=True, rich_markup_mode=None
+)
 
 
 @check.command("recipe")
-def check_recipe(recipe: Path, overrides: Sets = None, as_json: Json = False) -> None:
-    """Every field of a recipe, its environment and its tasks; nothing is run."""
-    from ..trainer.parts import load_arena
-
+def check_recipe(recipe: RecipePath, overrides: Sets = None, as_json: Json = False) -> None:
+    """Every field of a recipe, its environment, tasks, loss, sandbox and engine; nothing is run."""
     loaded = load_recipe(recipe, overrides or ())
-    arena = load_arena(loaded)
+    arena = asyncio.run(preflight(loaded))
     rows = [
-        _row("fields", True, f"{recipe} is a recipe"),
-        _row("environment", True, f"{loaded.env.id} is {arena.env.__module__}.{arena.env.__qualname__}"),
-        _row("tasks", True, f"{len(arena.train)} to train on, {len(arena.held_out)} held out"),
+        _row("fields", f"{recipe} is a recipe"),
+        _row("environment", f"{loaded.env.id} is {arena.env.__module__}.{arena.env.__qualname__}"),
+        _row("tasks", f"{len(arena.train)} to train on, {len(arena.held_out)} held out"),
+        _row("parts", "what the run needs of this machine is there"),
     ]
     _finish(f"recipe {loaded.name}", rows, as_json)
 
@@ -37,15 +42,14 @@ def check_recipe(recipe: Path, overrides: Sets = None, as_json: Json = False) ->
 def check_environment(
     name: Annotated[str, typer.Argument(help='A registered environment, or "module:Class".')],
     tasks: Annotated[int, typer.Option(min=1, help="Tasks to play.")] = 20,
-    options: Annotated[str, typer.Option(help="Options of its task set, a JSON object.")] = "{}",
+    options: Annotated[str, typer.Option(help="Options of its task set, such as '{size: 100}'.")] = "{}",
     as_json: Json = False,
 ) -> None:
     """Oracle, floor, determinism, isolation, teardown and leaks of an environment."""
-    from ..envs.check import check_env
-
-    report = asyncio.run(check_env(load_env(name), num_tasks=tasks, task_options=json.loads(options)))
-    rows = [_row(item.name, item.passed, item.detail) for item in report.checks]
-    _finish(f"environment {name}", rows, as_json)
+    env = load_env(name)
+    found = _tasks_of(env, options)
+    report = asyncio.run(check_env(env, num_tasks=tasks, task_options=found))
+    _finish(f"environment {name}", report.checks, as_json)
 
 
 @check.command("sandbox")
@@ -53,17 +57,18 @@ def check_sandbox(
     backend: Annotated[str, typer.Option(help='"auto", "namespaces", "landlock" or "docker".')] = "auto",
     as_json: Json = False,
 ) -> None:
-    """Prove the walls of a sandbox tier on this machine."""
-    from ..sandboxes.selftest import self_test
+    """Prove the walls of a sandbox tier on this machine, and say how fast it is."""
+    from .check_sandbox import check_tiers
 
-    report = asyncio.run(self_test(backend))
-    rows = [_row(wall, problem is None, problem or "holds") for wall, problem in report.walls.items()]
-    _finish(f"sandbox tier {report.tier}, {report.seconds:.2f} s", rows, as_json)
+    report = asyncio.run(check_tiers(backend))
+    _finish(
+        f"sandbox {report.tier or backend}", report.checks, as_json, report.speed, passed=report.tier is not None
+    )
 
 
 @check.command("engine")
 def check_engine(
-    recipe: Path,
+    recipe: RecipePath,
     model: Annotated[Path | None, typer.Option(help="A model folder; default: the recipe's.")] = None,
     overrides: Sets = None,
     as_json: Json = False,
@@ -72,35 +77,49 @@ def check_engine(
     from ..trainer.engine_check import compare_engine
 
     report = asyncio.run(compare_engine(load_recipe(recipe, overrides or ()), model))
+    drift = f"differ by {report.drift:.1e} nats from the learner's, bound {report.bound:.0e}"
     rows = [
-        _row("starts", True, f"{report.kind}, {report.max_context} tokens of context"),
-        _row("same seed, same tokens", report.is_repeatable, "two calls of each prompt"),
-        _row(
-            "log-probabilities",
-            report.drift <= report.bound,
-            f"differ by {report.drift:.1e}, bound {report.bound:.0e}",
-        ),
+        _row("starts", f"{report.kind}, {report.max_context} tokens of context"),
+        _row("same seed, same tokens", "alone and in a batch", report.is_repeatable),
+        _row("log-probabilities", drift, report.drift <= report.bound),
     ]
-    _finish(f"engine {report.kind}", rows, as_json)
+    facts = {"max_context": report.max_context, "drift": report.drift, "bound": report.bound}
+    _finish(f"engine {report.kind}", rows, as_json, facts)
 
 
-def _row(name: str, passed: bool, detail: str) -> dict[str, Any]:
-    return {"name": name, "passed": passed, "detail": detail}
+def _tasks_of(env: type[Env[Any]], options: str) -> dict[str, Any]:
+    """The options as keyword arguments, when the environment takes them. Raises `RecipeError`."""
+    try:
+        found: dict[str, Any] = dict(yaml.safe_load(options))
+        env.tasks(**found)
+    except (yaml.YAMLError, TypeError, ValueError, OSError, NotImplementedError) as error:
+        raise RecipeError(f"--options {options!r}: {error}") from error
+    return found
 
 
-def _finish(title: str, rows: list[dict[str, Any]], as_json: bool) -> None:
-    """Print the rows; exit code 1 when one of them failed."""
-    passed = all(row["passed"] for row in rows)
+def _row(name: str, detail: str, passed: bool = True) -> Check:
+    return Check(name=name, passed=passed, detail=detail)
+
+
+def _finish(
+    title: str,
+    checks: Sequence[Check],
+    as_json: bool,
+    facts: Mapping[str, float] | None = None,
+    *,
+    passed: bool | None = None,
+) -> None:
+    """Print the rows; exit code 1 when one of them failed, or `passed` says so."""
+    if passed is None:
+        passed = all(check.passed for check in checks)
     if as_json:
-        typer.echo(json.dumps({"title": title, "passed": passed, "checks": rows}))
+        rows = [dataclasses.asdict(check) for check in checks]
+        typer.echo(json.dumps({"title": title, "passed": passed, "checks": rows, **(facts or {})}))
     else:
-        table = Table(title=title)
-        for column in ("check", "", "detail"):
-            table.add_column(column)
-        for row in rows:
-            table.add_row(
-                row["name"], "[green]ok[/green]" if row["passed"] else "[red]FAILED[/red]", row["detail"]
-            )
-        Console().print(table)
+        table = Table("check", "", "detail", title=Text(title))
+        for check in checks:
+            verdict = Text("ok", "green") if check.passed else Text("FAILED", "red")
+            table.add_row(Text(check.name), verdict, Text(check.detail))
+        open_console().print(table)
     if not passed:
         raise typer.Exit(1)

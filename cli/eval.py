@@ -3,6 +3,8 @@
 import asyncio
 import dataclasses
 import json
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -14,87 +16,116 @@ from ..agents.collector import Collector
 from ..agents.evaluation import Evaluation
 from ..agents.evaluation import evaluate as run_evaluation
 from ..agents.ledger import Ledger
-from ..trainer.folder import make_folder
+from ..envs import Failed, Ungraded
+from ..trainer.folder import make_folder, redacted
 from ..trainer.recipe import Recipe
 from ..trainer.recipe_file import RecipeError, load_recipe
-from .policies import open_player
+from .console import open_console, printable
+from .options import ApiKeyEnv, Json, ModelName, RecipePath, Sets, WhoPlays
+from .policies import Player, Seat, open_player
 from .progress import TerminalProgress
 
 
 def evaluate(
-    recipe: Annotated[Path, typer.Argument(help="A recipe, for its environment, model and engine.")],
-    policy: Annotated[
-        str, typer.Option(help='"oracle", "model", a model folder, or the URL of a chat endpoint.')
-    ] = "model",
-    model_name: Annotated[str, typer.Option(help="Model at the chat endpoint.")] = "",
-    api_key_env: Annotated[
-        str | None, typer.Option(help="Environment variable with the endpoint's key.")
-    ] = None,
+    recipe: RecipePath,
+    policy: WhoPlays = "model",
+    model_name: ModelName = "",
+    api_key_env: ApiKeyEnv = None,
     name: Annotated[
         str, typer.Option(help="Name of this evaluation; the same name goes on where it stopped.")
     ] = "eval",
     samples: Annotated[int, typer.Option(min=1, help="Episodes of each task.")] = 1,
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="Override a field: a.b=value.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    overrides: Sets = None,
+    as_json: Json = False,
 ) -> None:
-    """Evaluate a policy; every episode is kept in the folder runs/NAME-of-the-recipe.NAME."""
+    """Evaluate a policy; every episode is kept in the folder RUNS_DIR/RECIPE.NAME."""
     loaded = load_recipe(recipe, overrides or ())
-    console = Console(stderr=as_json)
+    seat = Seat(policy=policy, model_name=model_name, api_key_env=api_key_env)
+    console = open_console(stderr=as_json)
     with TerminalProgress(console) as progress:
-        found = asyncio.run(_evaluate(loaded, policy, model_name, api_key_env, name, samples, progress))
+        asked = _Question(recipe=loaded, seat=seat, name=name, samples=samples)
+        found, troubles = asyncio.run(asked.answer(progress))
     if as_json:
-        typer.echo(json.dumps(dataclasses.asdict(found)))
+        typer.echo(json.dumps({**dataclasses.asdict(found), "troubles": troubles}))
     else:
-        _show(console, found)
+        _show(console, found, troubles)
+    if found.reward is None:
+        raise typer.Exit(1)
 
 
-async def _evaluate(
-    recipe: Recipe,
-    policy: str,
-    model_name: str,
-    api_key_env: str | None,
-    name: str,
-    samples: int,
-    progress: TerminalProgress,
-) -> Evaluation:
-    folder = recipe.runs_dir / f"{recipe.name}.{name}"
-    make_folder(folder)
-    with Ledger(folder) as ledger:
-        _same_question(
-            ledger, name, {"policy": policy, "model": model_name, "env": recipe.env.model_dump(mode="json")}
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Question:
+    recipe: Recipe
+    seat: Seat
+    name: str
+    samples: int
+
+    async def answer(self, progress: TerminalProgress) -> tuple[Evaluation, dict[str, int]]:
+        """The evaluation, and why episodes have no number, by reason."""
+        folder = self.recipe.runs_dir / f"{self.recipe.name}.{self.name}"
+        async with open_player(self.recipe, self.seat) as player:
+            make_folder(folder)
+            with Ledger(folder) as ledger:
+                self._stay_the_same(ledger)
+                found = await self._play(player, ledger, progress)
+                return found, _troubles(ledger, self.name)
+
+    async def _play(self, player: Player, ledger: Ledger, progress: TerminalProgress) -> Evaluation:
+        held_out = player.arena.held_out
+        progress.phase(self.name, len(held_out) * self.samples)
+        collector = Collector(
+            player.rollout,
+            ledger,
+            max_in_flight=self.recipe.engine.max_in_flight,
+            max_attempts=self.recipe.grpo.max_attempts,
+            on_episode=progress.episode,
         )
-        async with open_player(recipe, policy, model_name=model_name, api_key_env=api_key_env) as player:
-            progress.phase(name, len(player.arena.held_out) * samples)
-            collector = Collector(
-                player.rollout,
-                ledger,
-                max_in_flight=recipe.engine.max_in_flight,
-                max_attempts=recipe.grpo.max_attempts,
-                on_episode=progress.episode,
-            )
-            return await run_evaluation(
-                collector,
-                player.arena.held_out,
-                split=name,
-                version=player.version,
-                samples=samples,
-                reward_range=player.arena.env.reward_range,
-                on_group=lambda group: progress.advance(len(group.members)),
-            )
-
-
-def _same_question(ledger: Ledger, name: str, question: dict[str, object]) -> None:
-    """An evaluation goes on only as what it began as: what it holds is of that policy and those tasks."""
-    asked = json.dumps(question, sort_keys=True)
-    if (before := ledger.meta("question")) is None:
-        ledger.set_meta("question", asked)
-    elif before != asked:
-        raise RecipeError(
-            f"--name {name}: holds the evaluation of something else ({before}); choose another name"
+        return await run_evaluation(
+            collector,
+            held_out,
+            split=self.name,
+            version=player.version,
+            samples=self.samples,
+            reward_range=player.arena.env.reward_range,
+            on_group=lambda group: progress.advance(len(group.members)),
         )
 
+    def _stay_the_same(self, ledger: Ledger) -> None:
+        """An evaluation goes on only as what it began as: the same policy, tasks and sampling."""
+        recipe = redacted(self.recipe.model_dump(mode="json", include={"seed", "env", "model", "sampling"}))
+        model = self.seat.model(self.recipe)
+        weights = [] if model is None else _fingerprint(model)
+        asked = json.dumps([dataclasses.asdict(self.seat), recipe, weights], sort_keys=True)
+        if (before := ledger.meta("question")) is None:
+            ledger.set_meta("question", asked)
+        elif before != asked:
+            raise RecipeError(
+                f"--name {self.name}: {ledger.path} holds the evaluation of another policy, or of other tasks or "
+                "sampling; choose another name"
+            )
 
-def _show(console: Console, found: Evaluation) -> None:
+
+def _fingerprint(model: Path) -> list[list[object]]:
+    """[name, bytes, time of writing] of each file with weights: the same folder may hold others later."""
+    weights = sorted(model.glob("*.safetensors"))
+    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in weights]
+
+
+def _troubles(ledger: Ledger, split: str) -> dict[str, int]:
+    """How many tries have no number, by reason."""
+    found = Counter[str]()
+    for trajectory in ledger.trajectories(split):
+        match trajectory.outcome:
+            case Failed(stage=stage, cause=cause, message=message):
+                found[f"{stage}: {cause}: {message}"] += 1
+            case Ungraded(reason=reason):
+                found[reason] += 1
+            case _:
+                pass
+    return dict(found.most_common())
+
+
+def _show(console: Console, found: Evaluation, troubles: dict[str, int]) -> None:
     table = Table(title=f"{found.split}: {found.num_tasks} tasks, {found.num_episodes} episodes")
     table.add_column("measure")
     table.add_column("value [95 % interval]")
@@ -109,3 +140,5 @@ def _show(console: Console, found: Evaluation) -> None:
     table.add_row("outcomes", ", ".join(f"{kind} {count}" for kind, count in sorted(found.outcomes.items())))
     table.add_row("stops", ", ".join(f"{stop} {count}" for stop, count in sorted(found.stops.items())))
     console.print(table)
+    for reason, count in list(troubles.items())[:5]:
+        console.print(f"{count} without a number: {printable(reason)}", markup=False, highlight=False)

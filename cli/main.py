@@ -2,12 +2,12 @@
 
 import sys
 
-import click
 import typer
 
 from ..agents.errors import EngineError, LedgerError
 from ..envs.registry import UnknownEnv
 from ..sandboxes import SandboxUnavailable
+from ..trainer.folder import CorruptCheckpoint
 from ..trainer.recipe_file import RecipeError
 from .check import check
 from .eval import evaluate
@@ -15,14 +15,28 @@ from .play import play
 from .replay import replay
 from .train import train
 
-USER_ERRORS = (RecipeError, UnknownEnv, LedgerError, EngineError, SandboxUnavailable)
+USER_ERRORS = (RecipeError, UnknownEnv, LedgerError, EngineError, CorruptCheckpoint, SandboxUnavailable)
 """What a person can mend: one paragraph and exit code 2, no traceback."""
+
+EXTRAS = {
+    "docker": "docker",
+    "math_verify": "catalog",
+    "numpy": "train",
+    "peft": "train",
+    "reasoning_gym": "catalog",
+    "safetensors": "train",
+    "torch": "train",
+    "transformers": "train",
+    "vllm": "vllm",
+}
+"""Optional packages, and the extra of palaestra that brings each."""
 
 app = typer.Typer(
     help="Multi-turn agentic reinforcement learning.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
 app.command("train")(train)
 app.command("eval")(evaluate)
@@ -34,12 +48,16 @@ app.add_typer(check, name="check")
 def main() -> None:
     """Entry point. Exit codes: 0 done, 1 a check failed, 2 wrong input, 130 and 143 interrupted."""
     try:
-        sys.exit(app(standalone_mode=False))
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
-    except click.exceptions.Abort:
-        sys.exit(130)
+        app()
     except USER_ERRORS as error:
-        typer.echo(f"palaestra: {error}", err=True)
-        sys.exit(2)
+        _refuse(str(error))
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        _refuse(f"{package} is not installed; pip install 'palaestra[{EXTRAS[package]}]'")
+
+
+def _refuse(why: str) -> None:
+    typer.echo(f"palaestra: {why}", err=True)
+    sys.exit(2)

@@ -4,17 +4,45 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..agents.chat import ChatPolicy
 from ..agents.engine import PolicyVersion
 from ..agents.rollout import Rollout
-from ..envs import Policy, Task
-from ..trainer.parts import Arena, load_arena, load_renderer, make_rollout, open_engine
+from ..trainer.parts import Arena, load_renderer, make_plain_rollout, make_rollout, open_engine
+from ..trainer.preflight import check_oracle, preflight
 from ..trainer.recipe import Recipe
 from ..trainer.recipe_file import RecipeError
 
 START = PolicyVersion(0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Seat:
+    """Who was asked for by `--policy` and the options beside it."""
+
+    policy: str
+    """"oracle", "model" (the recipe's own), a model folder, or the URL of a chat endpoint."""
+    model_name: str = ""
+    """The model at the endpoint."""
+    api_key_env: str | None = None
+    """Environment variable with the endpoint's key."""
+
+    @property
+    def is_endpoint(self) -> bool:
+        return self.policy.startswith(("http://", "https://"))
+
+    def model(self, recipe: Recipe) -> Path | None:
+        """The model folder, if it is one that plays. Raises `RecipeError` where there is none."""
+        if self.policy == "oracle" or self.is_endpoint:
+            return None
+        if self.policy != "model":
+            return _model_folder(Path(self.policy))
+        if recipe.model.path is None:
+            raise RecipeError(
+                "--policy model: the recipe has no model.path, its model is made by training; "
+                f"give a folder such as {recipe.folder / 'policy'}, or \"oracle\""
+            )
+        return recipe.model.path
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,47 +55,38 @@ class Player:
 
 
 @asynccontextmanager
-async def open_player(
-    recipe: Recipe, policy: str, *, model_name: str = "", api_key_env: str | None = None
-) -> AsyncGenerator[Player, None]:
-    """`policy`: "oracle", "model" (the recipe's own), a model folder, or the URL of a chat endpoint."""
-    arena = load_arena(recipe)
-    if policy == "oracle":
-        yield Player(arena=arena, rollout=_rollout(recipe, arena, lambda task: arena.env.oracle(task)))
-    elif policy.startswith(("http://", "https://")):
-        chat = ChatPolicy(
-            policy,
-            model_name,
-            api_key_env=api_key_env,
-            temperature=recipe.sampling.temperature,
-            max_tokens=recipe.sampling.max_tokens,
-        )
-        async with chat:
-            yield Player(arena=arena, rollout=_rollout(recipe, arena, lambda task: chat))
-    else:
-        folder = recipe.model.path if policy == "model" else Path(policy)
-        if folder is None or not (folder / "config.json").is_file():
-            raise RecipeError(
-                f"--policy {policy}: no model there; give a model folder such as runs/NAME/policy, "
-                'or "oracle", or the URL of a chat endpoint'
-            )
+async def open_player(recipe: Recipe, seat: Seat) -> AsyncGenerator[Player, None]:
+    """Whoever was asked for, ready to play. Raises `RecipeError` and what `preflight` raises."""
+    folder = seat.model(recipe)
+    arena = await preflight(recipe, trains=False)
+    if folder is not None:
         async with open_engine(recipe, folder) as engine:
             renderer = load_renderer(recipe, folder)
             temperature = recipe.sampling.temperature
             yield Player(arena=arena, rollout=make_rollout(recipe, arena, engine, renderer, temperature))
+    elif seat.is_endpoint:
+        async with _open_chat(recipe, seat) as chat:
+            yield Player(arena=arena, rollout=make_plain_rollout(recipe, arena, lambda task: chat))
+    else:
+        check_oracle(arena, "--policy oracle")
+        yield Player(arena=arena, rollout=make_plain_rollout(recipe, arena, arena.env.oracle))
 
 
-def _rollout(recipe: Recipe, arena: Arena, make: Any) -> Rollout:
-    """A rollout by a policy without tokens of ours."""
+def _model_folder(folder: Path) -> Path:
+    if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
+        raise RecipeError(
+            f"--policy {folder}: there is no model, nor an adapter; give a folder such as runs/NAME/policy, "
+            '"model", "oracle", or the URL of a chat endpoint'
+        )
+    return folder
 
-    def make_policy(task: Task, version: PolicyVersion, seed: int) -> Policy:
-        policy: Policy = make(task)
-        return policy
 
-    return Rollout(
-        make_env=lambda: arena.env(**recipe.env.options),
-        make_policy=make_policy,
-        run_seed=recipe.seed,
-        budget=recipe.env.budget,
-        grader_timeout_s=recipe.env.grader_timeout_s,
-    )
+def _open_chat(recipe: Recipe, seat: Seat) -> ChatPolicy:
+    if not seat.model_name:
+        raise RecipeError(f"--policy {seat.policy}: needs --model-name, the model's name at the endpoint")
+    sampling = recipe.sampling
+    options = {"temperature": sampling.temperature, "max_tokens": sampling.max_tokens}
+    try:
+        return ChatPolicy(seat.policy, seat.model_name, api_key_env=seat.api_key_env, options=options)
+    except ValueError as error:
+        raise RecipeError(f"--api-key-env: {error}") from error

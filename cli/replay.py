@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from ..agents.ledger import Ledger
-from ..trainer.recipe_file import RecipeError, load_recipe
+from ..trainer.recipe_file import RecipeError, read_recipe
+from .console import open_console
+from .options import Json
 
 if TYPE_CHECKING:
     from ..trainer.replay import Replayed
@@ -21,22 +22,27 @@ TOLERANCE = 1e-6
 def replay(
     run: Annotated[Path, typer.Argument(help="The folder of a run, such as runs/quickstart.")],
     step: Annotated[int | None, typer.Option(help="Which step; default: all.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Compute masks, advantages and loss of stored steps again; exit code 1 where they differ."""
     from ..trainer.replay import replay_stored
 
-    recipe = load_recipe(run / "recipe.yaml")
-    found: dict[int, list[Replayed]] = {}
+    recipe = read_recipe(run / "recipe.yaml")
+    rows: list[dict[str, Any]] = []
     with Ledger(run, read_only=True) as ledger:
-        steps = ledger.step_numbers() if step is None else [step]
-        for number in steps:
-            if ledger.step(number) is None:
-                raise RecipeError(
-                    f"--step {number}: {run} has no such step; it has {_range(ledger.step_numbers())}"
-                )
-            found[number] = replay_stored(ledger, recipe, number)
-    rows = [_row(number, update, each) for number in found for update, each in enumerate(found[number])]
+        stored = ledger.step_numbers()
+        if not stored:
+            raise RecipeError(f"{run}: has no finished step to replay yet")
+        if step is not None and step not in stored:
+            raise RecipeError(f"--step {step}: {run} has no such step; it has {stored[0]} .. {stored[-1]}")
+        for number in stored if step is None else [step]:
+            try:
+                found = replay_stored(ledger, recipe, number)
+            except ValueError as error:  # the episodes make other updates or rows than the record has
+                rows.append(_mismatch(number, str(error)))
+            else:
+                rows += [_row(number, update, each) for update, each in enumerate(found)]
+                rows += [_nothing_trained(number)] if not found else []
     if as_json:
         typer.echo(json.dumps({"run": str(run), "updates": rows}))
     else:
@@ -57,17 +63,27 @@ def _row(step: int, update: int, found: "Replayed") -> dict[str, Any]:
     }
 
 
-def _range(steps: list[int]) -> str:
-    return f"{steps[0]} .. {steps[-1]}" if steps else "none"
+def _mismatch(step: int, why: str) -> dict[str, Any]:
+    return _empty(step) | {"same": False, "differences": [why]}
+
+
+def _nothing_trained(step: int) -> dict[str, Any]:
+    """No episode of the step was trained on, then as now."""
+    return _empty(step) | {"same": True, "differences": []}
+
+
+def _empty(step: int) -> dict[str, Any]:
+    return {"step": step, "update": None, "stored_loss": None, "loss": None}
 
 
 def _show(rows: list[dict[str, Any]]) -> None:
     table = Table("step", "update", "stored loss", "replayed loss", "")
     for row in rows:
-        loss = "-" if row["loss"] is None else f"{row['loss']:+.7f}"
+        losses = (f"{row[name]:+.7f}" if row[name] is not None else "-" for name in ("stored_loss", "loss"))
         verdict = "[green]same[/green]" if row["same"] else "[red]DIFFERS[/red]"
-        table.add_row(str(row["step"]), str(row["update"]), f"{row['stored_loss']:+.7f}", loss, verdict)
-    console = Console()
+        update = "-" if row["update"] is None else str(row["update"])
+        table.add_row(str(row["step"]), update, *losses, verdict)
+    console = open_console()
     console.print(table)
     for row in rows:
         for difference in row["differences"]:

@@ -2,8 +2,7 @@
 
 import asyncio
 import json
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
@@ -11,8 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 from ..trainer.folder import redacted
+from ..trainer.preflight import preflight
 from ..trainer.recipe import Recipe
 from ..trainer.recipe_file import load_recipe
+from .console import open_console
+from .options import Json, RecipePath, Sets
 from .progress import TerminalProgress
 
 if TYPE_CHECKING:  # torch is loaded when training starts, not when help is printed
@@ -20,20 +22,20 @@ if TYPE_CHECKING:  # torch is loaded when training starts, not when help is prin
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="Override a field: a.b=value.")] = None,
+    recipe: RecipePath,
+    overrides: Sets = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that stopped.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the recipe, print it resolved, stop.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Train and evaluate a policy."""
     loaded = load_recipe(recipe, overrides or ())
     if dry_run:
         _plan(loaded, as_json)
         return
-    console = Console(stderr=as_json)
+    console = open_console(stderr=as_json)
     with TerminalProgress(console) as progress:
         from ..trainer.interrupt import Interrupted
         from ..trainer.run import train as run
@@ -41,7 +43,7 @@ def train(
         try:
             summary = asyncio.run(run(loaded, progress, resume=resume))
         except Interrupted as stopped:
-            console.print(str(stopped))
+            progress.note(str(stopped))
             raise typer.Exit(stopped.exit_code) from None
     if as_json:
         typer.echo(json.dumps(summary.to_json()))
@@ -51,24 +53,22 @@ def train(
 
 def _plan(recipe: Recipe, as_json: bool) -> None:
     """What would be run, after every check that needs no model."""
-    from ..trainer.parts import load_arena
-
-    arena = load_arena(recipe)
+    arena = asyncio.run(preflight(recipe))
     grpo = recipe.grpo
-    plan = {
+    max_turns = arena.env.budget.merged(recipe.env.budget).max_turns
+    plan: dict[str, Any] = {
         "folder": str(recipe.folder),
         "train_tasks": len(arena.train),
         "held_out_tasks": len(arena.held_out),
         "episodes": grpo.steps * grpo.tasks_per_step * grpo.group_size,
         "epochs": grpo.steps * grpo.tasks_per_step / len(arena.train),
-        "max_sampled_tokens_per_episode": (recipe.env.budget.max_turns or 0) * recipe.sampling.max_tokens
-        or None,
+        "max_sampled_tokens_per_episode": None if max_turns is None else max_turns * recipe.sampling.max_tokens,
     }
+    resolved = redacted(recipe.model_dump(mode="json"))
     if as_json:
-        typer.echo(json.dumps({"plan": plan, "recipe": redacted(recipe.model_dump(mode="json"))}))
-        return
-    typer.echo(yaml.safe_dump(redacted(recipe.model_dump(mode="json")), sort_keys=False))
-    typer.echo(yaml.safe_dump({"plan": plan}, sort_keys=False))
+        typer.echo(json.dumps({"plan": plan, "recipe": resolved}))
+    else:
+        typer.echo(yaml.safe_dump({**resolved, "plan": plan}, sort_keys=False), nl=False)
 
 
 def _show(console: Console, recipe: Recipe, summary: "Summary") -> None:
@@ -86,4 +86,4 @@ def _show(console: Console, recipe: Recipe, summary: "Summary") -> None:
             str(missing),
         )
     console.print(table)
-    console.print(f"{recipe.folder}: {summary.steps} steps in {summary.seconds:.0f} s")
+    console.print(f"{recipe.folder}: {summary.steps} steps in {summary.seconds:.0f} s", highlight=False)

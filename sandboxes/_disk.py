@@ -8,6 +8,7 @@ from collections.abc import Iterable
 _MAX_DEPTH = 128
 _ENTRIES_PER_MB = 64
 _MIN_ENTRIES = 2048
+_ROOM_BYTES = 64 << 20
 _REST = 20
 """The meter rests this many times as long as it took to read."""
 
@@ -20,6 +21,7 @@ class DiskMeter:
         self._max_bytes = disk_mb << 20
         self._max_entries = max(_MIN_ENTRIES, disk_mb * _ENTRIES_PER_MB)
         self._not_before = 0.0
+        self._was_over = False
 
     def is_over(self, processes: Iterable[int]) -> bool:
         """Whether the limit is broken: bytes, number of entries, or depth. False while the meter rests."""
@@ -31,13 +33,18 @@ class DiskMeter:
         over = self._walk(fd, 0) or any(self._unlinked(pid) for pid in processes)
         now = time.monotonic()
         self._not_before = now + _REST * (now - started)
+        if over and not self._was_over:
+            # Once: or the next program, which may be there to clean up, would be ended for what it found.
+            self._was_over = True
+            self._max_bytes += self._max_bytes + _ROOM_BYTES
+            self._max_entries *= 2
         return over
 
     def _walk(self, directory: int, depth: int) -> bool:
         """Add up what is below the open `directory`, and close it; True as soon as a limit is broken."""
         try:
             if depth > _MAX_DEPTH:
-                return True
+                return not self._was_over
             with os.scandir(directory) as found:
                 # Read to its end first: each open level costs one descriptor and not two.
                 entries = list(found)
@@ -54,9 +61,12 @@ class DiskMeter:
                 return True
             if not stat.S_ISDIR(found.st_mode):
                 return False
+            if found.st_mode & 0o500 != 0o500:
+                # Closed to its owner it would hide what lies in it; a program can still hold it open.
+                os.chmod(entry.name, 0o700, dir_fd=directory)
             below = os.open(entry.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
         except OSError:
-            # It went away, or its owner closed it to everybody: the next look may find it.
+            # It went away, or was closed again just now: the next look may find it.
             return False
         return self._walk(below, depth + 1)
 

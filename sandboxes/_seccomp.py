@@ -55,27 +55,7 @@ _NAMED_SOCKETS = (42, 49, 50, 43, 288)
 _INOTIFY_ADD_WATCH = 254
 # chmod, chown, utime, xattr in all their forms: what Landlock lets a file's owner do outside its rules.
 OWNER_CALLS = (
-    90,
-    91,
-    268,
-    452,
-    92,
-    93,
-    94,
-    260,
-    132,
-    235,
-    261,
-    280,
-    188,
-    189,
-    190,
-    197,
-    198,
-    199,
-    463,
-    466,
-    469,
+    *(90, 91, 268, 452, 92, 93, 94, 260, 132, 235, 261, 280, 188, 189, 190, 197, 198, 199, 463, 466, 469),
 )
 # kill, tkill, tgkill, rt_sigqueueinfo, rt_tgsigqueueinfo, pidfd_send_signal.
 _SIGNALS = (62, 200, 234, 129, 297, 424)

@@ -108,14 +108,15 @@ class Zygote:
                 return said[6:].decode(errors="replace")
 
     def stop(self) -> None:
-        # Sandboxes that wait for it may still ask why.
-        if self._refusal is None and not self.is_alive():
+        is_ours = self.owner == os.getpid()
+        if is_ours and self._refusal is None and not self.is_alive():
+            # Sandboxes that wait for it may still ask why.
             self._refusal = self._last_words()
         self._control.close()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()
-        if self.owner == os.getpid():
+        if is_ours:
             try:
                 self._process.wait(2)
             except subprocess.TimeoutExpired:

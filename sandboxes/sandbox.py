@@ -1,8 +1,7 @@
 """The contract of every sandbox: a spec, six calls, and results that say how a program ended."""
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
@@ -119,19 +118,3 @@ class Sandbox(ABC):
     @abstractmethod
     async def close(self) -> None:
         """Kill everything inside and free the workspace. Safe to call twice."""
-
-
-@asynccontextmanager
-async def open_sandbox(spec: SandboxSpec | None = None) -> AsyncGenerator[Sandbox, None]:
-    """A fresh sandbox for the length of the block.
-
-    >>> async with open_sandbox(SandboxSpec(memory_mb=256)) as box:
-    ...     result = await box.run(["python3", "-c", "print(6 * 7)"])
-    """
-    from .backends import create_sandbox
-
-    box = await create_sandbox(spec or SandboxSpec())
-    try:
-        yield box
-    finally:
-        await box.close()

@@ -20,13 +20,10 @@ from typing import Any, cast
 from torch import Tensor
 
 from ._torch import random_state, read_tensors, set_random_state, write_tensors
+from .folder import CorruptCheckpoint
 from .learner import Learner
 
 _FILES = ("weights.safetensors", "optimizer.safetensors", "state.json")
-
-
-class CorruptCheckpoint(ValueError):
-    """A checkpoint is not what was written. The message names the file."""
 
 
 class CheckpointWarning(UserWarning):

@@ -15,6 +15,10 @@ from .recipe_file import RecipeError
 _SECRET = re.compile(r"(^|_)(key|token|secret|password|credential)s?$", re.IGNORECASE)
 
 
+class CorruptCheckpoint(ValueError):
+    """A checkpoint is not what was written. The message names the file."""
+
+
 def open_folder(recipe: Recipe, *, resume: bool) -> None:
     """Make the run's folder, or find it again. Raises `RecipeError` where the other one was meant."""
     folder, stored = recipe.folder, recipe.folder / "recipe.yaml"

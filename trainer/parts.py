@@ -1,7 +1,8 @@
 """The parts of a run, made from its recipe."""
 
+import inspect
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,8 +11,9 @@ from ..agents.engine import Engine, PolicyVersion, Sampling
 from ..agents.policy import EnginePolicy
 from ..agents.renderer import Renderer
 from ..agents.rollout import Rollout
-from ..envs import Env, Task, TaskSet, load_env
+from ..envs import Env, Policy, Task, TaskSet, load_env
 from .config import LearnerConfig, LoraConfig
+from .folder import redacted
 from .recipe import LoraSection, OptimizerSection, Recipe
 from .recipe_file import RecipeError
 from .schedule import OptimizerConfig
@@ -30,18 +32,27 @@ def load_arena(recipe: Recipe) -> Arena:
     env = load_env(recipe.env.id)
     try:
         tasks = env.tasks(**recipe.env.tasks)
+    except TypeError as error:
+        known = ", ".join(inspect.signature(env.tasks).parameters) or "nothing"
+        raise RecipeError(f"env.tasks: {error}; it takes: {known}") from error
+    except (ValueError, OSError, NotImplementedError) as error:
+        raise RecipeError(f"env.tasks: {redacted(recipe.env.tasks)}: {error}") from error
+    try:
         train, held_out = tasks.split(recipe.env.held_out, seed=recipe.seed)
-    except (ValueError, TypeError, OSError) as error:
-        raise RecipeError(f"env.tasks: {recipe.env.tasks}: {error}") from error
+    except ValueError as error:
+        raise RecipeError(f"env.held_out: {error}") from error
     return Arena(env, train, held_out)
 
 
 def load_renderer(recipe: Recipe, model: Path) -> Renderer:
-    """The chat format of a model folder."""
+    """The chat format of a model folder. Raises `RecipeError` where the folder has none."""
     section = recipe.model
-    return Renderer.from_pretrained(
-        model, format=section.tool_format, history=section.history, describe_tools=section.describe_tools
-    )
+    try:
+        return Renderer.from_pretrained(
+            model, format=section.tool_format, history=section.history, describe_tools=section.describe_tools
+        )
+    except ValueError as error:
+        raise RecipeError(f"model.path: {error}") from error
 
 
 def make_rollout(
@@ -63,17 +74,11 @@ def make_rollout(
     )
 
 
-def make_oracle_rollout(recipe: Recipe, arena: Arena) -> Rollout:
-    """How the environment's own oracle plays. Raises `RecipeError` where there is none."""
-    try:
-        arena.env.oracle(arena.train[0])
-    except NotImplementedError as error:
-        raise RecipeError(
-            f"env.id: {error}; or start from a trained model, with model.path and without warm_start"
-        ) from error
+def make_plain_rollout(recipe: Recipe, arena: Arena, make_policy: Callable[[Task], Policy]) -> Rollout:
+    """How a policy plays that keeps no tokens: an oracle, or a chat endpoint."""
     return Rollout(
         make_env=lambda: arena.env(**recipe.env.options),
-        make_policy=lambda task, version, seed: arena.env.oracle(task),
+        make_policy=lambda task, version, seed: make_policy(task),
         run_seed=recipe.seed,
         budget=recipe.env.budget,
         grader_timeout_s=recipe.env.grader_timeout_s,
@@ -127,13 +132,16 @@ async def open_local_engine(recipe: Recipe, model: Path) -> AsyncGenerator[Engin
     from ..agents.engines.local import LocalEngine
 
     section = recipe.engine
-    engine = LocalEngine(
-        model,
-        slots=section.slots,
-        max_context=section.max_context,
-        deterministic=recipe.deterministic,
-        threads=recipe.threads or os.cpu_count(),
-    )
+    try:
+        engine = LocalEngine(
+            model,
+            slots=section.slots,
+            max_context=section.max_context,
+            deterministic=recipe.deterministic,
+            threads=recipe.threads or os.cpu_count(),
+        )
+    except (ValueError, OSError) as error:  # of transformers too: a folder whose files are not a model
+        raise RecipeError(f"engine: cannot serve {model}: {error}") from error
     try:
         yield engine
     finally:

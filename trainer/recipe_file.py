@@ -8,6 +8,7 @@ from typing import Any, cast
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from ..agents.formats import tool_format
 from .recipe import Recipe
 
 
@@ -16,15 +17,22 @@ class RecipeError(ValueError):
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe; `overrides` are "a.b=value" strings, the value in YAML.
+    """Read a recipe that shall be run; `overrides` are "a.b=value" strings, the value in YAML.
 
     Raises `RecipeError`, with every wrong field in the message.
     """
+    recipe = read_recipe(path, overrides)
+    check_recipe(recipe)
+    return recipe
+
+
+def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe, also one whose run is over and whose model may be gone."""
     try:
         data: object = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RecipeError(f"cannot read the recipe {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not YAML: {error}") from error
     if not isinstance(data, dict):
         raise RecipeError(
@@ -34,22 +42,29 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         _apply(fields, override)
     try:
-        recipe = Recipe.model_validate(fields)
+        return Recipe.model_validate(fields)
     except ValidationError as error:
         lines = "\n".join(_explain(detail) for detail in error.errors())
         raise RecipeError(f"{path} cannot be run:\n{lines}") from error
-    check_recipe(recipe)
-    return recipe
 
 
 def check_recipe(recipe: Recipe) -> None:
     """Raise `RecipeError` for what is wrong between fields rather than in one."""
     if (recipe.model.path is None) == (recipe.model.tiny is None):
         raise RecipeError("model: set exactly one of model.path and model.tiny")
-    if recipe.model.path is not None and not recipe.model.path.is_dir():
+    if recipe.model.path is not None and not (recipe.model.path / "config.json").is_file():
         raise RecipeError(
-            f"model.path: {recipe.model.path} is not a folder; give a Hugging Face model folder, "
-            "or use model.tiny to make a small model on the spot"
+            f"model.path: {recipe.model.path} is not a folder with a config.json; give a Hugging Face model "
+            "folder, or use model.tiny to make a small model on the spot"
+        )
+    try:
+        tool_format(recipe.model.tool_format)
+    except ValueError as error:
+        raise RecipeError(f"model.tool_format: {error}") from error
+    if recipe.engine.url is not None and (recipe.model.path is None or recipe.warm_start is not None):
+        raise RecipeError(
+            f"engine.url: {recipe.engine.url} serves a model of its own; set model.path to that model's "
+            "folder, without warm_start, or leave engine.url out and a server is started"
         )
     if recipe.engine.kind == "vllm" and recipe.lora is None:
         raise RecipeError(
@@ -80,7 +95,10 @@ def _apply(data: dict[str, Any], override: str) -> None:
         if not isinstance(at[parent], dict):
             raise RecipeError(f"--set {override!r}: {parent!r} holds a value, not a section")
         at = at[parent]
-    at[last] = yaml.safe_load(text)
+    try:
+        at[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {override!r}: {text!r} is not YAML; quote it as text") from error
 
 
 def _explain(detail: Any) -> str:

@@ -8,7 +8,7 @@ runs/<name>/
 """
 
 import asyncio
-from contextlib import ExitStack
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,16 +28,17 @@ from .model import load_model
 from .parts import (
     Arena,
     learner_config,
-    load_arena,
     load_renderer,
-    make_oracle_rollout,
+    make_plain_rollout,
     make_rollout,
     open_engine,
     open_local_engine,
 )
+from .preflight import preflight
 from .progress import Progress
 from .publisher import Publisher
 from .recipe import Recipe, WarmStartSection
+from .recipe_file import RecipeError
 from .summary import Summary, counting_seconds, summarize_run
 from .tiny import make_tiny_model
 from .update import Updater
@@ -50,17 +51,31 @@ TOKENIZER_TEXTS = 512
 """Demonstrations that a tiny model's tokenizer is trained on."""
 
 
-async def train(recipe: Recipe, progress: Progress, *, resume: bool = False) -> Summary:
-    """Run a recipe to its end. Raises `Interrupted` after a signal, when everything is on disk."""
+async def train(
+    recipe: Recipe,
+    progress: Progress,
+    *,
+    resume: bool = False,
+    wrap_engine: Callable[[Engine], Engine] = lambda engine: engine,
+) -> Summary:
+    """Run a recipe to its end. Raises `Interrupted` after a signal, when everything is on disk.
+
+    `wrap_engine` may put something around the recipe's engine, such as a `FaultyEngine`.
+    """
     use_processor(recipe.threads, deterministic=recipe.deterministic)
-    arena = load_arena(recipe)
+    arena = await preflight(recipe)
     open_folder(recipe, resume=resume)
-    with ExitStack() as stack:
-        ledger = stack.enter_context(Ledger(recipe.folder))
-        stack.enter_context(counting_seconds(ledger))
-        interrupt = stack.enter_context(Interrupt())
-        run = _Run(recipe=recipe, arena=arena, progress=progress, ledger=ledger, interrupt=interrupt)
-        summary = await run.to_the_end()
+    with Ledger(recipe.folder) as ledger:
+        with counting_seconds(ledger), Interrupt() as interrupt:
+            await _Run(
+                recipe=recipe,
+                arena=arena,
+                progress=progress,
+                ledger=ledger,
+                interrupt=interrupt,
+                wrap_engine=wrap_engine,
+            ).to_the_end()
+        summary = summarize_run(recipe, arena.env.reward_range, ledger)
     summary.write(recipe.folder / "summary.json")
     return summary
 
@@ -72,19 +87,20 @@ class _Run:
     progress: Progress
     ledger: Ledger
     interrupt: Interrupt
+    wrap_engine: Callable[[Engine], Engine]
 
-    async def to_the_end(self) -> Summary:
+    async def to_the_end(self) -> None:
         """Every stage in order; a stage that an earlier start finished costs nothing."""
         model = await self._model()
         if self.recipe.warm_start is not None:
             async with open_local_engine(self.recipe, model) as engine:
                 await self._evaluate("baseline", engine, model, START)
             model = await self._warm_start(model, self.recipe.warm_start)
-        async with open_engine(self.recipe, model) as engine:
+        async with open_engine(self.recipe, model) as opened:
+            engine = self.wrap_engine(opened)
             await self._evaluate("warm-start" if self.recipe.warm_start else "baseline", engine, model, START)
             await self._learn(engine, model)
             await self._evaluate("final", engine, model, PolicyVersion(self.recipe.grpo.steps))
-        return summarize_run(self.recipe, self.arena.env.reward_range, self.ledger)
 
     async def _model(self) -> Path:
         """The folder of the model before any training."""
@@ -124,13 +140,20 @@ class _Run:
         ]
         self.progress.phase("demonstrations", len(tasks))
         self.progress.waiting("episodes")
-        rollout = make_oracle_rollout(self.recipe, self.arena)
+        rollout = make_plain_rollout(self.recipe, self.arena, self.arena.env.oracle)
         collector = Collector(
             rollout, self.ledger, max_in_flight=self.recipe.engine.max_in_flight, on_episode=self._count
         )
         groups = await self.interrupt.during(collector.collect(requests))
         played = [member for group in groups for member in group.members]
-        return [each for each in played if each.reward == self.arena.env.reward_range[1]]
+        solved = [each for each in played if each.reward == self.arena.env.reward_range[1]]
+        if not solved:
+            raise RecipeError(
+                f"env.id: the oracle of {self.recipe.env.id!r} solved none of {len(played)} tasks, so there is "
+                f"nothing to learn from; the first ended as {played[0].outcome}. "
+                f"palaestra check env {self.recipe.env.id} looks closer"
+            )
+        return solved
 
     def _count(self, trajectory: Trajectory) -> None:
         self.progress.advance()
@@ -141,23 +164,26 @@ class _Run:
         section, every = self.recipe.grpo, self.recipe.evaluation.every
         trainer = self._trainer(engine, model)
         await trainer.restore()
-        self.progress.phase("grpo", section.steps)
-        self.progress.advance(trainer.num_steps)
+        self._show_steps(trainer)
         try:
             while trainer.num_steps < section.steps:
+                # Before the next step, not after the last: a restart finishes what it finds unfinished.
+                if every and trainer.num_steps and trainer.num_steps % every == 0:
+                    version = PolicyVersion(trainer.num_steps)
+                    await self._evaluate(f"step-{trainer.num_steps:06d}", engine, model, version)
+                    self._show_steps(trainer)
                 await trainer.step()
                 self.progress.advance()
                 self.interrupt.check()
-                if every and trainer.num_steps % every == 0 and trainer.num_steps < section.steps:
-                    version = PolicyVersion(trainer.num_steps)
-                    await self._evaluate(f"step-{trainer.num_steps:06d}", engine, model, version)
-                    self.progress.phase("grpo", section.steps)
-                    self.progress.advance(trainer.num_steps)
         except Interrupted:
             await trainer.checkpoint()
             raise
         await trainer.checkpoint()
         make_whole(self.recipe.folder / "policy", trainer.updater.learner.save)
+
+    def _show_steps(self, trainer: Trainer) -> None:
+        self.progress.phase("grpo", self.recipe.grpo.steps)
+        self.progress.advance(trainer.num_steps)
 
     def _trainer(self, engine: Engine, model: Path) -> Trainer:
         recipe, grpo = self.recipe, self.recipe.grpo

@@ -26,7 +26,7 @@ class Summary:
     seed: int
     steps: int
     seconds: float
-    """Wall seconds, over every start of the run."""
+    """Wall seconds, over every start of the run but those that were killed."""
     evaluations: dict[str, Evaluation]
     """By name, in the order of the run: baseline, warm-start, step-..., final."""
     train: dict[str, Any]

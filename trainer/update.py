@@ -88,7 +88,11 @@ def _metrics(batch: Batch, report: LossReport, stepped: StepReport) -> dict[str,
 def engine_gap_max(rows: Sequence[Row], logprobs: Sequence[Sequence[float]]) -> float:
     """Largest |log pi_learner - log pi_engine| of a trained token, nats. At a step's first update the two
     are the same policy, so this is how exactly tokens and weights travel."""
-    return max(abs(logprobs[at][t] - row.tokens.logprobs[t]) for at, row in enumerate(rows) for t in row.trained)
+    return max(
+        abs(logprobs[at][position] - row.tokens.logprobs[position])
+        for at, row in enumerate(rows)
+        for position in row.trained
+    )
 
 
 def reference_kl(rows: Sequence[Row], logprobs: Sequence[Sequence[float]]) -> float | None:

@@ -68,7 +68,7 @@ class VllmServer:
         self._flags = [
             *("--model", self.model, "--dtype", dtype),
             *("--logprobs-mode", "processed_logprobs", "--enable-scale-out", "--enforce-eager"),
-            # On a CPU, vLLM 0.32 dies of a seeded request whose prompt it splits: "Generator does not use offset".
+            # On a CPU, vLLM 0.32 dies of a seeded request whose prompt it splits ("no offset" in its generator).
             "--no-enable-chunked-prefill",
             *("--enable-lora", "--max-lora-rank", str(max_lora_rank), "--max-loras", str(max_loras)),
             *(() if max_context is None else ("--max-model-len", str(max_context))),
@@ -86,7 +86,7 @@ class VllmServer:
 
     async def start(self) -> None:
         """Start and wait until it is healthy. Raises `EngineError` with the end of its log."""
-        port = _free_port(self._port)
+        port = free_port(self._port)
         python = find_vllm_python(self._python)
         command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1"]
         self.url = f"http://127.0.0.1:{port}"
@@ -169,7 +169,7 @@ def find_vllm_python(given: str | Path | None = None) -> Path:
     )
 
 
-def _free_port(port: int) -> int:
+def free_port(port: int) -> int:
     """The port itself, or a free one for 0."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -23,13 +23,14 @@ MOVES = {"left": (0, -1), "down": (1, 0), "right": (0, 1), "up": (-1, 0)}
 class FrozenLake(GymnasiumEnv):
     """The map is shown once; each step tells the position as "at row column".
 
-    A way that is over `max_steps` moves long, or ends in a hole, earns 0; the goal earns 1.
+    A way that is over `max_steps` moves long, or ends in a hole, earns 0; the goal earns 1. With
+    `repeat_map`, every step shows the map again: small models need not look far back for it.
     """
 
     budget = Budget(max_turns=32)
 
-    def __init__(self) -> None:
-        super().__init__(_make, describe=_describe, parse=_parse)
+    def __init__(self, *, repeat_map: bool = False) -> None:
+        super().__init__(_make, describe=_describe_on_map if repeat_map else _describe, parse=_parse)
 
     @classmethod
     def tasks(
@@ -119,6 +120,14 @@ def _describe(game: gymnasium.Env[Any, Any], observation: Any) -> str:
     num_columns: int = game.get_wrapper_attr("ncol")
     row, column = divmod(int(observation), num_columns)
     return f"at {row} {column}"
+
+
+def _describe_on_map(game: gymnasium.Env[Any, Any], observation: Any) -> str:
+    described = _describe(game, observation)
+    if game.get_wrapper_attr("lastaction") is None:  # the task's own messages show the map
+        return described
+    rows = [b"".join(row).decode() for row in game.get_wrapper_attr("desc")]
+    return "\n".join([*rows, described])
 
 
 def _parse(text: str) -> int:

@@ -174,11 +174,9 @@ def test_nothing_outlives_a_driver_that_is_killed(tier: str, stage: str) -> None
             for _ in range(4):
                 assert driver.stdout.readline() == b"ready\n"
             _wait_for(lambda: len(set(_sleepers()) - before) >= 8)
-        else:
-            # Somewhere between the zygote's start and the last opening.
-            time.sleep(0.6)
-        zygotes = Path(f"/proc/{driver.pid}/task/{driver.pid}/children").read_text().split()
-        assert zygotes
+        children = Path(f"/proc/{driver.pid}/task/{driver.pid}/children")
+        _wait_for(lambda: bool(children.read_text()))
+        zygotes = children.read_text().split()
         driver.kill()
     _wait_for(lambda: not set(_sleepers()) - before and not directories())
     _wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in zygotes))

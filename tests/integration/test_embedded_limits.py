@@ -126,6 +126,9 @@ FULL = {
     "fallocate": "import os; f = os.open('big', os.O_CREAT | os.O_RDWR); os.posix_fallocate(f, 0, 1 << 30)",
     "unlinked": "import os\nkept = []\nfor n in range(64):\n"
     " f = open(str(n), 'wb', 0); os.unlink(str(n)); kept.append(f); f.write(b'x' * (1 << 20))",
+    "hidden": "import os\nos.mkdir('d'); d = os.open('d', 0); os.chmod('d', 0)\n"
+    "try: os.chdir(d)\nexcept OSError: os.chmod('d', 0o300); os.chdir('d')\n"
+    "for n in range(64): open(str(n), 'wb').write(b'x' * (1 << 20))",
     "inodes": "for n in range(100_000): open(str(n), 'w').close()",
     "depth": "import os\nfor n in range(100_000): os.mkdir('d'); os.chdir('d')",
 }

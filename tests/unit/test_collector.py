@@ -48,13 +48,13 @@ class Arena:
         finally:
             self.inside -= 1
         outcome = self.judge(key)
-        failed = isinstance(outcome, Failed)
+        failure = outcome if isinstance(outcome, Failed) else None
         episode = Episode(
             task_id=task.id,
             seed=key.seed(0),
             messages=(),
-            stop=StopReason.FAILED if failed else StopReason.DONE,
-            failure=outcome if failed else None,
+            stop=StopReason.FAILED if failure else StopReason.DONE,
+            failure=failure,
         )
         return Trajectory(key=key, version=version, episode=episode, graph=TokenGraph(), outcome=outcome)
 

@@ -5,6 +5,7 @@ import os
 import signal
 
 import pytest
+
 from palaestra.trainer.interrupt import Interrupt, Interrupted
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from palaestra.trainer.folder import make_whole, open_folder, redacted, write_whole
 from palaestra.trainer.recipe import Recipe
 from palaestra.trainer.recipe_file import RecipeError
@@ -36,18 +37,18 @@ def test_a_folder_that_cannot_be_made_is_explained(tmp_path: Path) -> None:
 
 
 def test_the_stored_recipe_has_no_secret(tmp_path: Path) -> None:
-    secret = {"id": "arithmetic", "options": {"api_key": "sk-canary", "nested": [{"TOKEN": "sk-canary"}], "seed": 1}}
-    open_folder(recipe(tmp_path, env=secret), resume=False)
+    options = {"api_key": "sk-canary", "nested": [{"TOKEN": "sk-canary"}], "seed": 1}
+    open_folder(recipe(tmp_path, env={"id": "arithmetic", "options": options}), resume=False)
     text = (tmp_path / "x" / "recipe.yaml").read_text()
     assert "sk-canary" not in text
     assert yaml.safe_load(text)["env"]["options"]["seed"] == 1
 
 
 def test_redaction_goes_by_the_name_of_the_field() -> None:
-    found = redacted({"max_tokens": 3, "api_key_env": "NAME", "openai_api_key": "x", "password": "", "keys": ["x"]})
+    plain = {"max_tokens": 3, "api_key_env": "NAME"}
+    found = redacted({**plain, "openai_api_key": "x", "password": "", "keys": ["x"]})
     assert found == {
-        "max_tokens": 3,
-        "api_key_env": "NAME",
+        **plain,
         "openai_api_key": "[redacted]",
         "password": "",
         "keys": "[redacted]",
@@ -62,7 +63,7 @@ def test_what_could_not_be_finished_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="killed"):
         make_whole(tmp_path / "model", fill)
     assert not (tmp_path / "model").exists()
-    make_whole(tmp_path / "model", lambda folder: (folder / "b").write_text("b") and None)
+    make_whole(tmp_path / "model", lambda folder: (folder / "b").touch())
     assert [path.name for path in (tmp_path / "model").iterdir()] == ["b"]
 
 

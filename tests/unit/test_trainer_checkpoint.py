@@ -13,11 +13,11 @@ from palaestra.trainer import checkpoint
 from palaestra.trainer.checkpoint import (
     Checkpoints,
     CheckpointWarning,
-    CorruptCheckpoint,
     load_checkpoint,
     save_checkpoint,
 )
 from palaestra.trainer.config import LearnerConfig, LoraConfig
+from palaestra.trainer.folder import CorruptCheckpoint
 from palaestra.trainer.learner import Learner
 from palaestra.trainer.rows import make_batch
 from palaestra.trainer.schedule import OptimizerConfig

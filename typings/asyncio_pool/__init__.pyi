@@ -1,6 +1,6 @@
 # asyncio-pool ships no types; the part that palaestra uses.
-from collections.abc import Coroutine
 from asyncio import Future
+from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")

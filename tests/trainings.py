@@ -1,0 +1,129 @@
+"""Whole training runs by `palaestra train`, in processes that a test can stop at any moment.
+
+    run = Training(folder, recipe)
+    run.start().wait()                                      # from start to end
+    run.start(kill_at=17)                                   # kill -9 at the 17th file event in the run folder
+    run.start().stop_when(lambda: run.rows("train") >= 3)   # a signal when the run file says so
+
+The processes are forks of a server that has imported everything: a start costs no seconds of imports.
+"""
+
+import multiprocessing
+import os
+import signal
+import sqlite3
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+LIMIT_S = 100.0
+"""Longest that one start of a run may take."""
+
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["palaestra.cli.main", "palaestra.trainer.run", "reasoning_gym"])
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """A run of a recipe in `folder`/runs."""
+
+    folder: Path
+    recipe: dict[str, Any]
+
+    @property
+    def run(self) -> Path:
+        """The run's folder."""
+        return self.folder / "runs" / self.recipe["name"]
+
+    def command(self) -> list[str]:
+        """The arguments of `palaestra` that start the run, or go on with it."""
+        path = self.folder / f"{self.recipe['name']}.yaml"
+        path.write_text(yaml.safe_dump(self.recipe | {"runs_dir": str(self.folder / "runs")}))
+        resume = ["--resume"] if (self.run / "recipe.yaml").exists() else []
+        return ["train", str(path), *resume]
+
+    def start(self, kill_at: int | None = None) -> "Started":
+        """Start it, or go on with it. `kill_at`: number of the file event at which it kills itself."""
+        arguments = (self.command(), str(self.folder / "log.txt"), str(self.run), kill_at)
+        process = _FORKS.Process(target=_main, args=arguments)
+        process.start()
+        return Started(self, process)
+
+    def rows(self, split: str, state: str = "%") -> int:
+        """Episodes that the run file holds; 0 before there is one."""
+        return int(self.query("SELECT count(*) FROM episodes WHERE split = ? AND state LIKE ?", split, state))
+
+    def query(self, sql: str, *values: object) -> Any:
+        """The first column of the first row, read beside the running process."""
+        try:
+            with closing(sqlite3.connect(f"file:{self.run / 'run.sqlite'}?mode=ro", uri=True)) as db:
+                return db.execute(sql, values).fetchone()[0]
+        except sqlite3.OperationalError:  # no file, or no tables yet
+            return 0
+
+    def log(self) -> str:
+        """What all starts printed."""
+        return (self.folder / "log.txt").read_text(encoding="utf-8")
+
+
+class Started:
+    """One process of a run."""
+
+    def __init__(self, training: Training, process: Any) -> None:
+        self._training, self._process = training, process
+
+    def wait(self) -> int:
+        """The exit code; -9 after a kill."""
+        self._process.join(LIMIT_S)
+        if self._process.exitcode is None:
+            self._process.kill()
+            raise AssertionError(f"the run did not end:\n{self._training.log()}")
+        return int(self._process.exitcode)
+
+    def stop_when(self, is_time: Callable[[], bool], number: int = signal.SIGKILL) -> int:
+        """Send a signal as soon as `is_time()`, or not at all when the run ends before; the exit code."""
+        until = time.monotonic() + LIMIT_S
+        while self._process.is_alive() and time.monotonic() < until:
+            if is_time():
+                os.kill(self._process.pid, number)  # not reaped before `wait`: the pid is still its own
+                break
+            time.sleep(0.002)
+        return self.wait()
+
+
+def _main(arguments: list[str], log: str, run: str, kill_at: int | None) -> None:
+    """The forked process."""
+    from palaestra.cli.main import main
+
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    sys.argv = ["palaestra", *arguments]
+    if kill_at is not None:
+        _kill_at(kill_at, run)
+    main()
+
+
+def _kill_at(number: int, folder: str) -> None:
+    """Die just before the `number`th time that a file or folder under `folder` is written, moved or removed."""
+    seen = 0
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal seen
+        if event not in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate"):
+            return
+        if event == "open" and not (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR):
+            return
+        if not str(arguments[0]).startswith(folder):
+            return
+        seen += 1
+        if seen == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)

@@ -1,0 +1,101 @@
+"""What can be known to fail before a run has cost anything: looked at by `train`, `--dry-run` and `check recipe`."""
+
+import inspect
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+from ..agents.errors import EngineError
+from ..envs import Env, SandboxToolEnv
+from ..sandboxes import open_sandbox
+from .losses import load_loss, loss_names
+from .parts import Arena, load_arena
+from .recipe import EngineSection, GrpoSection, Recipe
+from .recipe_file import RecipeError
+
+
+async def preflight(recipe: Recipe, *, trains: bool = True) -> Arena:
+    """The recipe's environment and tasks, when everything that they need is there.
+
+    `trains` False leaves out what only training needs. Raises `RecipeError`, `UnknownEnv` and
+    `SandboxUnavailable`.
+    """
+    arena = load_arena(recipe)
+    _check_env_options(recipe, arena.env)
+    if trains:
+        check_loss(recipe.grpo)
+        if recipe.warm_start is not None:
+            check_oracle(arena, "warm_start")
+        if recipe.model.tiny is not None:
+            check_oracle(arena, "model.tiny")
+        await _check_engine(recipe.engine, str(recipe.model.path))
+    if issubclass(arena.env, SandboxToolEnv):
+        async with open_sandbox(arena.env.sandbox):
+            pass
+    return arena
+
+
+def check_oracle(arena: Arena, field: str) -> None:
+    """Raise `RecipeError` where the environment has no oracle to play for `field`."""
+    try:
+        arena.env.oracle(arena.train[0])
+    except NotImplementedError as error:
+        raise RecipeError(
+            f"{field}: needs somebody who can play, but {error}; "
+            "or start from a trained model: set model.path, without warm_start"
+        ) from error
+
+
+def check_loss(section: GrpoSection) -> None:
+    """Raise `RecipeError` for an unknown loss, or options that it does not have."""
+    if section.loss in loss_names() and not section.loss_options:
+        return  # known without loading torch
+    try:
+        load_loss(section.loss, **section.loss_options)
+    except (ValueError, TypeError) as error:
+        raise RecipeError(f"grpo.loss: {error}") from error
+    except (ImportError, AttributeError) as error:
+        if ":" not in section.loss:
+            raise
+        raise RecipeError(
+            f"grpo.loss: {section.loss!r} cannot be loaded: {error}; is its folder on PYTHONPATH?"
+        ) from error
+
+
+def _check_env_options(recipe: Recipe, env: type[Env[Any]]) -> None:
+    """An environment is made for each episode; the first one is made here."""
+    try:
+        env(**recipe.env.options)
+    except (TypeError, ValueError, OSError) as error:
+        known = ", ".join(inspect.signature(env).parameters) or "none"
+        raise RecipeError(f"env.options: {error}; {env.__name__} takes: {known}") from error
+
+
+async def _check_engine(section: EngineSection, model: str) -> None:
+    """A server of our own could start; one of somebody else's answers, and serves the model."""
+    if section.kind == "local":
+        return
+    from ..agents.engines.vllm import VllmEngine
+    from ..agents.engines.vllm_server import find_vllm_python, free_port
+
+    if section.url is None:
+        with _about("engine.kind: vllm"):
+            find_vllm_python()
+        with _about("engine.port"):
+            free_port(section.port)
+        return
+    with _about("engine.url"):
+        engine = VllmEngine(section.url, model=model, api_key_env=section.api_key_env)
+        try:
+            await engine.check()
+        finally:
+            await engine.close()
+
+
+@contextmanager
+def _about(field: str) -> Generator[None, None, None]:
+    """What is raised inside is the fault of a field."""
+    try:
+        yield
+    except (EngineError, ValueError) as error:
+        raise RecipeError(f"{field}: {error}") from error
