@@ -1,7 +1,8 @@
 """Who plays: an oracle, a model behind the recipe's engine, or a chat endpoint."""
 
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+import tempfile
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,10 +61,11 @@ async def open_player(recipe: Recipe, seat: Seat) -> AsyncGenerator[Player, None
     folder = seat.model(recipe)
     arena = await preflight(recipe, trains=False)
     if folder is not None:
-        async with open_engine(recipe, folder) as engine:
-            renderer = load_renderer(recipe, folder)
-            temperature = recipe.sampling.temperature
-            yield Player(arena=arena, rollout=make_rollout(recipe, arena, engine, renderer, temperature))
+        with _whole_model(folder) as whole:
+            async with open_engine(recipe, whole) as engine:
+                renderer = load_renderer(recipe, whole)
+                temperature = recipe.sampling.temperature
+                yield Player(arena=arena, rollout=make_rollout(recipe, arena, engine, renderer, temperature))
     elif seat.is_endpoint:
         async with _open_chat(recipe, seat) as chat:
             yield Player(arena=arena, rollout=make_plain_rollout(recipe, arena, lambda task: chat))
@@ -79,6 +81,19 @@ def _model_folder(folder: Path) -> Path:
             '"model", "oracle", or the URL of a chat endpoint'
         )
     return folder
+
+
+@contextmanager
+def _whole_model(folder: Path) -> Generator[Path, None, None]:
+    """The folder, or for an adapter a temporary one with the model that it makes."""
+    if (folder / "config.json").is_file():
+        yield folder
+        return
+    from ..trainer.merge import merge_adapter
+
+    with tempfile.TemporaryDirectory(prefix="palaestra-") as scratch:
+        merge_adapter(folder, Path(scratch))
+        yield Path(scratch)
 
 
 def _open_chat(recipe: Recipe, seat: Seat) -> ChatPolicy:

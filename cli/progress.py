@@ -19,11 +19,12 @@ from rich.text import Text
 
 from ..agents.trajectory import Trajectory
 
-SHOWN = ("reward", "pass_rate", "entropy", "kl", "grad_norm")
+SHOWN = {"reward": "reward", "pass_rate": "pass rate", "entropy": "entropy", "kl": "KL"}
+"""Metrics of a step, and their names for people."""
 
 
 class TerminalProgress:
-    """Draws in place on a terminal; elsewhere it prints a line for each step."""
+    """Draws in place on a terminal; elsewhere it prints a line for each step, without control characters."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -39,7 +40,6 @@ class TerminalProgress:
         self._bar = self._bars.add_task("starting", total=None)
         self._figures, self._waiting = "", ""
         self._ended = deque[float](maxlen=512)
-        self._passed = deque[bool](maxlen=512)
 
     def __enter__(self) -> "TerminalProgress":
         if self._console.is_terminal:
@@ -55,7 +55,7 @@ class TerminalProgress:
         self._bars.reset(self._bar, description=name, total=total)
         self._ended.clear()
         if not self._console.is_terminal:
-            self._console.print(f"{name} ({total})")
+            self._print(f"{name} ({total})")
 
     def advance(self, done: int = 1) -> None:
         self._bars.advance(self._bar, done)
@@ -65,19 +65,23 @@ class TerminalProgress:
         self._draw()
 
     def step(self, metrics: Mapping[str, float]) -> None:
-        figures = [f"{name} {metrics[name]:.3f}" for name in SHOWN if name in metrics]
+        figures = [f"{name} {metrics[key]:.3f}" for key, name in SHOWN.items() if key in metrics]
+        self._figures = "  ".join([f"step {metrics['step']:.0f}", *figures])
         if self._console.is_terminal:
-            self._figures = "  ".join(figures)
             self._draw()
+            self._live.refresh()
         else:
-            self._console.print(f"step {metrics['step']:4.0f}  " + "  ".join([*figures, self._speed()]))
+            self._print("  ".join(part for part in (self._figures, self._speed()) if part))
 
     def waiting(self, what: str) -> None:
         self._waiting = what
         self._draw()
 
     def note(self, text: str) -> None:
-        self._console.print(text, highlight=False)
+        self._print(text)
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _speed(self) -> str:
         if len(self._ended) < 2 or self._ended[-1] == self._ended[0]:
@@ -85,6 +89,7 @@ class TerminalProgress:
         return f"{(len(self._ended) - 1) / (self._ended[-1] - self._ended[0]):.0f} episodes/s"
 
     def _draw(self) -> None:
+        """Hand over what the next refresh shows."""
         waiting = f"waits for {self._waiting}" if self._waiting else ""
-        line = "   ".join(part for part in (self._figures, self._speed(), waiting) if part)
-        self._live.update(Group(self._bars, Text(f"{'':>15}{line}")))
+        line = "  ".join(part for part in (self._figures, self._speed(), waiting) if part)
+        self._live.update(Group(self._bars, Text(line)))

@@ -1,22 +1,37 @@
 """`palaestra replay`: a stored step again, from the run file alone."""
 
+import dataclasses
 import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.table import Table
 
 from ..agents.ledger import Ledger
+from ..trainer.recipe import Recipe
 from ..trainer.recipe_file import RecipeError, read_recipe
 from .console import open_console
 from .options import Json
 
-if TYPE_CHECKING:
-    from ..trainer.replay import Replayed
-
 TOLERANCE = 1e-6
 """Between the stored loss, computed in the model's precision, and the one computed here in fp64."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """One optimizer step, or a training step without any."""
+
+    step: int
+    update: int | None = None
+    """Counts the optimizer steps of a training step; None where nothing was trained, or can be compared."""
+    same: bool
+    stored_loss: float | None = None
+    loss: float | None = None
+    """As replayed; None where tokens, masks or advantages are others already."""
+    differences: tuple[str, ...] = ()
 
 
 def replay(
@@ -25,66 +40,54 @@ def replay(
     as_json: Json = False,
 ) -> None:
     """Compute masks, advantages and loss of stored steps again; exit code 1 where they differ."""
-    from ..trainer.replay import replay_stored
-
     recipe = read_recipe(run / "recipe.yaml")
-    rows: list[dict[str, Any]] = []
     with Ledger(run, read_only=True) as ledger:
         stored = ledger.step_numbers()
         if not stored:
-            raise RecipeError(f"{run}: has no finished step to replay yet")
+            raise RecipeError(f"{run}: has no finished step yet, so there is nothing to replay")
         if step is not None and step not in stored:
             raise RecipeError(f"--step {step}: {run} has no such step; it has {stored[0]} .. {stored[-1]}")
-        for number in stored if step is None else [step]:
-            try:
-                found = replay_stored(ledger, recipe, number)
-            except ValueError as error:  # the episodes make other updates or rows than the record has
-                rows.append(_mismatch(number, str(error)))
-            else:
-                rows += [_row(number, update, each) for update, each in enumerate(found)]
-                rows += [_nothing_trained(number)] if not found else []
+        steps = stored if step is None else [step]
+        lines = [line for number in steps for line in _replay(ledger, recipe, number)]
     if as_json:
-        typer.echo(json.dumps({"run": str(run), "updates": rows}))
+        typer.echo(json.dumps({"run": str(run), "updates": [dataclasses.asdict(line) for line in lines]}))
     else:
-        _show(rows)
-    if not all(row["same"] for row in rows):
+        _show(lines)
+    if not all(line.same for line in lines):
         raise typer.Exit(1)
 
 
-def _row(step: int, update: int, found: "Replayed") -> dict[str, Any]:
-    same = not found.differences and abs(found.loss - found.stored_loss) <= TOLERANCE
-    return {
-        "step": step,
-        "update": update,
-        "same": same,
-        "stored_loss": found.stored_loss,
-        "loss": None if found.differences else found.loss,
-        "differences": list(found.differences),
-    }
+def _replay(ledger: Ledger, recipe: Recipe, step: int) -> Iterator[Line]:
+    from ..trainer.replay import replay_stored  # loads torch
+
+    try:
+        found = replay_stored(ledger, recipe, step)
+    except ValueError as error:  # the episodes make other updates or rows than the record has
+        yield Line(step=step, same=False, differences=(str(error),))
+        return
+    if not found:
+        yield Line(step=step, same=True)
+    for update, each in enumerate(found):
+        yield Line(
+            step=step,
+            update=update,
+            same=not each.differences and abs(each.loss - each.stored_loss) <= TOLERANCE,
+            stored_loss=each.stored_loss,
+            loss=None if each.differences else each.loss,
+            differences=each.differences,
+        )
 
 
-def _mismatch(step: int, why: str) -> dict[str, Any]:
-    return _empty(step) | {"same": False, "differences": [why]}
-
-
-def _nothing_trained(step: int) -> dict[str, Any]:
-    """No episode of the step was trained on, then as now."""
-    return _empty(step) | {"same": True, "differences": []}
-
-
-def _empty(step: int) -> dict[str, Any]:
-    return {"step": step, "update": None, "stored_loss": None, "loss": None}
-
-
-def _show(rows: list[dict[str, Any]]) -> None:
+def _show(lines: Sequence[Line]) -> None:
     table = Table("step", "update", "stored loss", "replayed loss", "")
-    for row in rows:
-        losses = (f"{row[name]:+.7f}" if row[name] is not None else "-" for name in ("stored_loss", "loss"))
-        verdict = "[green]same[/green]" if row["same"] else "[red]DIFFERS[/red]"
-        update = "-" if row["update"] is None else str(row["update"])
-        table.add_row(str(row["step"]), update, *losses, verdict)
+    for line in lines:
+        update = "none" if line.update is None else str(line.update)
+        losses = ("-" if loss is None else f"{loss:+.7f}" for loss in (line.stored_loss, line.loss))
+        table.add_row(
+            str(line.step), update, *losses, "[green]same[/green]" if line.same else "[red]DIFFERS[/red]"
+        )
     console = open_console()
     console.print(table)
-    for row in rows:
-        for difference in row["differences"]:
-            console.print(f"step {row['step']}: {difference}", markup=False, highlight=False)
+    for line in lines:
+        for difference in line.differences:
+            console.print(f"step {line.step}: {difference}", markup=False, highlight=False)

@@ -33,6 +33,11 @@ class Answer(Generic[T]):
 class WorkerDied(Exception):
     """The process ended under a call: killed, out of memory, or crashed in native code."""
 
+    def __init__(self, exit_code: int | None) -> None:
+        super().__init__(f"worker process ended with exit code {exit_code}")
+        self.exit_code = exit_code
+        """As in `multiprocessing`: -9 after SIGKILL."""
+
 
 class Worker:
     """One process. Functions travel by import path, arguments and results by pickle."""
@@ -85,7 +90,7 @@ class Worker:
         except (EOFError, ConnectionError) as error:
             self._has_ended(1.0)  # the link closes a moment before the process has its exit code
             self.kill()
-            raise WorkerDied(f"worker process ended with exit code {self._exit_code}") from error
+            raise WorkerDied(self._exit_code) from error
         except asyncio.CancelledError:
             self.kill()
             raise

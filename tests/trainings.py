@@ -1,9 +1,9 @@
 """Whole training runs by `palaestra train`, in processes that a test can stop at any moment.
 
     run = Training(folder, recipe)
-    run.start().wait()                                      # from start to end
-    run.start(kill_at=17)                                   # kill -9 at the 17th file event in the run folder
-    run.start().stop_when(lambda: run.rows("train") >= 3)   # a signal when the run file says so
+    run.start().wait()                                           # from start to end
+    run.start(kill_at=("checkpoints", 5)).wait()                 # kill -9 at the fifth file event in there
+    run.start().stop_when(lambda: run.num_finished("train") >= 3)   # a signal when the run file says so
 
 The processes are forks of a server that has imported everything: a start costs no seconds of imports.
 """
@@ -48,24 +48,25 @@ class Training:
         resume = ["--resume"] if (self.run / "recipe.yaml").exists() else []
         return ["train", str(path), *resume]
 
-    def start(self, kill_at: int | None = None) -> "Started":
-        """Start it, or go on with it. `kill_at`: number of the file event at which it kills itself."""
-        arguments = (self.command(), str(self.folder / "log.txt"), str(self.run), kill_at)
-        process = _FORKS.Process(target=_main, args=arguments)
+    def start(self, kill_at: tuple[str, int] | None = None) -> "Started":
+        """Start it, or go on with it. `kill_at`: (where in the run's folder, n), it dies at the nth file event."""
+        kill = None if kill_at is None else (str(self.run / kill_at[0]), kill_at[1])
+        process = _FORKS.Process(target=_main, args=(self.command(), str(self.folder / "log.txt"), kill))
         process.start()
         return Started(self, process)
 
-    def rows(self, split: str, state: str = "%") -> int:
-        """Episodes that the run file holds; 0 before there is one."""
-        return int(self.query("SELECT count(*) FROM episodes WHERE split = ? AND state LIKE ?", split, state))
+    def num_finished(self, split: str) -> int:
+        """Episodes of a split that have ended."""
+        sql = "SELECT count(*) FROM episodes WHERE split = ? AND state != 'issued'"
+        return next((count for (count,) in self.query(sql, split)), 0)
 
-    def query(self, sql: str, *values: object) -> Any:
-        """The first column of the first row, read beside the running process."""
+    def query(self, sql: str, *values: object) -> list[Any]:
+        """Rows of the run file, also while the run writes it; none before there is one."""
         try:
             with closing(sqlite3.connect(f"file:{self.run / 'run.sqlite'}?mode=ro", uri=True)) as db:
-                return db.execute(sql, values).fetchone()[0]
+                return db.execute(sql, values).fetchall()
         except sqlite3.OperationalError:  # no file, or no tables yet
-            return 0
+            return []
 
     def log(self) -> str:
         """What all starts printed."""
@@ -97,7 +98,7 @@ class Started:
         return self.wait()
 
 
-def _main(arguments: list[str], log: str, run: str, kill_at: int | None) -> None:
+def _main(arguments: list[str], log: str, kill_at: tuple[str, int] | None) -> None:
     """The forked process."""
     from palaestra.cli.main import main
 
@@ -106,12 +107,12 @@ def _main(arguments: list[str], log: str, run: str, kill_at: int | None) -> None
     os.dup2(file, 2)
     sys.argv = ["palaestra", *arguments]
     if kill_at is not None:
-        _kill_at(kill_at, run)
+        _kill_at(*kill_at)
     main()
 
 
-def _kill_at(number: int, folder: str) -> None:
-    """Die just before the `number`th time that a file or folder under `folder` is written, moved or removed."""
+def _kill_at(where: str, number: int) -> None:
+    """Die just before the nth time that something whose path begins with `where` is written, moved or removed."""
     seen = 0
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
@@ -120,7 +121,7 @@ def _kill_at(number: int, folder: str) -> None:
             return
         if event == "open" and not (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR):
             return
-        if not str(arguments[0]).startswith(folder):
+        if not str(arguments[0]).startswith(where):
             return
         seen += 1
         if seen == number:

@@ -27,7 +27,12 @@ def open_folder(recipe: Recipe, *, resume: bool) -> None:
         if resume:
             raise RecipeError(f"--resume: there is no run in {folder}; start it without --resume")
         make_folder(folder)
-        write_whole(stored, resolved)
+        try:
+            write_whole(stored, resolved)
+        except OSError as error:
+            raise RecipeError(
+                f"runs_dir: cannot write {stored}: {error.strerror}; name a folder of yours by --set runs_dir=..."
+            ) from error
     elif not resume:
         raise RecipeError(
             f"{folder} holds a run; go on with it by --resume, or name another one by --set name=..."
@@ -43,7 +48,9 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RecipeError(f"runs_dir: cannot make {folder}: {error.strerror}") from error
+        raise RecipeError(
+            f"runs_dir: cannot make {folder}: {error.strerror}; name a folder of yours by --set runs_dir=..."
+        ) from error
 
 
 def redacted(value: object) -> Any:

@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from ..agents.canary import canary
@@ -12,6 +13,12 @@ from .learner import Learner
 from .warm_start import demonstration_row
 
 PROBE = EpisodeKey(split="canary", epoch=0, task_id="probe", sample=0)
+
+
+def answer_logprobs(learner: Learner, prompt: Sequence[int], answer: Sequence[int]) -> Sequence[float]:
+    """[len(answer)] the learner's log-probabilities of an answer's tokens, nats."""
+    row = demonstration_row(PROBE, [*prompt, *answer], [False] * len(prompt) + [True] * len(answer))
+    return learner.logprobs([row])[0][len(prompt) :]
 
 
 class Publisher:
@@ -49,13 +56,14 @@ class Publisher:
         """Ask the engine a few prompts and compare its log-probabilities with the learner's."""
         temperature = self._learner.config.temperature
         report = await canary(
-            self._engine, self._logprobs, version, self._probes, self._bound, temperature=temperature
+            self._engine,
+            partial(answer_logprobs, self._learner),
+            version,
+            self._probes,
+            self._bound,
+            temperature=temperature,
         )
         self.drift = report.max_drift
-
-    def _logprobs(self, prompt: Sequence[int], answer: Sequence[int]) -> Sequence[float]:
-        row = demonstration_row(PROBE, [*prompt, *answer], [False] * len(prompt) + [True] * len(answer))
-        return self._learner.logprobs([row])[0][len(prompt) :]
 
     def _update(self, version: PolicyVersion) -> WeightUpdate:
         if self._adapters is None:

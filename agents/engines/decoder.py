@@ -269,10 +269,13 @@ class Decoder:
 
 def load_model(path: str | Path) -> torch.nn.Module:
     """A transformers model from a local folder, without running code from it."""
-    from transformers import AutoModelForCausalLM
+    import transformers
 
-    auto: Any = AutoModelForCausalLM  # its methods are partly untyped
-    model: torch.nn.Module = auto.from_pretrained(path, dtype="auto", trust_remote_code=False)
+    untyped: Any = transformers
+    untyped.utils.logging.disable_progress_bar()
+    model: torch.nn.Module = untyped.AutoModelForCausalLM.from_pretrained(
+        path, dtype="auto", trust_remote_code=False, local_files_only=True, use_safetensors=True
+    )
     return model.eval()
 
 

@@ -1,5 +1,6 @@
 """Mathematical equality, by math-verify."""
 
+import signal
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -7,41 +8,71 @@ from typing import Any
 from ..episode import Episode, Workspace
 from ..outcome import Score
 from ..task import Task
-from ..worker import in_worker
+from ..worker import WorkerDied, in_worker
 from .answer import final_answer
+
+MAX_CPU_S = 2.0
+"""Processor time of one comparison: about fifty times what an ordinary one takes."""
+_NO_LIMIT_S = 86400
+"""For math-verify's own clock, which counts what other processes take, and does not stop native code."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Math:
     """1 when the last message's answer equals the reference mathematically: \\boxed{1/2} for 0.5.
 
-    Runs in a worker process: math-verify stops itself by a signal, which only a main thread can take.
+    What math-verify cannot read or finish in the policy's answer is wrong: 0, with the reason as evidence.
     """
 
     prefix: str | None = None
     """What stands before the answer; None: math-verify searches the last message."""
 
     async def grade(self, task: Task, episode: Episode, workspace: Workspace | None) -> Score:
-        """Raises `TimeoutError` when the comparison takes math-verify over 5 s."""
+        """Raises `ValueError` for a reference that math-verify cannot read."""
+        reference = str(task.reference)
         answer = final_answer(episode, self.prefix) or ""
-        is_equal, why = await in_worker(compare, str(task.reference), answer)
+        try:
+            is_equal, why = await in_worker(compare, reference, answer)
+        except WorkerDied as died:
+            if died.exit_code == -signal.SIGKILL:  # from outside: nothing here ends in it
+                raise
+            await _check_reference(reference)
+            is_equal, why = False, f"{answer[-100:]!r} cannot be compared in {MAX_CPU_S:g} s: {died}"
         return Score(reward=float(is_equal), evidence=why)
 
 
-def compare(reference: str, answer: str) -> tuple[bool, str]:
-    """(equal, why) in this process, which must be its main thread. Raises for a reference that is no math."""
-    library: Any = import_module("math_verify")  # half a second, with the extra `catalog`
-    timeout: Any = import_module("math_verify.errors").TimeoutException
+async def _check_reference(reference: str) -> None:
+    """Raise when not the answer but the reference is what ends the process."""
     try:
-        # Without the dollar signs it finds no LaTeX in a bare reference such as \frac{1}{2}.
-        gold = library.parse(reference) or library.parse(f"${reference}$")
-        if not gold:
-            raise ValueError(f"math-verify cannot read the reference {reference!r}")
-        try:
-            found = library.parse(answer, raise_on_error=True)
-            is_equal = bool(library.verify(gold, found, raise_on_error=True))
-        except Exception as error:  # every kind: what breaks the parser is the policy's own text, and wrong
-            return False, f"{answer[-100:]!r} cannot be compared: {type(error).__name__}"
-    except timeout as error:  # not an Exception: it would end the process
-        raise TimeoutError(f"math-verify took over 5 s on {answer[-100:]!r}") from error
-    return is_equal, f"answer {found[:1]!r:.100}, expected {gold[:1]!r:.100}"
+        await in_worker(compare, reference, "")
+    except WorkerDied as died:
+        raise ValueError(f"math-verify cannot read the reference {reference!r:.200}: {died}") from died
+
+
+def compare(reference: str, answer: str) -> tuple[bool, str]:
+    """(equal, why). Ends the process after `MAX_CPU_S`; raises for a reference that is no math.
+
+    For a worker process, in its main thread: math-verify takes signals.
+    """
+    library: Any = import_module("math_verify")  # half a second, with the extra `catalog`
+    # Nobody handles this signal, so that it ends native code too, such as the power in 10**10**10.
+    signal.setitimer(signal.ITIMER_PROF, MAX_CPU_S)
+    try:
+        return _compare(library, reference, answer)
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0.0)
+
+
+def _compare(library: Any, reference: str, answer: str) -> tuple[bool, str]:
+    # Without the dollar signs it finds no LaTeX in a bare reference such as \frac{1}{2}.
+    gold = library.parse(reference, parsing_timeout=_NO_LIMIT_S) or library.parse(
+        f"${reference}$", parsing_timeout=_NO_LIMIT_S
+    )
+    if not gold:
+        raise ValueError(f"math-verify cannot read the reference {reference!r:.200}")
+    try:
+        found = library.parse(answer, parsing_timeout=_NO_LIMIT_S, raise_on_error=True)
+        is_equal = bool(library.verify(gold, found, timeout_seconds=_NO_LIMIT_S, raise_on_error=True))
+        return is_equal, f"answer {found[:1]!r:.100}, expected {reference!r:.100}"
+    except Exception as error:  # every kind: what breaks the parser is the policy's own text, and wrong
+        return False, f"{answer[-100:]!r} cannot be compared: {type(error).__name__}"

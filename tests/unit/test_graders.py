@@ -1,6 +1,7 @@
 """Rule-based graders and the rubric."""
 
 import asyncio
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -14,6 +15,7 @@ from palaestra.envs import (
     Episode,
     Message,
     Score,
+    Scored,
     StopReason,
     Task,
     Ungraded,
@@ -182,13 +184,41 @@ def test_an_empty_rubric_is_refused() -> None:
         Rubric()
 
 
-def test_math_compares_values_not_letters() -> None:
+@pytest.fixture
+def math_workers() -> Iterator[None]:
     pytest.importorskip("math_verify", reason="needs the extra `catalog`")
-    try:
-        assert reward(Math(), "0.5", "so it is $\\frac{1}{2}$") == 1.0
-        assert reward(Math(), "\\frac{1}{2}", "\\boxed{0.5}") == 1.0
-        assert reward(Math(prefix="Answer:"), "x+1", "Answer: $1+x$") == 1.0
-        assert reward(Math(), "0.5", "I do not know") == 0.0
-        assert reward(Math(), "0.5", "0.51") == 0.0
-    finally:
-        Worker.end_idle()
+    yield
+    Worker.end_idle()
+
+
+@pytest.mark.usefixtures("math_workers")
+def test_math_compares_values_not_letters() -> None:
+    assert reward(Math(), "0.5", "so it is $\\frac{1}{2}$") == 1.0
+    assert reward(Math(), "\\frac{1}{2}", "\\boxed{0.5}") == 1.0
+    assert reward(Math(prefix="Answer:"), "x+1", "Answer: $1+x$") == 1.0
+    assert reward(Math(), "0.5", "I do not know") == 0.0
+    assert reward(Math(), "0.5", "0.51") == 0.0
+
+
+@pytest.mark.usefixtures("math_workers")
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        ("2**10**10", "cannot be compared in 2 s: worker process ended"),
+        ("$10000000!$", "cannot be compared in 2 s: worker process ended"),
+        ("9" * 5000, "9999' cannot be compared: "),
+        ("$" + "(" * 2000 + "1" + ")" * 2000 + "$", ""),
+    ],
+)
+def test_an_answer_that_math_verify_cannot_finish_is_wrong_and_not_ungraded(answer: str, why: str) -> None:
+    outcome = run_async(grade_episode(Math(), Task(id="t", reference="1024"), episode(answer)))
+    assert isinstance(outcome, Scored) and outcome.reward == 0.0
+    assert why in outcome.evidence
+
+
+@pytest.mark.usefixtures("math_workers")
+@pytest.mark.parametrize("reference", ["2**10**10", ""])
+def test_a_reference_that_math_verify_cannot_read_is_not_graded(reference: str) -> None:
+    outcome = run_async(grade_episode(Math(), Task(id="t", reference=reference), episode("1024")))
+    assert isinstance(outcome, Ungraded)
+    assert f"ValueError: math-verify cannot read the reference {reference!r}" in outcome.reason
