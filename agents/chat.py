@@ -7,13 +7,13 @@ import random
 from collections.abc import Mapping, Sequence
 from itertools import count
 from types import TracebackType
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import httpx
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field
 
 from ..envs import AssistantMessage, Message, OutOfBudget, StopReason, ToolCall, ToolSpec
-from ..envs.message import BadToolCall, Usage
+from ..envs.message import BadToolCall, Usage, utf8
 from .errors import EngineError, EngineRefused
 from .formats import Hermes, Malformed, ToolFormat, json_object
 from .policy import turn_seed
@@ -77,8 +77,9 @@ class ChatPolicy:
         """The next answer. Raises `EngineError` after the last try, `EngineRefused`, `OutOfBudget`."""
         response = await self._post_with_retries(self._payload(messages, tools))
         try:
-            reply = _Reply.model_validate_json(response.content)
-        except ValidationError as error:
+            # Not model_validate_json: it refuses halves of surrogate pairs, and models sample them.
+            reply = _Reply.model_validate(json.loads(response.content))
+        except (ValueError, RecursionError) as error:
             raise EngineError(f"{self._url} answered what is no chat completion: {error}") from error
         return self._read(reply, tools)
 
@@ -133,7 +134,7 @@ class ChatPolicy:
                 arguments = json_object(call.function.arguments or "{}")
                 calls.append(ToolCall(id=call.id, name=call.function.name, arguments=arguments))
             except Malformed as error:
-                bad.append(BadToolCall(text=call.function.arguments, error=str(error)))
+                bad.append(BadToolCall(text=utf8(call.function.arguments), error=str(error)))
         if self._format is not None and not said.tool_calls:
             parsed = self._format.parse(content, tools)
             content, calls, bad = parsed.content, list(parsed.tool_calls), list(parsed.bad_calls)
@@ -176,20 +177,24 @@ def _seconds(retry_after: str) -> float:
     return float(retry_after) if retry_after.isdecimal() else 0.0
 
 
+_Text = Annotated[str, AfterValidator(utf8)]
+
+
 class _Function(BaseModel):
-    name: str
+    name: _Text
     arguments: str = ""
+    """As it came: what has no UTF-8 form makes a bad call, not another call."""
 
 
 class _Call(BaseModel):
-    id: str
+    id: _Text
     function: _Function
 
 
 class _Said(BaseModel):
-    content: str | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None
+    content: _Text | None = None
+    reasoning_content: _Text | None = None
+    reasoning: _Text | None = None
     tool_calls: list[_Call] | None = None
 
 

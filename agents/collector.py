@@ -9,8 +9,9 @@ What the ledger already holds is not played again: collecting after a crash is c
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
+from typing import TypeVar
 
 from asyncio_pool import AioPool
 
@@ -18,6 +19,8 @@ from ..envs import Failed, Task
 from .engine import PolicyVersion
 from .ledger import Ledger
 from .trajectory import EpisodeKey, Group, Trajectory
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,10 +45,16 @@ class Collector:
         max_in_flight: int = 128,
         max_attempts: int = 3,
         on_episode: Callable[[Trajectory], None] | None = None,
+        on_stuck: Callable[[float], None] | None = None,
+        stuck_after_s: float = 300.0,
     ) -> None:
-        """`max_attempts`: tries of a sample whose failure is retryable; each try is on record."""
+        """`max_attempts`: tries of a sample whose failure is retryable; each try is on record.
+
+        `on_stuck` gets the seconds in which no sample has ended, each time that `stuck_after_s` are over.
+        """
         self._rollout, self._ledger, self._on_episode = rollout, ledger, on_episode
         self._max_in_flight, self._max_attempts = max_in_flight, max_attempts
+        self._on_stuck, self._stuck_after_s = on_stuck, stuck_after_s
 
     async def collect(self, requests: Sequence[GroupRequest]) -> list[Group]:
         """All groups, in the order of the requests."""
@@ -66,7 +75,7 @@ class Collector:
         members: defaultdict[int, list[Trajectory]] = defaultdict(list)
         try:
             for _ in range(sum(request.num_samples for request in requests)):
-                item = await ended.get()
+                item = await self._next(ended)
                 if isinstance(item, BaseException):
                     raise item
                 request, trajectory = item
@@ -80,6 +89,17 @@ class Collector:
             await asyncio.gather(feeder, return_exceptions=True)
             await asyncio.sleep(0)  # a pool task that was cancelled before its first step would never end
             await pool.cancel()
+
+    async def _next(self, ended: asyncio.Queue[T]) -> T:
+        """The next end; while none comes, say so again and again."""
+        waited_s = 0.0
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._stuck_after_s):
+                    return await ended.get()
+            waited_s += self._stuck_after_s
+            if self._on_stuck is not None:
+                self._on_stuck(waited_s)
 
     async def _feed(
         self,

@@ -1,10 +1,11 @@
 """One keyed episode from start to outcome: environment, policy, play, grade."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from ..envs import Budget, Env, Message, Policy, Task, play
+from ..envs import AssistantMessage, Budget, Env, Episode, Message, Policy, StopReason, Task, play
+from ..envs.errors import EpisodeFailed, boundary
 from ..envs.graders import grade_episode
 from .engine import PolicyVersion
 from .tokengraph import TokenGraph
@@ -31,12 +32,34 @@ class Rollout:
     grader_timeout_s: float = 60.0
     on_message: Callable[[Message], None] | None = None
     """Sees each message as it comes."""
+    whereabouts: dict[EpisodeKey, str] = field(default_factory=dict[EpisodeKey, str])
+    """What each episode in flight waits for: "reset", "policy", "step" or "grade"."""
 
     async def __call__(self, key: EpisodeKey, task: Task, version: PolicyVersion) -> Trajectory:
         """Play and grade the episode `key` of `task` on policy `version`."""
+        try:
+            return await self._play(key, task, version)
+        finally:
+            self.whereabouts.pop(key, None)
+
+    async def _play(self, key: EpisodeKey, task: Task, version: PolicyVersion) -> Trajectory:
         seed = key.seed(self.run_seed)
-        env, policy = self.make_env(), self.make_policy(task, version, seed)
-        episode = await play(env, policy, task, seed=seed, budget=self.budget, on_message=self.on_message)
+        self.whereabouts[key] = "reset"
+        try:
+            with boundary("reset"):
+                env, policy = self.make_env(), self.make_policy(task, version, seed)
+        except EpisodeFailed as error:
+            failed, stop = error.failed, StopReason.FAILED
+            episode = Episode(task_id=task.id, seed=seed, messages=(), stop=stop, failure=failed)
+            return Trajectory(key=key, version=version, episode=episode, graph=TokenGraph(), outcome=failed)
+
+        def hear(message: Message) -> None:
+            self.whereabouts[key] = "step" if isinstance(message, AssistantMessage) else "policy"
+            if self.on_message is not None:
+                self.on_message(message)
+
+        episode = await play(env, policy, task, seed=seed, budget=self.budget, on_message=hear)
+        self.whereabouts[key] = "grade"
         outcome = await grade_episode(env.grader, task, episode, timeout_s=self.grader_timeout_s)
         graph = policy.graph if isinstance(policy, TokenPolicy) else TokenGraph()
         return Trajectory(key=key, version=version, episode=episode, graph=graph, outcome=outcome)

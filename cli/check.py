@@ -90,11 +90,15 @@ def check_engine(
 def _tasks_of(env: type[Env[Any]], options: str) -> dict[str, Any]:
     """The options as keyword arguments, when the environment takes them. Raises `RecipeError`."""
     try:
-        found: dict[str, Any] = dict(yaml.safe_load(options))
-        env.tasks(**found)
+        found: Any = yaml.safe_load(options)
+        mapping = dict[str, Any](found)
+        env.tasks(**mapping)
     except (yaml.YAMLError, TypeError, ValueError, OSError, NotImplementedError) as error:
-        raise RecipeError(f"--options {options!r}: {error}") from error
-    return found
+        raise RecipeError(
+            f"--options {options!r}: {error}; write the arguments of {env.__name__}.tasks as a mapping, such as "
+            "'{size: 100}'"
+        ) from error
+    return mapping
 
 
 def _row(name: str, detail: str, passed: bool = True) -> Check:

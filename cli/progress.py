@@ -91,5 +91,5 @@ class TerminalProgress:
     def _draw(self) -> None:
         """Hand over what the next refresh shows."""
         waiting = f"waits for {self._waiting}" if self._waiting else ""
-        line = "  ".join(part for part in (self._figures, self._speed(), waiting) if part)
-        self._live.update(Group(self._bars, Text(line)))
+        now = "  ".join(part for part in (self._speed(), waiting) if part)
+        self._live.update(Group(self._bars, Text(self._figures), Text(now)))

@@ -9,7 +9,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from ..trainer.folder import redacted
+from ..trainer.folder import check_folder, redacted
 from ..trainer.preflight import preflight
 from ..trainer.recipe import Recipe
 from ..trainer.recipe_file import load_recipe
@@ -35,6 +35,7 @@ def train(
     if dry_run:
         _plan(loaded, as_json)
         return
+    check_folder(loaded, resume=resume)  # before the seconds that torch takes to load
     console = open_console(stderr=as_json)
     with TerminalProgress(console) as progress:
         from ..trainer.interrupt import Interrupted

@@ -22,6 +22,12 @@ class Budget:
     wall_s: float | None = None
     """Seconds from reset to end, everything included."""
 
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            limit = getattr(self, name)
+            if limit is not None and limit <= 0:
+                raise ValueError(f"{name}={limit} leaves nothing to play; give a number over 0, or None")
+
     def merged(self, override: "Budget") -> "Budget":
         """This budget with each limit that `override` sets."""
         limits = {

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from ..sandboxes import SandboxUnavailable
 from .episode import StopReason
+from .message import utf8
 from .outcome import Failed
 
 T = TypeVar("T")
@@ -75,10 +76,15 @@ def returned(value: object, kind: type[T], *, by: str) -> T:
     return value
 
 
+def notes(error: BaseException) -> str:
+    """What code that a limit stopped has noted on its cancellation with `add_note`: "; asking the judge"."""
+    return "".join(f"; {note}" for note in getattr(error.__context__, "__notes__", ()))
+
+
 def _failed(stage: str, error: BaseException) -> Failed:
     return Failed(
         stage=stage,
         cause=type(error).__name__,
         retryable=bool(getattr(error, "is_retryable", not isinstance(error, PERMANENT))),
-        message=str(error)[:2000],
+        message=utf8(str(error)[:2000]),
     )

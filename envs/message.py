@@ -1,8 +1,10 @@
 """Messages: the only thing that environments and policies exchange."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeVar
+
+from pydantic_core import PydanticSerializationError, to_json
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,6 +86,37 @@ class ToolMessage:
 
 
 Message = SystemMessage | UserMessage | AssistantMessage | ToolMessage
+M = TypeVar("M", bound=Message)
+
+
+def utf8(text: str) -> str:
+    r"""`text` with "?" for halves of surrogate pairs, which no tokenizer and no run file would take.
+
+    >>> utf8("a\ud800")
+    'a?'
+    """
+    return text.encode(errors="replace").decode()
+
+
+def storable(message: M) -> M:
+    """The message with `utf8` texts; a tool call that has no JSON form in UTF-8 becomes a bad call."""
+    if not isinstance(message, AssistantMessage):
+        return replace(message, content=utf8(message.content))
+    calls: list[ToolCall] = []
+    bad = [BadToolCall(text=utf8(call.text), error=utf8(call.error)) for call in message.bad_calls]
+    for call in message.tool_calls:
+        try:
+            to_json((call.id, call.name, dict(call.arguments)))
+            calls.append(call)
+        except PydanticSerializationError as error:
+            bad.append(BadToolCall(text=utf8(f"{call.name} {call.arguments}"), error=str(error)))
+    return replace(
+        message,
+        content=utf8(message.content),
+        reasoning=utf8(message.reasoning),
+        tool_calls=tuple(calls),
+        bad_calls=tuple(bad),
+    )
 
 
 def to_openai(message: Message) -> dict[str, Any]:

@@ -4,13 +4,14 @@ import asyncio
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from .budget import Budget
 from .env import Env, Observation
 from .episode import Episode, StopReason, Timing, Workspace
 from .errors import EpisodeFailed, OutOfBudget, boundary, returned
-from .message import AssistantMessage, Message, ToolSpec
+from .message import AssistantMessage, Message, ToolSpec, storable, utf8
 from .outcome import Failed
 from .policy import Policy
 from .task import Task
@@ -48,6 +49,10 @@ async def play(
 
 def _ignore(message: Message) -> None:
     """Nobody is watching."""
+
+
+def _storable(observation: Observation) -> Observation:
+    return replace(observation, messages=tuple(map(storable, observation.messages)))
 
 
 class _Play:
@@ -107,7 +112,7 @@ class _Play:
     async def _reset(self) -> None:
         with self._stage("reset"):
             first = await self.env.reset(self.task, seed=self.seed)
-            first = returned(first, Observation, by="reset")
+            first = _storable(returned(first, Observation, by="reset"))
         self.tools = first.tools
         self._hear(first)
 
@@ -117,7 +122,7 @@ class _Play:
                 said = await self.policy(tuple(self.messages), self.tools)
             except OutOfBudget as error:
                 return error.reason
-            answer = returned(said, AssistantMessage, by="the policy")
+            answer = storable(returned(said, AssistantMessage, by="the policy"))
         self.messages.append(answer)
         self.on_message(answer)
         if answer.usage is not None:
@@ -136,7 +141,7 @@ class _Play:
                 with self._stage("step"):
                     observation, reward, terminated, truncated, _ = await self.env.step(answer)
                     self.rewards[-1] = float(reward)
-                    observation = returned(observation, Observation, by="step")
+                    observation = _storable(returned(observation, Observation, by="step"))
         except TimeoutError:
             return StopReason.ENV_SECONDS
         self._hear(observation)
@@ -179,7 +184,7 @@ class _Play:
         try:
             with boundary("close"):
                 try:
-                    self.facts.update(self.env.facts())
+                    self.facts.update({name: utf8(fact) for name, fact in self.env.facts().items()})
                 finally:
                     async with asyncio.timeout(CLOSE_S):
                         await self.env.close()

@@ -17,8 +17,8 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from ..sandboxes import SandboxFileError
 from .env import Env, Observation, Step, TaskT
-from .errors import ToolError
-from .message import AssistantMessage, BadToolCall, ToolCall, ToolMessage, ToolSpec
+from .errors import ToolError, notes
+from .message import AssistantMessage, BadToolCall, ToolCall, ToolMessage, ToolSpec, utf8
 from .signature import Signature, WrongArguments
 from .threads import in_thread
 
@@ -48,10 +48,11 @@ class Tool:
         try:
             async with limit:
                 value = await self._call(env, arguments)
-        except TimeoutError:
+        except TimeoutError as error:
             if not limit.expired():
                 raise  # the tool's own: infrastructure
-            raise ToolError(f"{call.name} was stopped: it took over {self.timeout_s:g} s") from None
+            told = f"{call.name} was stopped: it took over {self.timeout_s:g} s{notes(error)}"
+            raise ToolError(told) from None
         except SandboxFileError as error:
             raise ToolError(str(error)) from error
         return self._text(value)
@@ -63,8 +64,7 @@ class Tool:
 
     def _text(self, value: Any) -> str:
         if isinstance(value, str):
-            # A lone surrogate has no UTF-8 form: no tokenizer and no run file would take it.
-            return value.encode(errors="replace").decode()
+            return utf8(value)
         try:
             return to_json(value).decode()
         except PydanticSerializationError as error:

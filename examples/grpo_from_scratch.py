@@ -1,6 +1,6 @@
 """Multi-turn, tool-using GRPO from scratch: tokenizer, model, warm start, rollouts, loss, evaluation.
 
-    python examples/grpo_from_scratch.py --seed 0 --json /tmp/grpo.json      # a few minutes on one core
+    python examples/grpo_from_scratch.py --seed 0 --json /tmp/grpo.json      # about a minute on one core
 
 The agent reads a reasoning-gym question, may call a tool with a line of Python, reads its output, answers:
 

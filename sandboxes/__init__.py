@@ -1,7 +1,7 @@
 """Where untrusted code runs. Standard library only; Docker is optional and lazy."""
 
-from .backends import open_sandbox
 from .errors import SandboxError, SandboxFileError, SandboxLost, SandboxUnavailable
+from .opening import open_sandbox
 from .sandbox import ExecResult, ExecStatus, Sandbox, SandboxSpec
 
 __all__ = [

@@ -1,7 +1,5 @@
 """Which backend a spec gets: the one it names, or the strongest embedded tier that proves its walls."""
 
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 from .errors import SandboxUnavailable
@@ -17,20 +15,6 @@ _SWITCHES = (
     ("kernel/unprivileged_userns_clone", "0", "kernel.unprivileged_userns_clone=1"),
     ("kernel/apparmor_restrict_unprivileged_userns", "1", "kernel.apparmor_restrict_unprivileged_userns=0"),
 )
-
-
-@asynccontextmanager
-async def open_sandbox(spec: SandboxSpec | None = None) -> AsyncGenerator[Sandbox, None]:
-    """A fresh sandbox for the length of the block.
-
-    >>> async with open_sandbox(SandboxSpec(memory_mb=256)) as box:
-    ...     result = await box.run(["python3", "-c", "print(6 * 7)"])
-    """
-    box = await create_sandbox(spec or SandboxSpec())
-    try:
-        yield box
-    finally:
-        await box.close()
 
 
 async def create_sandbox(spec: SandboxSpec) -> Sandbox:

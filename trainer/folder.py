@@ -21,36 +21,49 @@ class CorruptCheckpoint(ValueError):
 
 def open_folder(recipe: Recipe, *, resume: bool) -> None:
     """Make the run's folder, or find it again. Raises `RecipeError` where the other one was meant."""
+    check_folder(recipe, resume=resume)
+    if resume:
+        return
+    make_folder(recipe.folder)
+    stored = recipe.folder / "recipe.yaml"
+    try:
+        write_whole(stored, _resolved(recipe))
+    except OSError as error:
+        raise _no_folder(f"cannot write {stored}", error) from error
+
+
+def check_folder(recipe: Recipe, *, resume: bool) -> None:
+    """Raise `RecipeError` where a new run would meet an old one, or `resume` none, or another's."""
     folder, stored = recipe.folder, recipe.folder / "recipe.yaml"
-    resolved = yaml.safe_dump(redacted(recipe.model_dump(mode="json")), sort_keys=False)
     if not stored.exists():
         if resume:
             raise RecipeError(f"--resume: there is no run in {folder}; start it without --resume")
-        make_folder(folder)
-        try:
-            write_whole(stored, resolved)
-        except OSError as error:
-            raise RecipeError(
-                f"runs_dir: cannot write {stored}: {error.strerror}; name a folder of yours by --set runs_dir=..."
-            ) from error
     elif not resume:
         raise RecipeError(
             f"{folder} holds a run; go on with it by --resume, or name another one by --set name=..."
         )
-    elif stored.read_text(encoding="utf-8") != resolved:
+    elif stored.read_text(encoding="utf-8") != _resolved(recipe):
         raise RecipeError(
             f"the recipe differs from the one that {folder} was started with ({stored}); "
             "resume with that recipe, or start a new run by --set name=..."
         )
 
 
+def _resolved(recipe: Recipe) -> str:
+    """The recipe as the run's folder keeps it."""
+    return yaml.safe_dump(redacted(recipe.model_dump(mode="json")), sort_keys=False)
+
+
 def make_folder(folder: Path) -> None:
+    """Make a folder of `runs_dir`. Raises `RecipeError`."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RecipeError(
-            f"runs_dir: cannot make {folder}: {error.strerror}; name a folder of yours by --set runs_dir=..."
-        ) from error
+        raise _no_folder(f"cannot make {folder}", error) from error
+
+
+def _no_folder(what: str, error: OSError) -> RecipeError:
+    return RecipeError(f"runs_dir: {what}: {error.strerror}; name a folder of yours by --set runs_dir=...")
 
 
 def redacted(value: object) -> Any:

@@ -13,7 +13,6 @@ from ..agents.renderer import Renderer
 from ..agents.rollout import Rollout
 from ..envs import Env, Policy, Task, TaskSet, load_env
 from .config import LearnerConfig, LoraConfig
-from .folder import redacted
 from .recipe import LoraSection, OptimizerSection, Recipe
 from .recipe_file import RecipeError
 from .schedule import OptimizerConfig
@@ -36,7 +35,7 @@ def load_arena(recipe: Recipe) -> Arena:
         known = ", ".join(inspect.signature(env.tasks).parameters) or "nothing"
         raise RecipeError(f"env.tasks: {error}; it takes: {known}") from error
     except (ValueError, OSError, NotImplementedError) as error:
-        raise RecipeError(f"env.tasks: {redacted(recipe.env.tasks)}: {error}") from error
+        raise RecipeError(f"env.tasks: {error}") from error
     try:
         train, held_out = tasks.split(recipe.env.held_out, seed=recipe.seed)
     except ValueError as error:

@@ -74,7 +74,7 @@ class EngineSection(_Section):
     kind: Literal["local", "vllm"] = "local"
     slots: PositiveInt = 128
     """Requests decoded together (local)."""
-    max_context: PositiveInt | None = None
+    max_context: Annotated[int, Field(ge=2)] | None = None
     """Tokens of prompt and answer together; None: what the model was made for."""
     url: str | None = None
     """A running vLLM server; None starts one (vllm)."""
@@ -86,6 +86,8 @@ class EngineSection(_Section):
     """More arguments for a started vLLM server."""
     max_in_flight: PositiveInt = 128
     """Episodes played at the same time."""
+    stuck_after_s: PositiveFloat = 300.0
+    """Seconds without a finished episode after which the run says what its episodes wait for."""
     canary_bound: PositiveFloat = 1e-3
     """Largest difference of engine and learner log-probabilities after a publish, nats (vllm)."""
 

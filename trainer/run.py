@@ -8,6 +8,7 @@ runs/<name>/
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from ..agents.collector import Collector, GroupRequest
 from ..agents.engine import Engine, PolicyVersion
 from ..agents.evaluation import evaluate
 from ..agents.ledger import Ledger
+from ..agents.rollout import Rollout
 from ..agents.trajectory import Trajectory
 from ._torch import use_processor
 from .checkpoint import Checkpoints
@@ -141,9 +143,7 @@ class _Run:
         self.progress.phase("demonstrations", len(tasks))
         self.progress.waiting("episodes")
         rollout = make_plain_rollout(self.recipe, self.arena, self.arena.env.oracle)
-        collector = Collector(
-            rollout, self.ledger, max_in_flight=self.recipe.engine.max_in_flight, on_episode=self._count
-        )
+        collector = self._collector(rollout, self._count)
         groups = await self.interrupt.during(collector.collect(requests))
         played = [member for group in groups for member in group.members]
         solved = [each for each in played if each.reward == self.arena.env.reward_range[1]]
@@ -197,7 +197,7 @@ class _Run:
             recipe=recipe,
             tasks=self.arena.train,
             max_reward=self.arena.env.reward_range[1],
-            collector=self._collector(engine, model, recipe.sampling.temperature),
+            collector=self._player(engine, model, recipe.sampling.temperature),
             updater=Updater(learner=learner, section=grpo),
             publisher=Publisher(
                 learner,
@@ -213,16 +213,24 @@ class _Run:
             progress=self.progress,
         )
 
-    def _collector(self, engine: Engine, model: Path, temperature: float) -> Collector:
-        rollout = make_rollout(
-            self.recipe, self.arena, engine, load_renderer(self.recipe, model), temperature
-        )
+    def _player(self, engine: Engine, model: Path, temperature: float) -> Collector:
+        renderer = load_renderer(self.recipe, model)
+        rollout = make_rollout(self.recipe, self.arena, engine, renderer, temperature)
+        return self._collector(rollout, self.progress.episode)
+
+    def _collector(self, rollout: Rollout, on_episode: Callable[[Trajectory], None]) -> Collector:
+        def on_stuck(seconds: float) -> None:
+            places = ", ".join(f"{n} in {name}" for name, n in Counter(rollout.whereabouts.values()).items())
+            self.progress.note(f"no episode has ended for {seconds:.0f} s; in flight: {places or 'none'}")
+
         return Collector(
             rollout,
             self.ledger,
             max_in_flight=self.recipe.engine.max_in_flight,
             max_attempts=self.recipe.grpo.max_attempts,
-            on_episode=self.progress.episode,
+            on_episode=on_episode,
+            on_stuck=on_stuck,
+            stuck_after_s=self.recipe.engine.stuck_after_s,
         )
 
     async def _evaluate(self, split: str, engine: Engine, model: Path, version: PolicyVersion) -> None:
@@ -233,7 +241,7 @@ class _Run:
         self.progress.waiting("episodes")
         found = await self.interrupt.during(
             evaluate(
-                self._collector(engine, model, temperature),
+                self._player(engine, model, temperature),
                 tasks,
                 split=split,
                 version=version,

@@ -52,6 +52,9 @@ class LocalEngine:
         self._runner = Runner(
             model_or_path, slots=slots, max_context=max_context, deterministic=deterministic
         )
+        if deterministic:
+            self._runner.set_threads(threads)
+            self._runner.check_rows()
         self.max_context = self._runner.max_context
         self._arrivals: list[Request] = []
         self._inbox: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()

@@ -34,8 +34,8 @@ class Runner:
         self._decoder = Decoder(model, slots=slots, max_context=self.max_context)
         self.vocab_size = int(config.vocab_size)
         self._fixed = deterministic
-        width = slots if deterministic else slots + _PROMPT_ROWS
-        self._slots = Slots(slots, context=self._decoder.context, width=width, fixed=deterministic)
+        self._width = slots if deterministic else slots + _PROMPT_ROWS
+        self._slots = Slots(slots, context=self._decoder.context, width=self._width, fixed=deterministic)
         self._waiting: deque[Request] = deque()
         self._replicas: dict[int, Weights] = {}
         self._serials: dict[PolicyVersion, int] = {}
@@ -47,6 +47,27 @@ class Runner:
         """Torch threads of the calling thread; None leaves them alone."""
         if threads is not None:
             torch.set_num_threads(threads)
+
+    def check_rows(self) -> None:
+        """Raise ValueError unless a forward in fixed shapes gives the same bits wherever in it a row stands.
+
+        Some numbers of rows and threads are cut into pieces that run through different matrix kernels.
+        """
+        idle = np.zeros(self._width, np.int64)
+        batch = Batch(
+            ids_M=torch.as_tensor(idle, device=self._decoder.device),
+            slots_M=torch.as_tensor(idle + self._decoder.spare_slot, device=self._decoder.device),
+            positions_M=torch.as_tensor(idle, device=self._decoder.device),
+            singles=self._width,
+            in_place=False,
+            tiers=self._tiers(idle),
+        )
+        logits = self._decoder.forward(self._replicas[self._published], batch)
+        if not torch.equal(logits, logits[:1].expand_as(logits)):
+            raise ValueError(
+                f"slots={self._width} cannot be deterministic with {torch.get_num_threads()} threads: an answer "
+                "would depend on its slot; use another number of slots, such as 8 or 128, or threads=1"
+            )
 
     def publish(self, version: PolicyVersion, state: Mapping[str, torch.Tensor]) -> None:
         """Copy the parameters of a new version."""

@@ -94,7 +94,10 @@ def _questions(
     try:
         data = reasoning_gym.create_dataset(generator, size=size, seed=seed, **(config or {}))
     except (ValueError, TypeError, AssertionError) as error:
-        raise ValueError(f"generator={generator!r}, config={config!r}: {error}") from error
+        raise ValueError(
+            f"generator={generator!r}, config={config!r}: {error}; give a generator of reasoning-gym and its "
+            "own settings"
+        ) from error
     # Some of its own scorers run `eval` on the answer, which here is the policy's text.
     base: Any = reasoning_gym.dataset.ProceduralDataset
     has_own_scorer = data.score_answer.__func__ is not base.score_answer

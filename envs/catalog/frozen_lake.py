@@ -3,6 +3,7 @@
 import string
 from collections import deque
 from collections.abc import Iterator, Sequence
+from itertools import count
 from typing import Any
 
 import gymnasium
@@ -44,7 +45,9 @@ class FrozenLake(GymnasiumEnv):
         max_steps: int | None = None,
         instructions: str = INSTRUCTIONS,
     ) -> TaskSet:
-        """The standard 4x4 map, or `num_maps` random ones of `size` (`frozen`: a tile's chance to be ice).
+        """The standard 4x4 map, or `num_maps` random ones of `size`, all different.
+
+        `frozen`: a tile's chance to be ice.
 
         `max_steps`: None is 4 times the size, and 25 times on slippery ice.
         """
@@ -54,7 +57,7 @@ class FrozenLake(GymnasiumEnv):
             names, maps = ["4x4"], [MAPS["4x4"]]
         else:
             names = [f"{size}x{size}-{seed}-{number}" for number in range(num_maps)]
-            maps = [generate_random_map(size, frozen, seed=seed + number) for number in range(num_maps)]
+            maps = _random_maps(size, num_maps, frozen, seed)
         opening: tuple[Message, ...] = (SystemMessage(instructions),) if instructions else ()
         steps_per_row = 25 if is_slippery else 4
         return TaskSet(
@@ -105,6 +108,27 @@ def _neighbours(rows: Sequence[str], here: tuple[int, int]) -> Iterator[tuple[st
         row, column = here[0] + down, here[1] + right
         if 0 <= row < len(rows) and 0 <= column < len(rows[0]) and rows[row][column] != "H":
             yield name, (row, column)
+
+
+def _random_maps(size: int, num_maps: int, frozen: float, seed: int) -> list[list[str]]:
+    """Maps with a way to the goal. Raises `ValueError` when 1000 tries on end bring no new one."""
+    maps: list[list[str]] = []
+    seen: set[str] = set()
+    num_vain = 0
+    for map_seed in count(seed):
+        if len(maps) == num_maps or num_vain == 1000:
+            break
+        rows = generate_random_map(size, frozen, seed=map_seed)
+        num_vain = num_vain + 1 if "".join(rows) in seen else 0
+        if not num_vain:
+            seen.add("".join(rows))
+            maps.append(rows)
+    if len(maps) < num_maps:
+        raise ValueError(
+            f"num_maps={num_maps}: found only {len(maps)} different {size}x{size} maps with frozen={frozen}; "
+            "ask for fewer, or for a larger size"
+        )
+    return maps
 
 
 def _make(task: Task) -> gymnasium.Env[Any, Any]:

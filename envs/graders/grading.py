@@ -4,7 +4,8 @@ import asyncio
 from typing import Protocol
 
 from ..episode import Episode, Workspace
-from ..errors import EpisodeFailed, boundary, returned
+from ..errors import EpisodeFailed, boundary, notes, returned
+from ..message import utf8
 from ..outcome import Failed, Score, Scored, Ungraded
 from ..task import Task
 
@@ -31,11 +32,11 @@ async def grade_episode(
             with boundary("grade"):
                 score = await grader.grade(task, episode, episode.workspace)
                 score = returned(score, Score, by="the grader")
-    except TimeoutError:
-        return Ungraded(reason=f"timeout: the grader took over {timeout_s:g} s")
+    except TimeoutError as error:
+        return Ungraded(reason=f"timeout: the grader took over {timeout_s:g} s{notes(error)}")
     except EpisodeFailed as error:
         return Ungraded(reason=f"crash: {error.failed.cause}: {error.failed.message}")
-    return Scored(reward=score.reward, components=score.components, evidence=score.evidence)
+    return Scored(reward=score.reward, components=score.components, evidence=utf8(score.evidence))
 
 
 class StepRewards:

@@ -44,7 +44,7 @@ class Math:
 async def _check_reference(reference: str) -> None:
     """Raise when not the answer but the reference is what ends the process."""
     try:
-        await in_worker(compare, reference, "")
+        await in_worker(compare, reference, "0")
     except WorkerDied as died:
         raise ValueError(f"math-verify cannot read the reference {reference!r:.200}: {died}") from died
 

@@ -131,6 +131,17 @@ def test_calls_come_back_and_what_is_malformed_is_the_models_fault() -> None:
     assert [call.text for call in answer.bad_calls] == ["{", "[1]"]
 
 
+def test_halves_of_surrogate_pairs_are_replaced_in_text_and_malformed_in_calls() -> None:
+    odd = "\ud800"
+    answer, _ = ask(says(content=f"a{odd}", reasoning_content=odd))
+    assert (answer.content, answer.reasoning) == ("a?", "?")
+    answer, _ = ask(calls('{"sum": "\\ud800"}', f'{{"sum": "{odd}"}}', '{"sum": "\\ud83d\\ude00"}'))
+    assert [call.arguments for call in answer.tool_calls] == [{"sum": "\N{GRINNING FACE}"}]
+    assert [call.text for call in answer.bad_calls] == ['{"sum": "\\ud800"}', '{"sum": "?"}']
+    answer, _ = ask(says(content=f"Action: add\nAction Input: 1{odd}"), format=React())
+    assert answer.tool_calls[0].arguments == {"sum": "1?"}
+
+
 def test_a_text_format_shows_tools_and_reads_calls_in_the_text() -> None:
     answer, found = ask(says(content="Go.\nAction: add\nAction Input: 1+1"), format=React())
     assert (answer.content, answer.tool_calls[0].arguments) == ("Go.", {"sum": "1+1"})
@@ -177,9 +188,10 @@ def test_a_full_context_ends_the_episode_and_is_no_fault(text: str) -> None:
     assert stopped.value.reason is StopReason.CONTEXT
 
 
-def test_an_answer_that_is_no_chat_completion_is_an_engine_error() -> None:
+@pytest.mark.parametrize("answer", [{"choices": []}, web.Response(text="<html>"), says(content=5)])
+def test_an_answer_that_is_no_chat_completion_is_an_engine_error(answer: Any) -> None:
     with pytest.raises(EngineError, match="no chat completion"):
-        ask({"choices": []})
+        ask(answer)
 
 
 def test_the_key_is_read_from_the_environment_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,7 +61,7 @@ def test_every_block_is_of_a_kind_that_is_checked(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_the_python_of_a_page_runs_from_top_to_bottom(page: Path, tmp_path: Path) -> None:
-    """In a program of its own, each block at the line where the page has it, so that a traceback points there."""
+    """As a program of its own, each block on the lines that it has in the page, where a traceback points."""
     lines: list[str] = []
     for block in blocks(page, "python"):
         lines += [""] * (block.line - 1 - len(lines)) + block.text.splitlines()

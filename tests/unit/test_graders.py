@@ -205,7 +205,6 @@ def test_math_compares_values_not_letters() -> None:
     ("answer", "why"),
     [
         ("2**10**10", "cannot be compared in 2 s: worker process ended"),
-        ("$10000000!$", "cannot be compared in 2 s: worker process ended"),
         ("9" * 5000, "9999' cannot be compared: "),
         ("$" + "(" * 2000 + "1" + ")" * 2000 + "$", ""),
     ],

@@ -78,7 +78,7 @@ def test_turns_that_continue_a_slot_are_exact(deterministic: bool) -> None:
     async def main() -> None:
         # Siblings share a prompt, and there are more episodes than slots.
         starts = [start for start in prompts(5, longest=40) for _ in range(4)]
-        async with opened(model, slots=6, deterministic=deterministic) as engine:
+        async with opened(model, slots=8, deterministic=deterministic) as engine:
             episodes = await asyncio.gather(*(episode(engine, ids, i) for i, ids in enumerate(starts)))
         for calls in episodes:
             for prompt, answer in calls:
@@ -111,6 +111,20 @@ def test_deterministic_answers_are_the_same_bits_in_any_company() -> None:
             assert alone == await in_order(shuffled, at_once=3 + 5 * seed)
 
     asyncio.run(main())
+
+
+def test_deterministic_is_refused_where_a_row_depends_on_its_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    from palaestra.agents.engines.decoder import Batch, Decoder, Weights
+
+    whole = Decoder.forward
+
+    def in_unlike_pieces(decoder: Decoder, weights: Weights, batch: Batch) -> torch.Tensor:
+        logits = whole(decoder, weights, batch)
+        return torch.cat([logits[:-1], logits[-1:] * (1 + 1e-6)])
+
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match="slots=8 cannot be deterministic"):
+        patch.setattr(Decoder, "forward", in_unlike_pieces)
+        LocalEngine(tiny_model(), slots=8, deterministic=True)
 
 
 def test_an_answer_depends_on_its_seed_and_not_on_the_batch() -> None:

@@ -1,11 +1,13 @@
 """The loop: every way to stop, every stage that can break, cancellation, and who pays for the time."""
 
 import asyncio
+import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 from support import run_async
 
 from palaestra.envs import (
@@ -18,12 +20,16 @@ from palaestra.envs import (
     Observation,
     OutOfBudget,
     Policy,
+    Score,
+    Scored,
     ScriptedPolicy,
     Step,
     StopReason,
     SystemMessage,
     Task,
+    ToolCall,
     ToolEnv,
+    ToolError,
     ToolMessage,
     ToolSpec,
     Ungraded,
@@ -352,6 +358,53 @@ def test_only_the_opening_reaches_the_policy() -> None:
     run(Room(), curious)
     for secret in ("the-reference", "the-private-value", "the-metadata"):
         assert secret not in repr(seen)
+
+
+class Decoding(ToolEnv[Task]):
+    """Reads JSON that the policy wrote: a way for halves of surrogate pairs through every other gate."""
+
+    last = ""
+
+    @tool
+    async def decode(self, text: str) -> str:
+        self.last = json.loads(text)
+        raise ToolError(self.last)
+
+    def facts(self) -> Mapping[str, str]:
+        return {"last": self.last}
+
+
+class Echo:
+    """A grader whose evidence, or whose error, is what the policy wrote, decoded."""
+
+    def __init__(self, is_broken: bool) -> None:
+        self.is_broken = is_broken
+
+    async def grade(self, task: Task, episode: Episode, workspace: Workspace | None) -> Score:
+        decoded = json.loads('"\\ud800"')
+        if self.is_broken:
+            raise ValueError(decoded)
+        return Score(reward=0.5, evidence=decoded)
+
+
+def test_what_has_no_utf8_form_cannot_break_the_record() -> None:
+    odd = "\ud800"
+    bad = ToolCall(id="1", name="decode", arguments={"text": odd})
+    no_json = ToolCall(id="2", name="decode", arguments={"text": object()})
+    lines = AssistantMessage(odd, odd, (bad, no_json)), call_tool("decode", text='"\\ud800"')
+    episode = run(Decoding(), says(*lines))
+    first = episode.messages[2]
+    assert isinstance(first, AssistantMessage)
+    assert (first.content, first.reasoning, first.tool_calls, len(first.bad_calls)) == ("?", "?", (), 2)
+    assert "UnicodeEncodeError" in first.bad_calls[0].error and "object" in first.bad_calls[1].error
+    assert [message.content for message in episode.messages[-2:]] == ["?", ""]
+    assert episode.env_info == (("last", "?"),)
+    scored = run_async(grade_episode(Echo(False), TASK, episode))
+    ungraded = run_async(grade_episode(Echo(True), TASK, episode))
+    assert isinstance(scored, Scored) and scored.evidence == "?"
+    assert isinstance(ungraded, Ungraded) and ungraded.reason == "crash: ValueError: ?"
+    for kind, value in ((Episode, episode), (Scored, scored), (Ungraded, ungraded)):
+        assert TypeAdapter[Any](kind).dump_json(value)
 
 
 class Crashing(ToolEnv[Task]):

@@ -1,0 +1,67 @@
+"""Environments that the tests of the command line name in recipes, as "cli_envs:Odd". They need no sandbox."""
+
+import os
+from pathlib import Path
+
+from palaestra.envs import (
+    AssistantMessage,
+    Env,
+    Observation,
+    Policy,
+    SandboxToolEnv,
+    ScriptedPolicy,
+    Step,
+    Task,
+    TaskSet,
+    UserMessage,
+)
+
+
+class Odd(Env[Task]):
+    """Say an odd number of characters: what a model with random weights does half of the time."""
+
+    def __init__(self, *, api_key: str = "") -> None:
+        self._api_key = api_key
+
+    @classmethod
+    def tasks(cls, *, size: int = 24, path: Path | None = None) -> TaskSet:
+        """`path`: a file with a question in each line."""
+        questions = [f"{n}?" for n in range(size)] if path is None else Path(path).read_text().splitlines()
+        return TaskSet(
+            Task(id=str(number), messages=(UserMessage(question),)) for number, question in enumerate(questions)
+        )
+
+    @classmethod
+    def oracle(cls, task: Task) -> Policy:
+        return ScriptedPolicy(["odd"])
+
+    async def step(self, action: AssistantMessage) -> Step:
+        heard = UserMessage(f"listening: {listening()}")
+        return Step(Observation(messages=(heard,)), float(len(action.content) % 2), True, False, {})
+
+
+class NoOracle(Odd):
+    """Nobody shows how it is done."""
+
+    @classmethod
+    def oracle(cls, task: Task) -> Policy:
+        return Env.oracle(task)
+
+
+class Boxed(Odd, SandboxToolEnv[Task]):
+    """Needs a sandbox, though it never runs anything."""
+
+
+class NoTasks(Env[Task]):
+    """Forgot its task set."""
+
+
+def listening() -> list[str]:
+    """The TCP addresses at which this process listens, as /proc/net writes them."""
+    mine = {os.readlink(entry.path) for entry in os.scandir("/proc/self/fd") if os.path.exists(entry.path)}
+    rows = [
+        line.split()
+        for table in ("/proc/self/net/tcp", "/proc/self/net/tcp6")
+        for line in Path(table).read_text().splitlines()[1:]
+    ]
+    return [row[1] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in mine]

@@ -1,0 +1,188 @@
+"""The commands on a tiny run: what they print, for people and for machines, and what they keep to themselves."""
+
+import json
+import re
+import shutil
+import sqlite3
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from command import Done, forked, palaestra, write_recipe
+from support import run_async
+
+from palaestra.trainer.engine_check import compare_engine
+from palaestra.trainer.recipe_file import load_recipe
+
+if TYPE_CHECKING:
+    from conftest import TinyRun
+
+
+def found(done: Done) -> Any:
+    """What a command with `--json` says: nothing but JSON is on its standard output."""
+    assert done.code == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture
+def own_run(tiny_run: "TinyRun", tmp_path: Path) -> Path:
+    """A copy of the tiny run's working folder."""
+    return shutil.copytree(tiny_run.cwd, tmp_path / "copy")
+
+
+def test_training_prints_its_summary_for_machines(tiny_run: "TinyRun") -> None:
+    summary = found(tiny_run.done)
+    assert list(summary["evaluations"]) == ["baseline", "warm-start", "final"]
+    assert summary["steps"] == 2 and summary["train"]["scored"] == 32
+    assert summary == json.loads((tiny_run.folder / "summary.json").read_text())
+
+
+def test_a_terminal_shows_figures_speed_and_what_the_run_waits_for(tiny_run: "TinyRun") -> None:
+    assert "\x1b[" in tiny_run.screen
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", tiny_run.screen)
+    number = r"-?\d+\.\d{3}"
+    figures = rf"reward {number}  pass rate {number}  entropy {number}  KL {number}"
+    for step in (1, 2):
+        assert re.search(rf"step {step}  {figures} *\r\n\d+ episodes/s  waits for \w+", text)
+    assert re.search(r"grpo .* 1/2 ", text)
+
+
+def test_a_pipe_gets_a_line_for_each_step_and_no_control_characters(tmp_path: Path) -> None:
+    done = forked("train", write_recipe(tmp_path), cwd=tmp_path)
+    assert done.code == 0 and done.stderr == ""
+    assert all(each.isprintable() or each == "\n" for each in done.stdout)
+    steps = [line for line in done.stdout.splitlines() if line.startswith("step ")]
+    assert [line.split()[1] for line in steps] == ["1", "2"]
+    assert all("entropy" in line and "KL" in line for line in steps)
+
+
+def test_what_is_secret_is_in_no_file_of_a_run_and_nothing_listens(tmp_path: Path) -> None:
+    secrets = {"OPENAI_API_KEY": "sk-c4n4ry", "HF_TOKEN": "hf-c4n4ry", "AWS_SECRET_ACCESS_KEY": "aws-c4n4ry"}
+    env = {"id": "cli_envs:Odd", "held_out": 4, "options": {"api_key": "env-c4n4ry"}}
+    done = forked("train", write_recipe(tmp_path, env=env), cwd=tmp_path, env=secrets)
+    assert done.code == 0, done.stderr
+    run = tmp_path / "runs" / "tiny"
+    texts = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert len(texts) > 10
+    assert [path for path, text in texts.items() if b"c4n4ry" in text] == []
+    assert "c4n4ry" not in done.stdout + done.stderr
+    with closing(sqlite3.connect(run / "run.sqlite")) as db:
+        episodes = [row[0] for row in db.execute("SELECT episode FROM episodes")]
+    assert len(episodes) > 40 and all("listening: []" in episode for episode in episodes)
+    assert forked("train", tmp_path / "tiny.yaml", "--resume", cwd=tmp_path, env=secrets).code == 0
+
+
+def test_a_finished_run_resumes_to_the_same_summary(tiny_run: "TinyRun", own_run: Path) -> None:
+    again = found(forked("train", tiny_run.recipe, "--resume", "--json", cwd=own_run))
+    first = found(tiny_run.done)
+    assert again["evaluations"] == first["evaluations"] and again["train"] == first["train"]
+
+
+def test_every_stored_step_replays_the_same(tiny_run: "TinyRun") -> None:
+    updates = found(forked("replay", tiny_run.folder, "--json", cwd=tiny_run.cwd))["updates"]
+    assert [(line["step"], line["update"], line["same"]) for line in updates] == [(1, 0, True), (2, 0, True)]
+
+
+def test_an_altered_reward_does_not_replay(own_run: Path) -> None:
+    with closing(sqlite3.connect(own_run / "runs" / "tiny" / "run.sqlite")) as db, db:
+        changed = db.execute(
+            "UPDATE episodes SET outcome = json_set(outcome, '$.reward', 0.25)"
+            " WHERE (split, epoch, task_id, sample) = (SELECT split, epoch, task_id, sample FROM episodes"
+            " WHERE split = 'train' AND version = 1 LIMIT 1)"
+        )
+        assert changed.rowcount == 1
+    done = forked("replay", own_run / "runs" / "tiny", cwd=own_run)
+    assert done.code == 1 and "DIFFERS" in done.stdout
+    assert "step 2: " in done.stdout and "step 1: " not in done.stdout
+    assert forked("replay", own_run / "runs" / "tiny", "--step", "1", cwd=own_run).code == 0
+
+
+def test_an_evaluation_of_the_trained_policy_is_kept_and_not_played_twice(own_run: Path) -> None:
+    arguments = ("eval", "tiny.yaml", "--policy", "runs/tiny/policy", "--samples", "2", "--json")
+    first = found(forked(*arguments, cwd=own_run))
+    assert first["num_episodes"] == 8 and first["outcomes"] == {"scored": 8}
+    assert found(forked(*arguments, cwd=own_run)) == first
+    run = own_run / "runs" / "tiny.eval" / "run.sqlite"
+    with closing(sqlite3.connect(run)) as db:
+        assert db.execute("SELECT count(*) FROM episodes").fetchone() == (8,)
+
+
+def test_an_evaluation_does_not_go_on_with_another_policy(own_run: Path) -> None:
+    assert palaestra("eval", "tiny.yaml", "--policy", "oracle", cwd=own_run).code == 0
+    done = palaestra("eval", "tiny.yaml", "--policy", "oracle", "--set", "seed=1", cwd=own_run)
+    assert done.code == 2 and "--name eval" in done.stderr and "another name" in done.stderr
+
+
+def test_a_run_with_an_adapter_leaves_a_policy_that_plays(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, lora={"rank": 2}, warm_start=None)
+    assert forked("train", recipe, cwd=tmp_path).code == 0
+    assert (tmp_path / "runs" / "tiny" / "policy" / "adapter_config.json").is_file()
+    played = found(forked("play", recipe, "--policy", "runs/tiny/policy", "--json", cwd=tmp_path))
+    assert played["outcome"]["kind"] == "scored" and played["graph"]["segments"]
+
+
+def test_an_episode_is_shown_message_by_message(tiny_run: "TinyRun") -> None:
+    done = palaestra("play", "tiny.yaml", "--task", "1", cwd=tiny_run.cwd)
+    assert done.code == 0, done.stderr
+    roles = [line.split()[0] for line in done.stdout.splitlines() if "│" in line]
+    assert roles == ["user", "assistant", "user"]
+    assert "assistant │ odd" in done.stdout and "done after 1 turns" in done.stdout
+
+
+def test_an_endpoint_that_is_down_is_a_failure_and_no_grade(tiny_run: "TinyRun") -> None:
+    endpoint = ("--policy", "http://127.0.0.1:1/v1", "--model-name", "x", "--set", "env.budget.wall_s=0.5")
+    done = palaestra("play", "tiny.yaml", *endpoint, "--json", cwd=tiny_run.cwd)
+    assert done.code == 1
+    assert json.loads(done.stdout)["outcome"]["kind"] == "failed"
+
+
+def test_checks_say_what_holds_and_a_failed_one_is_exit_code_1(tiny_run: "TinyRun") -> None:
+    good = found(palaestra("check", "env", "cli_envs:Odd", "--tasks", "2", "--json", cwd=tiny_run.cwd))
+    assert good["passed"] and all(check["passed"] for check in good["checks"])
+    done = palaestra("check", "env", "cli_envs:NoOracle", "--tasks", "2", cwd=tiny_run.cwd)
+    assert done.code == 1 and "FAILED" in done.stdout and "has no oracle" in done.stdout
+
+
+def test_a_recipe_is_checked_without_running_it(tiny_run: "TinyRun", tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path)
+    assert found(palaestra("check", "recipe", recipe, "--json", cwd=tmp_path))["passed"]
+    planned = found(palaestra("train", recipe, "--dry-run", "--json", cwd=tmp_path))
+    assert planned["plan"]["episodes"] == 32 and planned["plan"]["train_tasks"] == 20
+    assert planned["recipe"]["grpo"]["steps"] == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
+
+
+def test_a_sandbox_tier_is_proven_and_measured(tmp_path: Path) -> None:
+    done = palaestra("check", "sandbox", "--json", cwd=tmp_path)
+    report = json.loads(done.stdout)
+    if done.code == 1:
+        pytest.skip(f"no tier holds here: {report['checks']}")
+    assert report["passed"] and 0 < report["p50_s"] <= report["p95_s"] < 5 and report["per_s"] > 0
+
+
+@pytest.mark.parametrize("lora", [None, {"rank": 2}])
+def test_engine_and_learner_are_compared(tmp_path: Path, lora: dict[str, int] | None) -> None:
+    recipe = load_recipe(write_recipe(tmp_path, lora=lora))
+    report = run_async(compare_engine(recipe))
+    assert report.kind == "local" and report.max_context == 64 and report.is_repeatable
+    assert 0 <= report.drift <= report.bound == 1e-3
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
+
+
+def test_the_engine_is_checked_on_a_model_folder(tiny_run: "TinyRun") -> None:
+    arguments = ("check", "engine", "tiny.yaml", "--model", "runs/tiny/policy", "--json")
+    report = found(forked(*arguments, cwd=tiny_run.cwd))
+    assert report["passed"] and report["drift"] <= report["bound"]
+
+
+def test_the_console_script_is_installed() -> None:
+    script = Path(sys.executable).with_name("palaestra")
+    assert script.is_file()
+
+
+def test_help_names_every_command(tmp_path: Path) -> None:
+    done = palaestra("--help", cwd=tmp_path)
+    assert done.code == 0
+    assert all(name in done.stdout for name in ("train", "eval", "play", "replay", "check"))
