@@ -62,7 +62,11 @@ def check_sandbox(
 
     report = asyncio.run(check_tiers(backend))
     _finish(
-        f"sandbox {report.tier or backend}", report.checks, as_json, report.speed, passed=report.tier is not None
+        f"sandbox {report.tier or backend}",
+        report.checks,
+        as_json,
+        report.speed,
+        passed=report.tier is not None,
     )
 
 
@@ -95,8 +99,8 @@ def _tasks_of(env: type[Env[Any]], options: str) -> dict[str, Any]:
         env.tasks(**mapping)
     except (yaml.YAMLError, TypeError, ValueError, OSError, NotImplementedError) as error:
         raise RecipeError(
-            f"--options {options!r}: {error}; write the arguments of {env.__name__}.tasks as a mapping, such as "
-            "'{size: 100}'"
+            f"--options {options!r}: {error}; write the arguments of {env.__name__}.tasks "
+            "as a mapping, such as '{size: 100}'"
         ) from error
     return mapping
 

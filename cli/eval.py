@@ -100,8 +100,8 @@ class _Question:
             ledger.set_meta("question", asked)
         elif before != asked:
             raise RecipeError(
-                f"--name {self.name}: {ledger.path} holds the evaluation of another policy, or of other tasks or "
-                "sampling; choose another name"
+                f"--name {self.name}: {ledger.path} holds the evaluation of another policy, "
+                "or of other tasks or sampling; choose another name"
             )
 
 

@@ -7,7 +7,7 @@ import typer
 from ..agents.errors import EngineError, LedgerError
 from ..envs.registry import UnknownEnv
 from ..sandboxes import SandboxUnavailable
-from ..trainer.folder import CorruptCheckpoint
+from ..trainer.folder import CorruptCheckpoint, DiskError
 from ..trainer.recipe_file import RecipeError
 from .check import check
 from .eval import evaluate
@@ -15,7 +15,15 @@ from .play import play
 from .replay import replay
 from .train import train
 
-USER_ERRORS = (RecipeError, UnknownEnv, LedgerError, EngineError, CorruptCheckpoint, SandboxUnavailable)
+USER_ERRORS = (
+    CorruptCheckpoint,
+    DiskError,
+    EngineError,
+    LedgerError,
+    RecipeError,
+    SandboxUnavailable,
+    UnknownEnv,
+)
 """What a person can mend: one paragraph and exit code 2, no traceback."""
 
 EXTRAS = {

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import json
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -41,7 +42,7 @@ def play(
                 raise RecipeError(f"--task {task}: the held-out tasks are 0 .. {len(tasks) - 1}")
             chosen = tasks[task]
             key = EpisodeKey(split="play", epoch=0, task_id=chosen.id, sample=sample)
-            rollout = dataclasses.replace(player.rollout, on_message=lambda message: _show(console, message))
+            rollout = dataclasses.replace(player.rollout, on_message=partial(_show, console))
             return await rollout(key, chosen, player.version)
 
     trajectory = asyncio.run(one())

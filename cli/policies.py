@@ -41,7 +41,7 @@ class Seat:
         if recipe.model.path is None:
             raise RecipeError(
                 "--policy model: the recipe has no model.path, its model is made by training; "
-                f"give a folder such as {recipe.folder / 'policy'}, or \"oracle\""
+                f'give a folder such as {recipe.folder / "policy"}, or "oracle"'
             )
         return recipe.model.path
 

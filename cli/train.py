@@ -63,7 +63,9 @@ def _plan(recipe: Recipe, as_json: bool) -> None:
         "held_out_tasks": len(arena.held_out),
         "episodes": grpo.steps * grpo.tasks_per_step * grpo.group_size,
         "epochs": grpo.steps * grpo.tasks_per_step / len(arena.train),
-        "max_sampled_tokens_per_episode": None if max_turns is None else max_turns * recipe.sampling.max_tokens,
+        "max_sampled_tokens_per_episode": None
+        if max_turns is None
+        else max_turns * recipe.sampling.max_tokens,
     }
     resolved = redacted(recipe.model_dump(mode="json"))
     if as_json:

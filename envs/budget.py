@@ -25,8 +25,8 @@ class Budget:
     def __post_init__(self) -> None:
         for name in self.__slots__:
             limit = getattr(self, name)
-            if limit is not None and limit <= 0:
-                raise ValueError(f"{name}={limit} leaves nothing to play; give a number over 0, or None")
+            if limit is not None and limit < 0:
+                raise ValueError(f"{name}={limit} is under 0; give a limit, or None for no limit")
 
     def merged(self, override: "Budget") -> "Budget":
         """This budget with each limit that `override` sets."""

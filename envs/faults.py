@@ -5,8 +5,8 @@ faults = Faults(seed=0, rates={Fault.TOOL_CRASH: 0.1, Fault.TOOL_HANG: 0.1, Faul
 class ShakyCalculator(FaultyTools[Task], Calculator):
     faults = faults
 
-Every fault that strikes has an id, which `faults.log` keeps and the episode's record shows once: a crash in its
-`Failed`, a hang in the tool's answer, a stall in its `Ungraded`.
+Every fault that strikes has an id, which `faults.log` keeps and the episode's record shows once: a crash in
+its `Failed`, a hang in the tool's answer, a stall in its `Ungraded`.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ class Faults:
 
     >>> faults = Faults(seed=0, rates={Fault.TOOL_CRASH: 1.0})
     >>> faults.strike(Fault.TOOL_CRASH, seed=7)
-    'tool-crash-4f6ad7b8b1d0'
+    'tool-crash-f8b5a346acee'
     """
 
     def __init__(self, *, seed: int, rates: Mapping[Fault, float]) -> None:

@@ -66,13 +66,14 @@ class TaskSet(Sequence[Task]):
     def split(self, num_held_out: int, *, seed: int = 0) -> "tuple[TaskSet, TaskSet]":
         """(train, held out): shuffled, disjoint by prompt text, not only by id.
 
-        Raises `ValueError` when fewer than `num_held_out` distinct prompts would leave none to train on.
+        With every prompt held out, none is left to train on: enough for an evaluation. Raises `ValueError`
+        when there are fewer than `num_held_out` distinct prompts.
         """
         groups: dict[str, list[Task]] = {}
         for task in self._tasks:
             groups.setdefault(task.prompt_text, []).append(task)
         prompts = sorted(groups)
-        if not 0 <= num_held_out < len(prompts):
+        if not 0 <= num_held_out <= len(prompts):
             raise ValueError(
                 f"num_held_out={num_held_out} of {len(prompts)} distinct prompts; "
                 "ask for fewer, or make the task set larger"

@@ -1,4 +1,4 @@
-"""Environments that the tests of the command line name in recipes, as "cli_envs:Odd". They need no sandbox."""
+"""Environments that the tests of the command line name in recipes, as "cli_envs:Odd"."""
 
 import os
 from pathlib import Path
@@ -28,7 +28,8 @@ class Odd(Env[Task]):
         """`path`: a file with a question in each line."""
         questions = [f"{n}?" for n in range(size)] if path is None else Path(path).read_text().splitlines()
         return TaskSet(
-            Task(id=str(number), messages=(UserMessage(question),)) for number, question in enumerate(questions)
+            Task(id=str(number), messages=(UserMessage(question),))
+            for number, question in enumerate(questions)
         )
 
     @classmethod
@@ -45,7 +46,7 @@ class NoOracle(Odd):
 
     @classmethod
     def oracle(cls, task: Task) -> Policy:
-        return Env.oracle(task)
+        return super(Odd, cls).oracle(task)
 
 
 class Boxed(Odd, SandboxToolEnv[Task]):

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import struct
 import subprocess
 import sys
 import tempfile
@@ -12,6 +13,8 @@ from typing import Any
 
 import yaml
 from support import ROOT
+
+from palaestra.sandboxes import _linux, _namespaces, _seccomp
 
 MAIN = "from palaestra.cli.main import main; main()"
 LIMIT_S = 100.0
@@ -54,6 +57,21 @@ class Done:
     stdout: str
     stderr: str
     """"" where a terminal got it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TinyRun:
+    """What `palaestra train tiny.yaml --json` left, in a folder where it is runs/tiny."""
+
+    cwd: Path
+    recipe: Path
+    done: Done
+    screen: str
+    """Every byte that the terminal got."""
+
+    @property
+    def folder(self) -> Path:
+        return self.cwd / "runs" / "tiny"
 
 
 def write_recipe(folder: Path, **changes: Any) -> Path:
@@ -111,6 +129,22 @@ def forked(
         process.close()
         assert code is not None and code >= 0, f"ended by signal {code}: {stderr}"
         return Done(code=code, stdout=out.read_text(), stderr=stderr)
+
+
+def forbid_sandboxes() -> None:
+    """Make this process's machine one that allows neither user namespaces nor Landlock."""
+    uid, gid = os.geteuid(), os.getegid()
+    try:
+        _linux.unshare(_linux.NEWUSER)
+        _namespaces.map_ids(uid, gid, uid, gid)
+    except PermissionError:
+        pass  # it allows no namespaces as it is
+    else:
+        Path("/proc/sys/user/max_user_namespaces").write_text("0")
+    # 444 is landlock_create_ruleset: ENOSYS, as on a kernel without it.
+    code = [(0x20, 0, 0, 0), (0x15, 0, 1, 444), (0x06, 0, 0, 0x50026), (0x06, 0, 0, 0x7FFF0000)]
+    _linux.prctl(_linux.PR_SET_NO_NEW_PRIVS, 1)
+    _seccomp.Filter(b"".join(struct.pack("HBBI", *op) for op in code)).install()
 
 
 def _main(

@@ -1,10 +1,12 @@
 """Environments for whole training runs, which load them by "trained_envs:Class"."""
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from palaestra.envs import AssistantMessage, Env, Episode, Score, Task
+from palaestra.envs import AssistantMessage, Episode, Policy, Score, Task, TaskSet, ToolEnv, tool
 from palaestra.envs.catalog.arithmetic import Arithmetic, ShortAnswer
 from palaestra.envs.episode import Workspace
+from palaestra.envs.faults import Faults, FaultyTools
 from palaestra.envs.graders import Grader
 
 
@@ -23,3 +25,32 @@ class Sums(Arithmetic):
     """Siblings nearly always differ in reward, so that every step has something to learn."""
 
     grader: Grader | None = Digits()
+
+
+class Plus(ToolEnv[Task]):
+    """Sums by a tool that needs no sandbox, and is stopped soon."""
+
+    grader: Grader | None = Digits()
+
+    @classmethod
+    def tasks(cls, **options: Any) -> TaskSet:
+        return Sums.tasks(**options)
+
+    @classmethod
+    def oracle(cls, task: Task) -> Policy:
+        return Sums.oracle(task)
+
+    @tool(timeout_s=0.05)
+    async def python(self, code: str) -> str:
+        """Says how long the code is.
+
+        Args:
+            code: a whole program
+        """
+        return str(len(code))
+
+
+class Shaky(FaultyTools[Task], Plus):
+    """`Plus` with faults; the test that uses it sets the plan."""
+
+    faults: ClassVar[Faults]

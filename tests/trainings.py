@@ -8,6 +8,7 @@
 The processes are forks of a server that has imported everything: a start costs no seconds of imports.
 """
 
+import json
 import multiprocessing
 import os
 import signal
@@ -20,7 +21,40 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
+
+from palaestra.trainer._torch import read_tensors
+
+TASKS = {"config": {"max_terms": 2, "max_digits": 1}, "size": 10, "instructions": ""}
+TINY = {
+    "layers": 1,
+    "hidden": 32,
+    "heads": 2,
+    "kv_heads": 1,
+    "head_dim": 16,
+    "intermediate": 64,
+    "vocab": 160,
+}
+TINY_RECIPE: dict[str, Any] = {
+    "name": "tiny",
+    "seed": 3,
+    "deterministic": True,
+    "threads": 1,
+    "env": {"id": "trained_envs:Sums", "tasks": TASKS, "held_out": 4, "budget": {"max_turns": 3}},
+    "model": {"tool_format": "react", "describe_tools": False, "tiny": {**TINY, "max_context": 160}},
+    "engine": {"slots": 8, "max_in_flight": 4},
+    "sampling": {"max_tokens": 32},
+    "warm_start": {"demonstrations": 6, "steps": 20, "batch_size": 4, "optimizer": {"lr": 1e-2}},
+    "optimizer": {"lr": 3e-3, "schedule": "cosine"},
+    "grpo": {"steps": 4, "tasks_per_step": 2, "group_size": 2, "updates_per_step": 2},
+    "evaluation": {"every": 2},
+    "checkpoint": {"every": 2},
+}
+"""Six training tasks, eight groups: the last step begins a second epoch."""
+
+Key = tuple[str, int, str, int, int]
+KEY = "split, epoch, task_id, sample, attempt"
 
 LIMIT_S = 100.0
 """Longest that one start of a run may take."""
@@ -39,7 +73,7 @@ class Training:
     @property
     def run(self) -> Path:
         """The run's folder."""
-        return self.folder / "runs" / self.recipe["name"]
+        return self.folder / "runs" / str(self.recipe["name"])
 
     def command(self) -> list[str]:
         """The arguments of `palaestra` that start the run, or go on with it."""
@@ -49,15 +83,15 @@ class Training:
         return ["train", str(path), *resume]
 
     def start(self, kill_at: tuple[str, int] | None = None) -> "Started":
-        """Start it, or go on with it. `kill_at`: (where in the run's folder, n), it dies at the nth file event."""
+        """Start it, or go on with it. `kill_at`: (where in the run's folder, number of the file event)."""
         kill = None if kill_at is None else (str(self.run / kill_at[0]), kill_at[1])
         process = _FORKS.Process(target=_main, args=(self.command(), str(self.folder / "log.txt"), kill))
         process.start()
         return Started(self, process)
 
     def num_finished(self, split: str) -> int:
-        """Episodes of a split that have ended."""
-        sql = "SELECT count(*) FROM episodes WHERE split = ? AND state != 'issued'"
+        """Episodes that have ended, of a split or of all ("%")."""
+        sql = "SELECT count(*) FROM episodes WHERE split LIKE ? AND state != 'issued'"
         return next((count for (count,) in self.query(sql, split)), 0)
 
     def query(self, sql: str, *values: object) -> list[Any]:
@@ -71,6 +105,44 @@ class Training:
     def log(self) -> str:
         """What all starts printed."""
         return (self.folder / "log.txt").read_text(encoding="utf-8")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """All that a finished run has to show but the seconds that it took."""
+
+    episodes: dict[Key, tuple[str, str, str]]
+    """Outcome, tokens and messages."""
+    steps: list[tuple[int, dict[str, Any]]]
+    metrics: list[dict[str, Any]]
+    summary: dict[str, Any]
+
+
+def result(run: Training) -> Result:
+    rows = run.query(f"SELECT {KEY}, outcome, graph, json_extract(episode, '$.messages') FROM episodes")
+    steps = [(step, json.loads(record)) for step, record in run.query("SELECT * FROM steps ORDER BY step")]
+    summary: dict[str, Any] = json.loads((run.run / "summary.json").read_text())
+    lines = (run.run / "metrics.jsonl").read_text().splitlines()
+    return Result(
+        episodes={row[:5]: row[5:] for row in rows},
+        steps=[(step, record | {"metrics": timeless(record["metrics"])}) for step, record in steps],
+        metrics=[timeless(json.loads(line)) for line in lines],
+        summary={name: found for name, found in summary.items() if name not in ("name", "seconds")},
+    )
+
+
+def timeless(metrics: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in metrics.items() if not name.endswith("_s")}
+
+
+def check_same(run: Training, reference: Training) -> None:
+    """Not a bit, an episode or a figure apart."""
+    assert result(run) == result(reference)
+    for folder in ("warm-start", "policy"):
+        (name,) = (path.name for path in (reference.run / folder).glob("*.safetensors"))
+        ours, theirs = read_tensors(run.run / folder / name), read_tensors(reference.run / folder / name)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[tensor], theirs[tensor]) for tensor in ours), folder
 
 
 class Started:
@@ -112,7 +184,7 @@ def _main(arguments: list[str], log: str, kill_at: tuple[str, int] | None) -> No
 
 
 def _kill_at(where: str, number: int) -> None:
-    """Die just before the nth time that something whose path begins with `where` is written, moved or removed."""
+    """Die just before the nth file or folder whose path begins with `where` is written, moved or removed."""
     seen = 0
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:

@@ -102,10 +102,20 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return cast(dict[str, Tensor], untyped.load_file(path))
 
 
+@contextmanager
+def plain_errors() -> Generator[None, None, None]:
+    """safetensors has a class of its own for a full disk: raise `OSError`, as everybody else does."""
+    try:
+        yield
+    except safetensors.SafetensorError as error:
+        raise OSError(str(error)) from error
+
+
 def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     untyped: Any = safetensors.torch
     flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    untyped.save_file(flat, path, metadata={"format": "pt"})
+    with plain_errors():
+        untyped.save_file(flat, path, metadata={"format": "pt"})
 
 
 def random_state() -> Tensor:

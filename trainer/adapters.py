@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ._torch import modules, output_head, seeded
+from ._torch import modules, output_head, plain_errors, seeded
 from .config import LoraConfig
 
 
@@ -45,7 +45,8 @@ def _linear_layers(model: PreTrainedModel) -> list[str]:
 
 def save_adapter(adapted: Any, folder: Path) -> None:
     """Write adapter_config.json and adapter_model.safetensors, as peft and vLLM read them."""
-    adapted.save_pretrained(str(folder), save_embedding_layers=False)
+    with plain_errors():
+        adapted.save_pretrained(str(folder), save_embedding_layers=False)
 
 
 def merged_state(model: PreTrainedModel) -> dict[str, Tensor]:

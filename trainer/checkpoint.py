@@ -20,7 +20,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from ._torch import random_state, read_tensors, set_random_state, write_tensors
-from .folder import CorruptCheckpoint
+from .folder import CorruptCheckpoint, writing
 from .learner import Learner
 
 _FILES = ("weights.safetensors", "optimizer.safetensors", "state.json")
@@ -126,7 +126,8 @@ class Checkpoints:
         return max(self.steps(), default=None)
 
     def save(self, step: int, learner: Learner, state: Mapping[str, Any] | None = None) -> None:
-        save_checkpoint(self.path(step), learner, state)
+        with writing(self.path(step)):
+            save_checkpoint(self.path(step), learner, state)
         for old in self.steps()[: -self.keep]:
             shutil.rmtree(self.path(old))
 

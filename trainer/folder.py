@@ -3,7 +3,8 @@
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +18,22 @@ _SECRET = re.compile(r"(^|_)(key|token|secret|password|credential)s?$", re.IGNOR
 
 class CorruptCheckpoint(ValueError):
     """A checkpoint is not what was written. The message names the file."""
+
+
+class DiskError(Exception):
+    """A file of the run cannot be written. The message names the file and the cure."""
+
+
+@contextmanager
+def writing(path: Path) -> Generator[None, None, None]:
+    """Raise `DiskError` where the block cannot write `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise DiskError(
+            f"cannot write {path}: {error.strerror or error}; what was finished before is kept: "
+            "free some space and go on with --resume"
+        ) from error
 
 
 def open_folder(recipe: Recipe, *, resume: bool) -> None:
@@ -102,10 +119,11 @@ def make_whole(folder: Path, fill: Callable[[Path], None]) -> None:
     """Make a folder by `fill` so that after a crash it is there with all of its files, or not there."""
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    fill(partial)
-    for path in (path for path in partial.rglob("*") if path.is_file()):
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.replace(folder)
+    with writing(folder):
+        partial.mkdir(parents=True)
+        fill(partial)
+        for path in (path for path in partial.rglob("*") if path.is_file()):
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.replace(folder)

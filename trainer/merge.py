@@ -10,7 +10,7 @@ from .recipe_file import RecipeError
 
 
 def merge_adapter(adapter: Path, folder: Path) -> None:
-    """Write the adapter's base model into `folder`, the adapter added in. Raises `RecipeError` without a base."""
+    """Write the base model into `folder`, the adapter added in. Raises `RecipeError` without the base."""
     import peft  # without types
 
     base = Path(json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"])

@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from ..agents.trajectory import Group
+from .folder import writing
 from .judge import Judgement
 
 
@@ -52,7 +53,7 @@ class MetricsFile:
 
     def write(self, metrics: Mapping[str, Any]) -> None:
         """Append a line."""
-        with self._path.open("a", encoding="utf-8") as file:
+        with writing(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(metrics) + "\n")
 
     def read(self) -> list[dict[str, Any]]:
@@ -66,5 +67,6 @@ class MetricsFile:
         """Forget the steps after `step`, which will be made again."""
         kept = [row for row in self.read() if row["step"] <= step]
         partial = self._path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        partial.replace(self._path)
+        with writing(self._path):
+            partial.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+            partial.replace(self._path)

@@ -1,4 +1,4 @@
-"""What can be known to fail before a run has cost anything: looked at by `train`, `--dry-run` and `check recipe`."""
+"""What can be known to fail before a run has cost anything."""
 
 import inspect
 from collections.abc import Generator
@@ -23,6 +23,11 @@ async def preflight(recipe: Recipe, *, trains: bool = True) -> Arena:
     arena = load_arena(recipe)
     _check_env_options(recipe, arena.env)
     if trains:
+        if not arena.train:
+            raise RecipeError(
+                f"env.held_out: {recipe.env.held_out} is every distinct prompt, none is left to train on; "
+                "ask for fewer, or make the task set larger"
+            )
         check_loss(recipe.grpo)
         if recipe.warm_start is not None:
             check_oracle(arena, "warm_start")
@@ -38,7 +43,7 @@ async def preflight(recipe: Recipe, *, trains: bool = True) -> Arena:
 def check_oracle(arena: Arena, field: str) -> None:
     """Raise `RecipeError` where the environment has no oracle to play for `field`."""
     try:
-        arena.env.oracle(arena.train[0])
+        arena.env.oracle(arena.held_out[0])
     except NotImplementedError as error:
         raise RecipeError(
             f"{field}: needs somebody who can play, but {error}; "

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..agents.canary import canary
 from ..agents.engine import Engine, PolicyVersion, WeightUpdate, policy_name
 from ..agents.trajectory import EpisodeKey
+from .folder import writing
 from .learner import Learner
 from .warm_start import demonstration_row
 
@@ -69,7 +70,8 @@ class Publisher:
         if self._adapters is None:
             return WeightUpdate(version=version, state=self._learner.state_for_engine())
         folder = self._adapters / policy_name(version)
-        self._learner.export_adapter(folder)
+        with writing(folder):
+            self._learner.export_adapter(folder)
         return WeightUpdate(version=version, adapter=folder)
 
     async def _retire(self, version: PolicyVersion) -> None:

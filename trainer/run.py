@@ -149,7 +149,7 @@ class _Run:
         solved = [each for each in played if each.reward == self.arena.env.reward_range[1]]
         if not solved:
             raise RecipeError(
-                f"env.id: the oracle of {self.recipe.env.id!r} solved none of {len(played)} tasks, so there is "
+                f"env.id: the oracle of {self.recipe.env.id!r} solved none of {len(played)} tasks: "
                 f"nothing to learn from; the first ended as {played[0].outcome}. "
                 f"palaestra check env {self.recipe.env.id} looks closer"
             )

@@ -14,7 +14,7 @@ from typing import Any
 from ..agents.evaluation import Evaluation, summarize
 from ..agents.ledger import Ledger
 from ..agents.trajectory import Group, Trajectory
-from .folder import write_whole
+from .folder import write_whole, writing
 from .recipe import Recipe
 
 
@@ -37,7 +37,8 @@ class Summary:
         return dataclasses.asdict(self)
 
     def write(self, path: Path) -> None:
-        write_whole(path, json.dumps(self.to_json(), indent=2) + "\n")
+        with writing(path):
+            write_whole(path, json.dumps(self.to_json(), indent=2) + "\n")
 
 
 @contextmanager

@@ -65,8 +65,8 @@ class Runner:
         logits = self._decoder.forward(self._replicas[self._published], batch)
         if not torch.equal(logits, logits[:1].expand_as(logits)):
             raise ValueError(
-                f"slots={self._width} cannot be deterministic with {torch.get_num_threads()} threads: an answer "
-                "would depend on its slot; use another number of slots, such as 8 or 128, or threads=1"
+                f"slots={self._width} cannot be deterministic with {torch.get_num_threads()} threads: "
+                "an answer would depend on its slot; use another number of slots, such as 8 or 128"
             )
 
     def publish(self, version: PolicyVersion, state: Mapping[str, torch.Tensor]) -> None:

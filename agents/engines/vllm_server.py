@@ -68,7 +68,7 @@ class VllmServer:
         self._flags = [
             *("--model", self.model, "--dtype", dtype),
             *("--logprobs-mode", "processed_logprobs", "--enable-scale-out", "--enforce-eager"),
-            # On a CPU, vLLM 0.32 dies of a seeded request whose prompt it splits ("no offset" in its generator).
+            # On a CPU, vLLM 0.32 dies of a seeded request whose prompt it splits: no offset in its generator.
             "--no-enable-chunked-prefill",
             *("--enable-lora", "--max-lora-rank", str(max_lora_rank), "--max-loras", str(max_loras)),
             *(() if max_context is None else ("--max-model-len", str(max_context))),

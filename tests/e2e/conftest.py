@@ -8,26 +8,9 @@ import termios
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
-from command import Done, forked, write_recipe
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TinyRun:
-    """What `palaestra train tiny.yaml --json` left, in a folder where it is runs/tiny."""
-
-    cwd: Path
-    recipe: Path
-    done: Done
-    screen: str
-    """Every byte that the terminal got."""
-
-    @property
-    def folder(self) -> Path:
-        return self.cwd / "runs" / "tiny"
+from command import TinyRun, forked, write_recipe
 
 
 @pytest.fixture(scope="session")

@@ -1,45 +1,26 @@
-"""What a person gets wrong: exit code 2, one paragraph that names the value, the field and the cure, nothing lost."""
+"""What a person gets wrong: exit code 2, one paragraph that says what and how to mend it, nothing lost."""
 
 import hashlib
 import os
+import shlex
 import shutil
 import socket
 import sys
 import sysconfig
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
-from command import MAIN, Done, forked, palaestra, write_recipe
+from command import Done, TinyRun, forbid_sandboxes, forked, palaestra, write_recipe
 from support import ROOT
 
 from palaestra.agents.ledger import Ledger
 from palaestra.sandboxes import _linux
 
-if TYPE_CHECKING:
-    from conftest import TinyRun
-
-NO_TIER = f"""
-import os, struct
-from palaestra.sandboxes import _linux, _namespaces, _seccomp
-
-uid, gid = os.geteuid(), os.getegid()
-_linux.unshare(_linux.NEWUSER)
-_namespaces.map_ids(uid, gid, uid, gid)
-with open("/proc/sys/user/max_user_namespaces", "w") as file: file.write("0")
-# 444 is landlock_create_ruleset: ENOSYS, as on a kernel without it.
-code = [(0x20, 0, 0, 0), (0x15, 0, 1, 444), (0x06, 0, 0, 0x50026), (0x06, 0, 0, 0x7FFF0000)]
-_linux.prctl(_linux.PR_SET_NO_NEW_PRIVS, 1)
-_seccomp.Filter(b"".join(struct.pack("HHBBI", *op) for op in code)).install()
-{MAIN}
-"""
-"""The command on a machine that allows neither user namespaces nor Landlock."""
-
 WRONG = [
     (["grpo.group_sise=4"], ["grpo.group_sise", "no such field", "did you mean 'group_size'"]),
     (["grpo.steps=0"], ["grpo.steps", "0", "greater than 0"]),
     (["grpo.steps=["], ["--set", "grpo.steps=[", "not YAML"]),
-    (["env.budget.max_turns=-1"], ["env.budget", "max_turns=-1", "over 0"]),
+    (["env.budget.max_turns=-1"], ["env.budget", "max_turns=-1", "under 0", "no limit"]),
     (["engine.max_context=1"], ["engine.max_context", "1", "greater than or equal to 2"]),
     (["model.tiny=null", "model.path=/nowhere"], ["model.path", "/nowhere", "config.json", "model.tiny"]),
     (["model.tool_format=xml"], ["model.tool_format", "'xml'", "hermes", "react"]),
@@ -54,11 +35,11 @@ WRONG = [
     (["env.tasks.path=/no/such.txt"], ["env.tasks", "No such file", "/no/such.txt"]),
     (["env.id=arithmetic", "env.tasks.generator=nope"], ["env.tasks", "generator='nope'", "reasoning-gym"]),
     (["env.held_out=99"], ["env.held_out", "99", "24 distinct prompts", "ask for fewer"]),
+    (["env.held_out=24"], ["env.held_out", "24", "none is left to train on", "ask for fewer"]),
     (["env.options.api_kee=x"], ["env.options", "'api_kee'", "Odd takes: api_key"]),
     (["grpo.loss=nope"], ["grpo.loss", "unknown loss 'nope'", "ppo_clip", "module:Class"]),
     (["grpo.loss=nope:Loss"], ["grpo.loss", "'nope:Loss'", "PYTHONPATH"]),
     (["grpo.loss_options.clip=1"], ["grpo.loss", "no option 'clip'", "clip_low"]),
-    (["grpo.loss_options.clip_low=7"], ["grpo.loss", "clip_low=7", "0 < clip_low < 1"]),
     (["engine.kind=vllm"], ["engine.kind", "vllm", "`lora:`"]),
     (["engine.url=http://127.0.0.1:1"], ["engine.url", "http://127.0.0.1:1", "model.path"]),
 ]
@@ -87,7 +68,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def own_run(tiny_run: "TinyRun", tmp_path: Path) -> Path:
+def own_run(tiny_run: TinyRun, tmp_path: Path) -> Path:
     return shutil.copytree(tiny_run.cwd, tmp_path / "copy")
 
 
@@ -110,9 +91,7 @@ def test_a_wrong_recipe_is_refused_before_anything_is_started(
         (b"- a", ["tiny.yaml", "YAML mapping", "name: my-run"]),
     ],
 )
-def test_a_file_that_is_no_recipe_is_refused(
-    tmp_path: Path, content: bytes | None, words: list[str]
-) -> None:
+def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, content: bytes | None, words: list[str]) -> None:
     path = tmp_path / "tiny.yaml"
     if content is not None:
         path.write_bytes(content)
@@ -139,8 +118,6 @@ def test_a_file_that_is_no_recipe_is_refused(
     ],
 )
 def test_wrong_arguments_are_refused(tmp_path: Path, arguments: str, words: list[str]) -> None:
-    import shlex
-
     write_recipe(tmp_path)
     check_refused(forked(*shlex.split(arguments), cwd=tmp_path), words)
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
@@ -162,7 +139,7 @@ def test_vllm_that_is_not_installed_is_found_before_anything_is_trained(tmp_path
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_server_that_is_not_there_is_found_before_the_run(tmp_path: Path, tiny_run: "TinyRun") -> None:
+def test_a_server_that_is_not_there_is_found_before_the_run(tmp_path: Path, tiny_run: TinyRun) -> None:
     recipe = write_recipe(
         tmp_path,
         engine={"kind": "vllm", "url": "http://127.0.0.1:1"},
@@ -177,9 +154,7 @@ def test_a_server_that_is_not_there_is_found_before_the_run(tmp_path: Path, tiny
 @pytest.mark.parametrize("command", [["train"], ["check", "recipe"], ["play"]])
 def test_a_machine_without_any_sandbox_tier_is_told_why(tmp_path: Path, command: list[str]) -> None:
     recipe = write_recipe(tmp_path, env={"id": "cli_envs:Boxed", "held_out": 4})
-    done = palaestra(*command, recipe, cwd=tmp_path, code=NO_TIER)
-    if "NEWUSER" in done.stderr or "unshare" in done.stderr:
-        pytest.skip("this machine has no user namespaces to forbid")
+    done = forked(*command, recipe, cwd=tmp_path, first=forbid_sandboxes)
     check_refused(done, ["namespaces tier does not hold", "landlock tier does not hold", "sysctl", "docker"])
     assert not (tmp_path / "runs").exists()
 
@@ -190,7 +165,7 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path, runs_dir: str) 
     check_refused(done, ["runs_dir", f"{runs_dir}/tiny", "--set runs_dir="])
 
 
-def test_a_run_is_never_written_over(tiny_run: "TinyRun") -> None:
+def test_a_run_is_never_written_over(tiny_run: TinyRun) -> None:
     before = contents(tiny_run.cwd)
     done = palaestra("train", "tiny.yaml", cwd=tiny_run.cwd)
     check_refused(done, ["runs/tiny holds a run", "--resume", "--set name="])
@@ -217,7 +192,7 @@ def test_a_corrupt_run_file_is_left_as_it_is(own_run: Path, command: tuple[str, 
     path.write_bytes(data)
     before = contents(own_run)
     check_refused(forked(*command, cwd=own_run), ["run.sqlite", "corrupt", ".recover", "another name"])
-    assert contents(own_run) == before
+    assert before.items() <= contents(own_run).items()  # a reader may leave SQLite's empty side files
 
 
 def test_corrupt_checkpoints_are_named_and_kept(own_run: Path) -> None:
@@ -266,9 +241,7 @@ def test_a_package_that_is_not_installed_is_named_with_its_extra(
     tmp_path: Path, bare_packages: str, arguments: str, words: list[str]
 ) -> None:
     write_recipe(tmp_path)
-    done = palaestra(
-        *arguments.split(), cwd=tmp_path, env={"PYTHONPATH": bare_packages}, python=("-P", "-S")
-    )
+    done = palaestra(*arguments.split(), cwd=tmp_path, env={"PYTHONPATH": bare_packages}, python=("-P", "-S"))
     if "docker" in arguments:  # a check that fails, and says why
         assert done.code == 1 and all(word in done.stdout for word in words), done
     else:

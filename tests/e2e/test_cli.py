@@ -1,4 +1,4 @@
-"""The commands on a tiny run: what they print, for people and for machines, and what they keep to themselves."""
+"""The commands on a tiny run: what they print, for people and for machines, and what they keep secret."""
 
 import json
 import re
@@ -7,17 +7,14 @@ import sqlite3
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
-from command import Done, forked, palaestra, write_recipe
+from command import Done, TinyRun, forked, palaestra, write_recipe
 from support import run_async
 
 from palaestra.trainer.engine_check import compare_engine
 from palaestra.trainer.recipe_file import load_recipe
-
-if TYPE_CHECKING:
-    from conftest import TinyRun
 
 
 def found(done: Done) -> Any:
@@ -27,19 +24,19 @@ def found(done: Done) -> Any:
 
 
 @pytest.fixture
-def own_run(tiny_run: "TinyRun", tmp_path: Path) -> Path:
+def own_run(tiny_run: TinyRun, tmp_path: Path) -> Path:
     """A copy of the tiny run's working folder."""
     return shutil.copytree(tiny_run.cwd, tmp_path / "copy")
 
 
-def test_training_prints_its_summary_for_machines(tiny_run: "TinyRun") -> None:
+def test_training_prints_its_summary_for_machines(tiny_run: TinyRun) -> None:
     summary = found(tiny_run.done)
     assert list(summary["evaluations"]) == ["baseline", "warm-start", "final"]
     assert summary["steps"] == 2 and summary["train"]["scored"] == 32
     assert summary == json.loads((tiny_run.folder / "summary.json").read_text())
 
 
-def test_a_terminal_shows_figures_speed_and_what_the_run_waits_for(tiny_run: "TinyRun") -> None:
+def test_a_terminal_shows_figures_speed_and_what_the_run_waits_for(tiny_run: TinyRun) -> None:
     assert "\x1b[" in tiny_run.screen
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", tiny_run.screen)
     number = r"-?\d+\.\d{3}"
@@ -74,13 +71,13 @@ def test_what_is_secret_is_in_no_file_of_a_run_and_nothing_listens(tmp_path: Pat
     assert forked("train", tmp_path / "tiny.yaml", "--resume", cwd=tmp_path, env=secrets).code == 0
 
 
-def test_a_finished_run_resumes_to_the_same_summary(tiny_run: "TinyRun", own_run: Path) -> None:
+def test_a_finished_run_resumes_to_the_same_summary(tiny_run: TinyRun, own_run: Path) -> None:
     again = found(forked("train", tiny_run.recipe, "--resume", "--json", cwd=own_run))
     first = found(tiny_run.done)
     assert again["evaluations"] == first["evaluations"] and again["train"] == first["train"]
 
 
-def test_every_stored_step_replays_the_same(tiny_run: "TinyRun") -> None:
+def test_every_stored_step_replays_the_same(tiny_run: TinyRun) -> None:
     updates = found(forked("replay", tiny_run.folder, "--json", cwd=tiny_run.cwd))["updates"]
     assert [(line["step"], line["update"], line["same"]) for line in updates] == [(1, 0, True), (2, 0, True)]
 
@@ -123,7 +120,7 @@ def test_a_run_with_an_adapter_leaves_a_policy_that_plays(tmp_path: Path) -> Non
     assert played["outcome"]["kind"] == "scored" and played["graph"]["segments"]
 
 
-def test_an_episode_is_shown_message_by_message(tiny_run: "TinyRun") -> None:
+def test_an_episode_is_shown_message_by_message(tiny_run: TinyRun) -> None:
     done = palaestra("play", "tiny.yaml", "--task", "1", cwd=tiny_run.cwd)
     assert done.code == 0, done.stderr
     roles = [line.split()[0] for line in done.stdout.splitlines() if "│" in line]
@@ -131,21 +128,21 @@ def test_an_episode_is_shown_message_by_message(tiny_run: "TinyRun") -> None:
     assert "assistant │ odd" in done.stdout and "done after 1 turns" in done.stdout
 
 
-def test_an_endpoint_that_is_down_is_a_failure_and_no_grade(tiny_run: "TinyRun") -> None:
+def test_an_endpoint_that_is_down_is_a_failure_and_no_grade(tiny_run: TinyRun) -> None:
     endpoint = ("--policy", "http://127.0.0.1:1/v1", "--model-name", "x", "--set", "env.budget.wall_s=0.5")
     done = palaestra("play", "tiny.yaml", *endpoint, "--json", cwd=tiny_run.cwd)
     assert done.code == 1
     assert json.loads(done.stdout)["outcome"]["kind"] == "failed"
 
 
-def test_checks_say_what_holds_and_a_failed_one_is_exit_code_1(tiny_run: "TinyRun") -> None:
+def test_checks_say_what_holds_and_a_failed_one_is_exit_code_1(tiny_run: TinyRun) -> None:
     good = found(palaestra("check", "env", "cli_envs:Odd", "--tasks", "2", "--json", cwd=tiny_run.cwd))
     assert good["passed"] and all(check["passed"] for check in good["checks"])
     done = palaestra("check", "env", "cli_envs:NoOracle", "--tasks", "2", cwd=tiny_run.cwd)
     assert done.code == 1 and "FAILED" in done.stdout and "has no oracle" in done.stdout
 
 
-def test_a_recipe_is_checked_without_running_it(tiny_run: "TinyRun", tmp_path: Path) -> None:
+def test_a_recipe_is_checked_without_running_it(tiny_run: TinyRun, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path)
     assert found(palaestra("check", "recipe", recipe, "--json", cwd=tmp_path))["passed"]
     planned = found(palaestra("train", recipe, "--dry-run", "--json", cwd=tmp_path))
@@ -171,7 +168,7 @@ def test_engine_and_learner_are_compared(tmp_path: Path, lora: dict[str, int] | 
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
 
 
-def test_the_engine_is_checked_on_a_model_folder(tiny_run: "TinyRun") -> None:
+def test_the_engine_is_checked_on_a_model_folder(tiny_run: TinyRun) -> None:
     arguments = ("check", "engine", "tiny.yaml", "--model", "runs/tiny/policy", "--json")
     report = found(forked(*arguments, cwd=tiny_run.cwd))
     assert report["passed"] and report["drift"] <= report["bound"]

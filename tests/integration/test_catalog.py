@@ -129,6 +129,14 @@ def test_frozen_lake_in_words() -> None:
     assert episode.stop is StopReason.DONE and isinstance(outcome, Scored) and outcome.reward == 0.0
 
 
+def test_frozen_lake_shows_the_map_again_where_it_is_asked_to() -> None:
+    (task,) = FrozenLake.tasks()
+    episode, _ = played(FrozenLake(repeat_map=True), FrozenLake.oracle(task), task)
+    shown = [message.content for message in episode.messages if isinstance(message, UserMessage)]
+    assert {text.rpartition("\nat ")[0] for text in shown} == {"SFFF\nFHFH\nFFFH\nHFFG"}
+    assert [text[-3:] for text in shown] == ["0 0", "1 0", "2 0", "2 1", "3 1", "3 2", "3 3"]
+
+
 def test_walking_in_circles_is_cut() -> None:
     (task,) = FrozenLake.tasks(max_steps=3)
     episode, _ = played(FrozenLake(), ScriptedPolicy(["left"] * 9), task)
@@ -147,8 +155,12 @@ def test_slippery_ice_follows_the_seed() -> None:
 
 
 def test_maps_are_distinct_prompts_so_that_a_split_can_tell_them_apart() -> None:
-    train, held_out = FrozenLake.tasks(size=6, num_maps=10).split(3)
+    tasks = FrozenLake.tasks(size=3, num_maps=30)
+    assert len({task.prompt_text for task in tasks}) == 30
+    train, held_out = tasks.split(3)
     assert not {task.prompt_text for task in train} & {task.prompt_text for task in held_out}
+    with pytest.raises(ValueError, match=r"num_maps=200: found only \d+ different 3x3 maps"):
+        FrozenLake.tasks(size=3, num_maps=200)
     with pytest.raises(ValueError, match="num_maps=2 needs a size"):
         FrozenLake.tasks(num_maps=2)
 
