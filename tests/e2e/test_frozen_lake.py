@@ -11,12 +11,13 @@ from command import MAIN, forked
 from support import ROOT
 
 RECIPE = ROOT / "examples" / "frozen_lake.yaml"
-STANDARD = ("env.tasks.size=null", "env.tasks.num_maps=1", "env.held_out=1")
+STANDARD = ("env.tasks.size=null", "env.tasks.num_maps=1", "env.held_out=1", "sampling.temperature=1")
 SMALL = (
     "env.tasks.num_maps=60",
-    "env.held_out=10",
-    "warm_start.demonstrations=50",
+    "env.held_out=4",
+    "warm_start.demonstrations=16",
     "warm_start.steps=21",
+    "warm_start.batch_size=2",
     "grpo.steps=2",
     "grpo.tasks_per_step=4",
     "grpo.group_size=4",

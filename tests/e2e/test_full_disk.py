@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from trainings import TINY_RECIPE, Training, check_same
 
-SMALL_KB, MORE_KB = 64, 128
+SMALL_KB, MORE_KB = 64, 192
 
 
 @pytest.fixture

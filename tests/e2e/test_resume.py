@@ -96,18 +96,19 @@ def test_a_run_that_is_killed_in_every_stage_ends_with_the_same_bits(
     check_same(run, reference)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_leaves_a_checkpoint_of_the_last_step(
-    reference: Training, tmp_path: Path, number: int, code: int
-) -> None:
+def test_a_signal_leaves_a_checkpoint_of_the_last_step(reference: Training, tmp_path: Path) -> None:
     run = Training(tmp_path, TINY_RECIPE)
 
-    def stop(split: str, num: int) -> int:
+    def stop(split: str, num: int, number: int) -> int:
         return go_on(run, lambda run: run.start().stop_when(lambda: run.num_finished(split) >= num, number))
 
-    assert stop("baseline", 1) == code
-    for split, num in (("train", 5), ("step-000002", 1), ("train", 13)):
-        assert stop(split, num) == code
+    assert stop("baseline", 1, signal.SIGTERM) == 143
+    for split, num, number, code in (
+        ("train", 5, signal.SIGINT, 130),
+        ("step-000002", 1, signal.SIGTERM, 143),
+        ("train", 13, signal.SIGINT, 130),
+    ):
+        assert stop(split, num, number) == code
         ((last,),) = run.query("SELECT max(step) FROM steps")
         assert (run.run / "checkpoints" / f"step-{last:06d}" / "manifest.json").exists()
     assert "go on with --resume" in run.log() and "Traceback" not in run.log()
