@@ -56,7 +56,7 @@ TINY_RECIPE: dict[str, Any] = {
 Key = tuple[str, int, str, int, int]
 KEY = "split, epoch, task_id, sample, attempt"
 
-LIMIT_S = 100.0
+LIMIT_S = 600.0
 """Longest that one start of a run may take."""
 
 _FORKS = multiprocessing.get_context("forkserver")

@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ..agents.formats import tool_format
-from .recipe import Recipe
+from .recipe import OptimizerSection, Recipe
 
 
 class RecipeError(ValueError):
@@ -79,6 +79,18 @@ def check_recipe(recipe: Recipe) -> None:
         raise RecipeError(
             f"grpo.min_group: {recipe.grpo.min_group} is over grpo.group_size={recipe.grpo.group_size}, "
             "so that every group would be dropped; lower it"
+        )
+    grpo, warm = recipe.grpo, recipe.warm_start
+    _check_schedule("optimizer", recipe.optimizer, grpo.steps * grpo.updates_per_step)
+    if warm is not None:
+        _check_schedule("warm_start.optimizer", warm.optimizer, warm.steps)
+
+
+def _check_schedule(name: str, section: OptimizerSection, updates: int) -> None:
+    if section.schedule != "constant" and section.warmup_steps >= updates:
+        raise RecipeError(
+            f"{name}.warmup_steps: {section.warmup_steps} leaves nothing of the {updates} updates for the "
+            f"{section.schedule!r} schedule to fall in; lower it, train longer, or set schedule: constant"
         )
 
 

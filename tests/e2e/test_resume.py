@@ -138,10 +138,10 @@ def test_a_kill_at_any_file_event_changes_nothing(reference: Training, tmp_path:
 @pytest.mark.acceptance
 def test_the_quickstart_survives_twenty_kills_bit_for_bit(tmp_path: Path) -> None:
     recipe = yaml.safe_load((ROOT / "examples" / "quickstart.yaml").read_text())
-    recipe |= {"deterministic": True, "threads": 1, "checkpoint": {"every": 4}}
-    recipe["grpo"]["steps"], recipe["env"]["held_out"] = 10, 50
-    recipe["warm_start"] |= {"demonstrations": 256, "steps": 40}
-    recipe["evaluation"] = {"every": 5}
+    recipe |= {"deterministic": True, "threads": 1, "checkpoint": {"every": 4}, "evaluation": {"every": 5}}
+    recipe["env"]["held_out"], recipe["warm_start"]["demonstrations"] = 50, 512
+    recipe["grpo"] |= {"steps": 10, "tasks_per_step": 8}
+    recipe["optimizer"]["warmup_steps"] = 4
     whole = Training(tmp_path / "whole", recipe)
     run = Training(tmp_path / "killed", recipe)
     for each in (whole, run):

@@ -81,3 +81,20 @@ def test_a_file_that_is_no_recipe_is_explained(tmp_path: Path, content: str, wor
 def test_a_missing_file_is_explained(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="No such file"):
         load_recipe(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("sets", "name"),
+    [
+        (["optimizer.warmup_steps=3", "optimizer.schedule=cosine"], "optimizer.warmup_steps: 3"),
+        (
+            ["warm_start.steps=5", "warm_start.optimizer={schedule: linear, warmup_steps: 9}"],
+            "warm_start.optimizer.warmup_steps: 9",
+        ),
+    ],
+)
+def test_a_schedule_that_has_no_time_to_fall_is_refused(tmp_path: Path, sets: list[str], name: str) -> None:
+    path = write(tmp_path, MINIMAL)
+    with pytest.raises(RecipeError, match=name):
+        load_recipe(path, sets)
+    load_recipe(path, [*sets, "optimizer.schedule=constant", "warm_start.optimizer={}"])
