@@ -64,7 +64,7 @@ async def open_player(recipe: Recipe, seat: Seat) -> AsyncGenerator[Player, None
         with _whole_model(folder) as whole:
             async with open_engine(recipe, whole) as engine:
                 renderer = load_renderer(recipe, whole)
-                temperature = recipe.sampling.temperature
+                temperature = recipe.evaluation_temperature
                 yield Player(arena=arena, rollout=make_rollout(recipe, arena, engine, renderer, temperature))
     elif seat.is_endpoint:
         async with _open_chat(recipe, seat) as chat:
@@ -99,8 +99,7 @@ def _whole_model(folder: Path) -> Generator[Path, None, None]:
 def _open_chat(recipe: Recipe, seat: Seat) -> ChatPolicy:
     if not seat.model_name:
         raise RecipeError(f"--policy {seat.policy}: needs --model-name, the model's name at the endpoint")
-    sampling = recipe.sampling
-    options = {"temperature": sampling.temperature, "max_tokens": sampling.max_tokens}
+    options = {"temperature": recipe.evaluation_temperature, "max_tokens": recipe.sampling.max_tokens}
     try:
         return ChatPolicy(seat.policy, seat.model_name, api_key_env=seat.api_key_env, options=options)
     except ValueError as error:

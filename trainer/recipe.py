@@ -203,6 +203,12 @@ class Recipe(_Section):
     checkpoint: CheckpointSection = CheckpointSection()
 
     @property
+    def evaluation_temperature(self) -> float:
+        """Of every evaluation's sampling."""
+        chosen = self.evaluation.temperature
+        return self.sampling.temperature if chosen is None else chosen
+
+    @property
     def folder(self) -> Path:
         """The run's folder."""
         return self.runs_dir / self.name

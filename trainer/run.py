@@ -236,12 +236,11 @@ class _Run:
     async def _evaluate(self, split: str, engine: Engine, model: Path, version: PolicyVersion) -> None:
         """Play the held-out tasks; the result is in the ledger."""
         section, tasks = self.recipe.evaluation, self.arena.held_out
-        temperature = self.recipe.sampling.temperature if section.temperature is None else section.temperature
         self.progress.phase(split, len(tasks) * section.samples)
         self.progress.waiting("episodes")
         found = await self.interrupt.during(
             evaluate(
-                self._player(engine, model, temperature),
+                self._player(engine, model, self.recipe.evaluation_temperature),
                 tasks,
                 split=split,
                 version=version,

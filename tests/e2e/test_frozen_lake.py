@@ -11,7 +11,7 @@ from command import MAIN, forked
 from support import ROOT
 
 RECIPE = ROOT / "examples" / "frozen_lake.yaml"
-STANDARD = ("env.tasks.size=null", "env.tasks.num_maps=1", "env.held_out=1", "sampling.temperature=1")
+STANDARD = ("env.tasks.size=null", "env.tasks.num_maps=1", "env.held_out=1")
 SMALL = (
     "env.tasks.num_maps=60",
     "env.held_out=4",
