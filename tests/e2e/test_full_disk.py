@@ -10,6 +10,8 @@ from trainings import TINY_RECIPE, Training, check_same
 
 SMALL_KB, MORE_KB = 64, 192
 
+pytestmark = pytest.mark.timeout(600)
+
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Generator[Path, None, None]:

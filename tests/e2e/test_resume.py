@@ -56,6 +56,9 @@ def inside(where: str, number: int) -> Callable[[Training], int]:
     return lambda run: run.start(kill_at=(where, number)).wait()
 
 
+pytestmark = pytest.mark.timeout(600)
+
+
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Training:
     """A run from start to end, in a process with imports, hashes and addresses of its own."""
