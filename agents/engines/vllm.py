@@ -110,7 +110,10 @@ class VllmEngine:
         if any(card["id"] == name for card in await self._models()):
             await self.retire(update.version)
         body = {"lora_name": name, "lora_path": str(update.adapter.absolute())}
-        await self._request("POST", self._url / "v1/load_lora_adapter", json.dumps(body).encode())
+        try:
+            await self._request("POST", self._url / "v1/load_lora_adapter", json.dumps(body).encode())
+        except EngineError as error:  # vLLM leaves some paths out of what it answers
+            raise type(error)(f"adapter {update.adapter}: {error}") from error
         return update.version
 
     async def retire(self, version: PolicyVersion) -> None:
