@@ -19,21 +19,23 @@ from palaestra.sandboxes import _linux, _namespaces, _seccomp
 MAIN = "from palaestra.cli.main import main; main()"
 LIMIT_S = 100.0
 
+SHAPE = {
+    "layers": 1,
+    "hidden": 32,
+    "heads": 2,
+    "kv_heads": 1,
+    "head_dim": 16,
+    "intermediate": 64,
+    "vocab": 160,
+}
+"""Of the smallest model that the tests train."""
+
 TINY: dict[str, Any] = {
     "name": "tiny",
     "env": {"id": "cli_envs:Odd", "held_out": 4},
     "model": {
         "tool_format": "none",
-        "tiny": {
-            "layers": 1,
-            "hidden": 32,
-            "heads": 2,
-            "kv_heads": 1,
-            "head_dim": 16,
-            "intermediate": 64,
-            "vocab": 160,
-            "max_context": 64,
-        },
+        "tiny": {**SHAPE, "max_context": 64},
     },
     "engine": {"slots": 16},
     "sampling": {"max_tokens": 8},

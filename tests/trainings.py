@@ -23,26 +23,18 @@ from typing import Any
 
 import torch
 import yaml
+from command import SHAPE
 
 from palaestra.trainer._torch import read_tensors
 
 TASKS = {"config": {"max_terms": 2, "max_digits": 1}, "size": 10, "instructions": ""}
-TINY = {
-    "layers": 1,
-    "hidden": 32,
-    "heads": 2,
-    "kv_heads": 1,
-    "head_dim": 16,
-    "intermediate": 64,
-    "vocab": 160,
-}
 TINY_RECIPE: dict[str, Any] = {
     "name": "tiny",
     "seed": 3,
     "deterministic": True,
     "threads": 1,
     "env": {"id": "trained_envs:Sums", "tasks": TASKS, "held_out": 4, "budget": {"max_turns": 3}},
-    "model": {"tool_format": "react", "describe_tools": False, "tiny": {**TINY, "max_context": 160}},
+    "model": {"tool_format": "react", "describe_tools": False, "tiny": {**SHAPE, "max_context": 160}},
     "engine": {"slots": 8, "max_in_flight": 4},
     "sampling": {"max_tokens": 32},
     "warm_start": {"demonstrations": 6, "steps": 20, "batch_size": 4, "optimizer": {"lr": 1e-2}},

@@ -101,17 +101,19 @@ class Trainer:
 
     def requests(self, step: int) -> list[GroupRequest]:
         """The groups of a step: an epoch is one pass over the tasks, in an order of its own."""
-        section = self.recipe.grpo
+        section, num_tasks = self.recipe.grpo, len(self.tasks)
         first = step * section.tasks_per_step
+        places = [divmod(first + number, num_tasks) for number in range(section.tasks_per_step)]
+        orders = {epoch: self._order(epoch) for epoch in {epoch for epoch, _ in places}}
         return [
             GroupRequest(
                 split="train",
-                epoch=position // len(self.tasks),
-                task=self.tasks[self._order(position // len(self.tasks))[position % len(self.tasks)]],
+                epoch=epoch,
+                task=self.tasks[orders[epoch][at]],
                 num_samples=section.group_size,
                 version=PolicyVersion(step),
             )
-            for position in range(first, first + section.tasks_per_step)
+            for epoch, at in places
         ]
 
     def _order(self, epoch: int) -> Sequence[int]:
