@@ -20,6 +20,7 @@ def oracle_texts(recipe: Recipe, demonstrations: Iterable[Trajectory]) -> Iterat
     for each in demonstrations:
         tools = each.episode.tools if recipe.model.describe_tools else ()
         for row in to_rows(each.episode.messages, tools, format):
+            yield row["role"]
             yield row["content"]
         for message in each.episode.messages:
             if isinstance(message, AssistantMessage):
