@@ -30,9 +30,10 @@ async def play(
     budget: Budget | None = None,
     on_message: Callable[[Message], None] | None = None,
 ) -> Episode:
-    """One episode of `task`. Whatever breaks is in `Episode.failure`; only cancellation is raised.
+    """One episode of `task`. Whatever breaks is in `Episode.failure`; cancellation is raised.
 
-    `budget` overrides the env's own limits one by one; `on_message` sees each message as it comes.
+    `budget` overrides the env's own limits one by one; `on_message` sees each message as it comes, and its
+    errors are raised here.
     """
     limits = env.budget if budget is None else env.budget.merged(budget)
     run = _Play(adopt(env), policy, task, seed, limits, on_message or _ignore)

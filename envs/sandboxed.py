@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from typing import ClassVar
 
 from ..sandboxes import ExecResult, ExecStatus, Sandbox, SandboxFileError, SandboxSpec, open_sandbox
+from ..sandboxes.sandbox import is_word
 from .env import TaskT
 from .episode import Workspace
 from .errors import ToolError
@@ -47,8 +48,8 @@ class SandboxToolEnv(ToolEnv[TaskT]):
         output_limit: int = 1 << 16,
     ) -> ExecResult:
         """Run a program whose words may be the policy's: what no command line can hold is its mistake."""
-        if any("\0" in word for word in argv):
-            raise ToolError("a command line cannot hold a NUL character")
+        if not all(map(is_word, argv)):
+            raise ToolError("a command line cannot hold a NUL character or half of a surrogate pair")
         box = await self.box()
         return await box.run(argv, stdin=stdin, timeout_s=timeout_s, output_limit=output_limit)
 

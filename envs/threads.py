@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -23,7 +24,7 @@ async def in_thread(call: Callable[[], T]) -> T:
 
     def run() -> None:
         result = _outcome(call)
-        if not loop.is_closed():
+        with suppress(RuntimeError):  # the loop was closed: nobody waits any more
             loop.call_soon_threadsafe(deliver, result)
 
     threading.Thread(target=run, daemon=True, name="palaestra-call").start()

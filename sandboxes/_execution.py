@@ -26,6 +26,8 @@ _FIRST_TICK_S = 0.01
 _MEMORY_SIGNS = (b"MemoryError", b"std::bad_alloc", b"Cannot allocate memory")
 _PIDS_SIGNS = (b"can't start new thread", b"Resource temporarily unavailable", b"Cannot fork")
 
+_READ_AT_START = ("PYTHON", "PATH", "LANG", "LC_", "LD_", "TZ", "MALLOC_", "GLIBC_")
+"""Variables that an interpreter or its libraries look at once: a fork of ours would not see them."""
 _MAX_FD = 1 << 16
 _FAULT_SIZE = 256
 _REPLY = (
@@ -152,8 +154,9 @@ class Execution:
     def _watch(self, pidfd: int, deadline: float) -> str | None:
         tick = _FIRST_TICK_S
         next_check = time.monotonic() + tick
-        while (now := time.monotonic()) < deadline:
-            events = self._poll.poll(int((min(deadline, next_check) - now) * 1000) + 1)
+        while True:
+            now = time.monotonic()
+            events = self._poll.poll(int(max(0.0, min(deadline, next_check) - now) * 1000) + 1)
             ended = False
             for fd, _ in events:
                 if fd == pidfd:
@@ -167,6 +170,9 @@ class Execution:
                     self._take(fd)
             if ended:
                 return None
+            # After the look: on a busy machine we may be late, and the program may have ended in time.
+            if now >= deadline:
+                return "timeout"
             if time.monotonic() >= next_check:
                 check = self._cell.check()
                 self._was_full = self._was_full or check.is_full
@@ -174,7 +180,6 @@ class Execution:
                     return check.broken
                 tick = min(2 * tick, check.within_s)
                 next_check = time.monotonic() + tick
-        return "timeout"
 
     def _take(self, fd: int) -> None:
         chunk = _read_some(fd)
@@ -267,7 +272,7 @@ def _read_some(fd: int) -> bytes | None:
 
 def _as_python(order: Order) -> _program.Program | None:
     """The program, when it is for the very interpreter that runs this and plain enough to fork into."""
-    if order.argv[0] not in python_names() or any(name.startswith(("PYTHON", "PATH")) for name in order.env):
+    if order.argv[0] not in python_names() or any(name.startswith(_READ_AT_START) for name in order.env):
         return None
     return _program.parse(order.argv)
 

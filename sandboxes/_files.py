@@ -35,24 +35,33 @@ def explain(path: str, error: OSError) -> str:
 def write(root: int, path: str, data: bytes) -> None:
     parent, name = _parent(root, path, make=True)
     try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK
-        fd = _linux.openat2(parent, name, flags, _BENEATH, 0o644)
+        fd = _create(parent, name, path)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(fd, view) :]
+        except OSError:
+            os.unlink(name, dir_fd=parent)  # half a file is worse than none
+            raise
+        finally:
+            os.close(fd)
     finally:
         os.close(parent)
-    try:
-        _require_regular(fd, path)
-        os.ftruncate(fd, 0)
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
-    finally:
-        os.close(fd)
+
+
+def _create(parent: int, name: bytes, path: str) -> int:
+    """A new, empty file in the place of what regular file was there."""
+    with suppress(FileNotFoundError):
+        _require_regular(os.stat(name, dir_fd=parent, follow_symlinks=False), path)
+        # Unlinked, not truncated: a read-only file is replaced, and a hard link's twin is left alone.
+        os.unlink(name, dir_fd=parent)
+    return _linux.openat2(parent, name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _BENEATH, 0o644)
 
 
 def read(root: int, path: str, max_bytes: int) -> bytes:
     fd = _linux.openat2(root, _encoded(path), os.O_RDONLY | os.O_NONBLOCK, _BENEATH)
     try:
-        size = _require_regular(fd, path)
+        size = _require_regular(os.fstat(fd), path)
         if size > max_bytes:
             raise Refused(f"{path!r}: it has {size} bytes, over max_bytes={max_bytes}")
         chunks: list[bytes] = []
@@ -91,23 +100,25 @@ def remove_tree(parent: int, name: bytes) -> None:
     The way up is "..", which is safe because nothing moves directories meanwhile.
     """
     current = _enter(parent, name)
-    path = [name]
-    pending = [_clear_files(current)]
-    while path:
-        if pending[-1]:
-            child = pending[-1].pop()
-            below = _enter(current, child)
-            os.close(current)
-            current = below
-            path.append(child)
-            pending.append(_clear_files(current))
-        else:
-            above = os.open("..", _DIRECTORY, dir_fd=current)
-            os.close(current)
-            current = above
-            os.rmdir(path.pop(), dir_fd=current)
-            pending.pop()
-    os.close(current)
+    try:
+        path = [name]
+        pending = [_clear_files(current)]
+        while path:
+            if pending[-1]:
+                child = pending[-1].pop()
+                below = _enter(current, child)
+                os.close(current)
+                current = below
+                path.append(child)
+                pending.append(_clear_files(current))
+            else:
+                above = os.open("..", _DIRECTORY, dir_fd=current)
+                os.close(current)
+                current = above
+                os.rmdir(path.pop(), dir_fd=current)
+                pending.pop()
+    finally:
+        os.close(current)
 
 
 def _clear_files(directory: int) -> list[bytes]:
@@ -121,15 +132,24 @@ def _clear_files(directory: int) -> list[bytes]:
 
 
 def _enter(directory: int, name: bytes) -> int:
-    # A program may have taken the rights away from its own directories; they are given back first.
-    os.chmod(name, 0o700, dir_fd=directory)
-    return os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
+    # A program may have taken the rights away from its own directories; they are given back.
+    try:
+        fd = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
+    except PermissionError:
+        # Never met by root, for whom it could be dangerous: chmod follows a link.
+        os.chmod(name, 0o700, dir_fd=directory)
+        fd = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
+    os.fchmod(fd, 0o700)
+    return fd
 
 
 def _encoded(path: str) -> bytes:
-    name = os.fsencode(path)
+    try:
+        name = os.fsencode(path)
+    except UnicodeEncodeError:  # half of a surrogate pair
+        name = b""
     if not 0 < len(name) <= _MAX_PATH or b"\0" in name:
-        raise Refused(f"{path!r}: a path has 1 to {_MAX_PATH} bytes and holds no NUL")
+        raise Refused(f"{path!r}: a path is UTF-8 text of 1 to {_MAX_PATH} bytes without NUL")
     return name
 
 
@@ -151,8 +171,8 @@ def _parent(root: int, path: str, *, make: bool) -> tuple[int, bytes]:
     return current, name
 
 
-def _require_regular(fd: int, path: str) -> int:
-    found = os.fstat(fd)
+def _require_regular(found: os.stat_result, path: str) -> int:
+    """Its size in bytes."""
     if not stat.S_ISREG(found.st_mode):
         raise Refused(f"{path!r}: it is not a regular file")
     return found.st_size

@@ -10,6 +10,7 @@ Weaker than namespaces: programs see that a path of the host exists (not what is
 import os
 import resource
 import signal
+import stat
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from . import _files, _landlock, _linux, _seccomp
 from ._disk import DiskMeter
 from ._execution import Ended
 from ._namespaces import become, can_switch_user, other_id
-from ._supervisor import pin, settle
+from ._supervisor import Children, pin, settle
 from ._watch import Check, Watch, start_time
 from ._wire import Header
 
@@ -126,8 +127,7 @@ class HostedHome:
         self._ruleset = self._rules()
         self._watch = Watch(opening["memory_mb"], opening["pids"], lambda: descendants(os.getpid()))
         self._meter = DiskMeter(self._directory, self._disk_mb)
-        self._ended: Ended = {}
-        _linux.set_handler(signal.SIGCHLD, self._on_child)
+        self._children = Children()
 
     def _furnish(self) -> None:
         for name in ("workspace", "tmp"):
@@ -163,33 +163,14 @@ class HostedHome:
     def kill_all(self) -> Ended:
         if self._grounds.is_alone:
             _kill(-1)
-            self._reap(0)
+            self._children.reap(0)
         # What forks while it is being killed is found on the next pass.
         while members := list(descendants(os.getpid())):
             for pid in members:
                 _kill(pid)
-            self._reap_some()
-        ended, self._ended = self._ended, {}
-        return ended
-
-    def _reap_some(self) -> None:
-        """Wait for one child, then take all that are ready."""
-        try:
-            pid, status, usage = os.wait4(-1, 0)
-        except ChildProcessError:
-            return
-        self._ended[pid] = (status, usage)
-        self._reap(os.WNOHANG)
-
-    def _on_child(self, _number: int, _frame: object) -> None:
-        self._reap(os.WNOHANG)
-
-    def _reap(self, flags: int) -> None:
-        try:
-            while (found := os.wait4(-1, flags))[0]:
-                self._ended[found[0]] = (found[1], found[2])
-        except ChildProcessError:
-            pass
+            self._children.reap_one(0)
+            self._children.reap(os.WNOHANG)
+        return self._children.take()
 
     def leave(self) -> None:
         _remove(self._directory)
@@ -228,11 +209,9 @@ def clean_up_after(pid: int, others: Collection[int]) -> None:
             for process in (orphan, *descendants(orphan)):
                 _kill(process)
             os.waitpid(orphan, 0)
-    for base in _bases():
-        prefix = f"{_PREFIX}-{os.stat('/proc/self/ns/pid').st_ino}-{pid}-"
-        for name in os.listdir(base):
-            if name.startswith(prefix):
-                _remove(f"{base}/{name}")
+    for directory, owner, _ in _directories():
+        if owner == pid:
+            _remove(directory)
 
 
 def _bases() -> list[str]:
@@ -255,20 +234,30 @@ def directory_of(pid: int, base: str) -> str:
 
 def sweep() -> None:
     """Remove the directories of supervisors that died without doing so."""
+    for directory, owner, started in _directories():
+        if start_time(owner) != started:
+            _remove(directory)
+
+
+def _directories() -> Iterator[tuple[str, int, int]]:
+    """(path, supervisor, when it started) of every workspace that may be ours, the living ones included.
+
+    Whoever may write to /tmp can plant such a name. Root removes only what belongs to the user that the
+    supervisor would have become, or it would work on a tree that others change meanwhile.
+    """
+    # Another container may share these directories, and numbers its processes for itself.
+    ours = [_PREFIX, str(os.stat("/proc/self/ns/pid").st_ino)]
     for base in _bases():
         for name in os.listdir(base):
             words = name.split("-")
-            if words[0] != _PREFIX or len(words) != 4 or not words[2].isdigit():
+            if len(words) != 4 or words[:2] != ours or not all(map(str.isdecimal, words[2:])):
                 continue
-            # Another container may share this directory, and numbers its processes for itself.
-            is_ours = words[1] == str(os.stat("/proc/self/ns/pid").st_ino)
-            owner = os.stat(f"{base}/{name}", follow_symlinks=False).st_uid
-            if (
-                is_ours
-                and (can_switch_user() or os.geteuid() == owner)
-                and start_time(int(words[2])) != int(words[3])
-            ):
-                _remove(f"{base}/{name}")
+            pid, started = int(words[2]), int(words[3])
+            owners = (os.geteuid(), other_id(pid) if can_switch_user() else os.geteuid())
+            with suppress(FileNotFoundError):  # its own zygote was faster
+                found = os.stat(f"{base}/{name}", follow_symlinks=False)
+                if stat.S_ISDIR(found.st_mode) and found.st_uid in owners:
+                    yield f"{base}/{name}", pid, started
 
 
 def _remove(directory: str) -> None:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from . import _linux, _seccomp
 from ._execution import Ended
 from ._linux import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_PRIVATE, MS_RDONLY, MS_REC
-from ._supervisor import pin, settle
+from ._supervisor import Children, pin, settle
 from ._watch import Check, Watch, private_processes
 from ._wire import Header
 
@@ -197,9 +197,7 @@ class NamespaceHome:
         self._watch = Watch(opening["memory_mb"], opening["pids"], private_processes)
         self._cpus: float = opening["cpus"]
         self._allowed = allowed
-        self._ended: Ended = {}
-        # Orphans are ours: unreaped, they would fill the process limit.
-        _linux.set_handler(signal.SIGCHLD, self._on_child)
+        self._children = Children()
 
     def confine(self) -> None:
         pin(self._cpus, self._allowed)
@@ -211,19 +209,8 @@ class NamespaceHome:
     def kill_all(self) -> Ended:
         with suppress(ProcessLookupError):
             os.kill(-1, signal.SIGKILL)
-        self._reap(0)
-        ended, self._ended = self._ended, {}
-        return ended
-
-    def _on_child(self, _number: int, _frame: object) -> None:
-        self._reap(os.WNOHANG)
-
-    def _reap(self, flags: int) -> None:
-        try:
-            while (found := os.wait4(-1, flags))[0]:
-                self._ended[found[0]] = (found[1], found[2])
-        except ChildProcessError:
-            pass
+        self._children.reap(0)
+        return self._children.take()
 
     def leave(self) -> None:
         """The kernel takes the mounts with the last process."""

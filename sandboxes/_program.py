@@ -2,7 +2,8 @@
 
 `python3 -c CODE`, `python3 FILE.py` and `python3 -` see the same sys.argv, __main__, sys.path, tracebacks,
 exit codes and exit-time work as under exec. What differs: a few standard modules are in sys.modules
-already, and sys.flags is the zygote's. Anything else (other flags, -m, PYTHON* variables) takes exec.
+already, and sys.flags is the zygote's. Anything else takes exec: other flags, -m, variables that are read
+at a start, such as TZ.
 """
 
 import atexit

@@ -6,11 +6,12 @@ driver ──frame──> supervisor ──fork──> program            one so
 
 import os
 import resource
+import signal
 from collections.abc import Callable
 from typing import Protocol
 
 from . import _files, _linux, _wire
-from ._execution import Cell, Execution, Order
+from ._execution import Cell, Ended, Execution, Order
 from ._program import Program
 from ._wire import Header
 
@@ -29,6 +30,36 @@ class Home(Cell, Protocol):
     def leave(self) -> None:
         """Free what outlives the processes."""
         ...
+
+
+class Children:
+    """How a supervisor's processes ended. Orphans too: unreaped, they would fill the process limit."""
+
+    def __init__(self) -> None:
+        self._ended: Ended = {}
+        _linux.set_handler(signal.SIGCHLD, self._on_end)
+
+    def reap_one(self, flags: int) -> bool:
+        """False when no child is left, or none has ended yet under WNOHANG."""
+        try:
+            pid, status, usage = os.wait4(-1, flags)
+        except ChildProcessError:
+            return False
+        if pid:
+            self._ended[pid] = (status, usage)
+        return bool(pid)
+
+    def reap(self, flags: int) -> None:
+        while self.reap_one(flags):
+            pass
+
+    def _on_end(self, _number: int, _frame: object) -> None:
+        self.reap(os.WNOHANG)
+
+    def take(self) -> Ended:
+        """Those reaped since the last call."""
+        ended, self._ended = self._ended, {}
+        return ended
 
 
 class _DriverGone(Exception):

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -52,7 +53,7 @@ class Watch:
         """What the sockets could hold in kernel memory, once that could matter."""
         if sum(map(_num_open, members)) * _SOCKET_BUFFER <= self._memory:
             return 0
-        return len(set[str]().union(*map(_sockets, members))) * _SOCKET_BUFFER
+        return len(set[str]().union(*map(sockets, members))) * _SOCKET_BUFFER
 
 
 def _num_open(pid: int) -> int:
@@ -63,14 +64,16 @@ def _num_open(pid: int) -> int:
         return 0
 
 
-def _sockets(pid: int) -> set[str]:
+def sockets(pid: int) -> set[str]:
     found: set[str] = set()
     try:
-        for name in os.listdir(f"/proc/{pid}/fd"):
-            found.add(os.readlink(f"/proc/{pid}/fd/{name}"))
+        names = os.listdir(f"/proc/{pid}/fd")
     except OSError:
-        # It has just closed that one, or ended: the next look counts again.
-        pass
+        return found
+    for name in names:
+        # One that it has just closed hides no other: a program could close and open one all the time.
+        with suppress(OSError):
+            found.add(os.readlink(f"/proc/{pid}/fd/{name}"))
     return {target for target in found if target.startswith("socket:")}
 
 

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+from itertools import count
 from pathlib import Path
 
 from .errors import SandboxLost, SandboxUnavailable
@@ -28,7 +29,8 @@ class Zygote:
     def __init__(self, tier: str) -> None:
         self.tier = tier
         self.owner = os.getpid()
-        self._next_number = 0
+        # Event loops in several threads may open sandboxes: `next` gives no number twice.
+        self._numbers = count(1)
         self._refusal: str | None = None
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         here = str(Path(__file__).resolve().parent)
@@ -56,8 +58,7 @@ class Zygote:
 
     async def open(self, box: socket.socket) -> int:
         """Hand over the supervisor's end of a sandbox's socket; the sandbox's number."""
-        self._next_number += 1
-        number = self._next_number
+        number = next(self._numbers)
         while True:
             try:
                 socket.send_fds(self._control, [b"open %d" % number], [box.fileno()])

@@ -8,7 +8,8 @@ memory, processes and disk than the spec says. Files are kept in memory and coun
 they can fill about two thirds at most.
 What is not protected: the kernel is shared with the host, so a kernel exploit gets out. Processor caches and
 timing are shared. /proc/meminfo and /proc/cpuinfo show the host's sizes. A program that works at it can have
-the kernel take the guest when memory ends: its result is then "oom" without output, and the sandbox is gone.
+the kernel take the guest when memory ends: its result is then "oom" without output, and so is every later
+one; its files are gone.
 Whoever may talk to the Docker engine is root on its host.
 """
 
@@ -26,7 +27,7 @@ from typing import Any, TypeVar
 from . import _containers
 from ._frames import CHUNK, pack, unpack
 from .errors import SandboxFileError, SandboxLost, SandboxUnavailable
-from .sandbox import ExecResult, ExecStatus, Sandbox, SandboxSpec
+from .sandbox import ExecResult, ExecStatus, Sandbox, SandboxSpec, is_word, require_call
 
 T = TypeVar("T")
 Fields = list[bytes]
@@ -134,6 +135,7 @@ class DockerSandbox(Sandbox):
         self._link = _Connection(reader, writer)
         self._turn = asyncio.Lock()
         self._gone = ""
+        self._is_out_of_memory = False
         self._closing: asyncio.Future[None] | None = None
 
     async def greet(self, spec: SandboxSpec) -> None:
@@ -162,12 +164,7 @@ class DockerSandbox(Sandbox):
         timeout_s: float = 10.0,
         output_limit: int = 1 << 20,
     ) -> ExecResult:
-        if not argv or any("\0" in argument for argument in argv):
-            raise ValueError(f"argv must name a program and hold no NUL character, got {list(argv)!r}")
-        if not timeout_s > 0:
-            raise ValueError(f"timeout_s must be over 0, got {timeout_s}")
-        if output_limit < 0:
-            raise ValueError(f"output_limit must be 0 or more bytes, got {output_limit}")
+        require_call(argv, timeout_s, output_limit)
 
         async def exchange() -> ExecResult:
             more = b"1" if len(stdin) > CHUNK else b"0"
@@ -186,7 +183,9 @@ class DockerSandbox(Sandbox):
         try:
             return await self._call(exchange, timeout_s + ANSWER_S)
         except SandboxLost:
-            if was_gone or not await self._ran_out_of_memory(started):
+            if not was_gone:
+                self._is_out_of_memory = await self._ran_out_of_memory(started)
+            if not self._is_out_of_memory or self._closing is not None:
                 raise
         wall_s = time.time() - started
         return ExecResult(status=ExecStatus.OOM, exit_code=None, stdout=b"", stderr=b"", wall_s=wall_s)
@@ -194,6 +193,11 @@ class DockerSandbox(Sandbox):
     async def _ran_out_of_memory(self, since: float) -> bool:
         """Whether the kernel took the guest itself: the program's doing then, and no fault of the engine."""
         return await _in_thread(lambda: _containers.ran_out_of_memory(self.container, since))
+
+    async def _file_call(self, exchange: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        if self._is_out_of_memory and self._closing is None:
+            raise SandboxFileError("memory ran out, and took the sandbox's files along")
+        return await self._call(exchange, FILE_CALL_S)
 
     async def write(self, path: str, data: bytes) -> None:
         async def exchange() -> Fields:
@@ -204,7 +208,7 @@ class DockerSandbox(Sandbox):
             self._link.send(b"end")
             return await self._link.receive()
 
-        _refuse(path, await self._call(exchange, FILE_CALL_S))
+        _refuse(path, await self._file_call(exchange))
 
     async def read(self, path: str, *, max_bytes: int = 64 << 20) -> bytes:
         async def exchange() -> tuple[Fields, bytes]:
@@ -214,7 +218,7 @@ class DockerSandbox(Sandbox):
                 content += frame[1]
             return frame, bytes(content)
 
-        answer, content = await self._call(exchange, FILE_CALL_S)
+        answer, content = await self._file_call(exchange)
         _refuse(path, answer)
         return content
 
@@ -230,7 +234,7 @@ class DockerSandbox(Sandbox):
             self._link.send(verb, _path(path))
             return await self._link.receive()
 
-        return await self._call(exchange, FILE_CALL_S)
+        return await self._file_call(exchange)
 
     async def _call(self, exchange: Callable[[], Coroutine[Any, Any, T]], within_s: float) -> T:
         """One request to its answer, alone on the connection. A cancelled one is brought to its end first."""
@@ -282,8 +286,8 @@ class DockerSandbox(Sandbox):
 
 
 def _path(path: str) -> bytes:
-    if "\0" in path:
-        raise SandboxFileError(f"{path!r} holds a NUL character")
+    if not is_word(path):
+        raise SandboxFileError(f"{path!r}: a path is UTF-8 text without NUL")
     return os.fsencode(path)
 
 

@@ -9,16 +9,17 @@ An open sandbox belongs to the event loop that opened it; zygotes belong to none
 import asyncio
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 
 from . import _wire
 from ._linux import require_linux
 from ._wire import Header
 from ._zygotes import Zygote, zygote
 from .errors import SandboxFileError, SandboxLost, SandboxUnavailable
-from .sandbox import ExecResult, ExecStatus, Sandbox, SandboxSpec
+from .sandbox import ExecResult, ExecStatus, Sandbox, SandboxSpec, require_call
 
 _GRACE_S = 30.0
-"""How long after a program's timeout an answer may still come on an overloaded machine."""
+"""How long a start may take, and an answer after a program's timeout, on an overloaded machine."""
 _CLOSE_S = 5.0
 
 
@@ -47,12 +48,7 @@ class LocalSandbox(Sandbox):
         timeout_s: float = 10.0,
         output_limit: int = 1 << 20,
     ) -> ExecResult:
-        if isinstance(argv, str) or not argv or any("\0" in word for word in argv):
-            raise ValueError(f"argv must be a list of words without NUL, at least one; got {argv!r}")
-        if timeout_s <= 0 or output_limit < 0:
-            raise ValueError(
-                f"timeout_s={timeout_s} must be over 0 and output_limit={output_limit} not under 0"
-            )
+        require_call(argv, timeout_s, output_limit)
         order: Header = {
             "op": "run",
             "argv": tuple(argv),
@@ -117,9 +113,13 @@ class LocalSandbox(Sandbox):
             "cpus": self._spec.cpus,
             "env": dict(self._spec.env),
         }
-        async with self._turn:
-            await self._send(opening, b"")
-            frame = await self._frame()
+        try:
+            async with asyncio.timeout(_GRACE_S):
+                await self._send(opening, b"")
+                frame = await self._frame()
+        except TimeoutError:
+            self._keeper.kill(self.number)
+            raise SandboxLost(f"sandbox {self.number} did not start in {_GRACE_S:g} s") from None
         if frame is None:
             raise self._keeper.failure()
         if "error" in frame[0]:
@@ -166,11 +166,10 @@ class LocalSandbox(Sandbox):
     async def _send(self, header: Header, payload: bytes) -> None:
         frame = memoryview(_wire.request(header, payload))
         try:
-            frame = frame[self._sock.send(frame) :]
+            with suppress(BlockingIOError):
+                frame = frame[self._sock.send(frame) :]
             if frame:
                 await asyncio.get_running_loop().sock_sendall(self._sock, frame)
-        except BlockingIOError:
-            await asyncio.get_running_loop().sock_sendall(self._sock, frame)
         except asyncio.CancelledError:
             # Half a frame is on the wire and nothing can follow it.
             self._sock.shutdown(socket.SHUT_WR)

@@ -1,5 +1,7 @@
 """The contract of every sandbox: a spec, six calls, and results that say how a program ended."""
 
+import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -45,10 +47,40 @@ class SandboxSpec:
 
     def __post_init__(self) -> None:
         for name in ("cpus", "memory_mb", "pids", "disk_mb"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"SandboxSpec.{name} must be over 0, got {getattr(self, name)}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"SandboxSpec.{name} must be over 0 and finite, got {getattr(self, name)}")
+        for name, value in self.env.items():
+            if not name or "=" in name or not is_word(name) or not is_word(value):
+                raise ValueError(
+                    f"SandboxSpec.env has {name!r}: {value!r}; both must be UTF-8 text without NUL, and "
+                    "a name not empty and without '='"
+                )
         if self.image is not None and self.backend not in ("auto", "docker"):
             raise ValueError(f'SandboxSpec.image needs backend="docker", got backend={self.backend!r}')
+
+
+def is_word(value: object) -> bool:
+    """Whether a command line or an environment can hold it.
+
+    >>> is_word("naïve"), is_word("a\\0b"), is_word("\\ud800")
+    (True, False, False)
+    """
+    try:
+        return isinstance(value, str) and b"\0" not in os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
+
+
+def require_call(argv: Sequence[str], timeout_s: float, output_limit: int) -> None:
+    """Raises `ValueError` for arguments of `Sandbox.run` that no backend can honour."""
+    if isinstance(argv, str) or not argv or not all(map(is_word, argv)):
+        raise ValueError(
+            f"argv must be a list of one or more words, each UTF-8 text without NUL; got {argv!r:.200}"
+        )
+    if not timeout_s > 0:
+        raise ValueError(f"timeout_s must be over 0, got {timeout_s}")
+    if output_limit < 0:
+        raise ValueError(f"output_limit must be 0 or more bytes, got {output_limit}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,6 +13,7 @@ import site
 import socket
 import sys
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from importlib import import_module
 from typing import Protocol
 
@@ -82,7 +83,8 @@ class Zygote:
         try:
             pid = _linux.clone(self._tier.flags)
         except OSError as error:
-            _wire.send(box, {"error": str(error)})
+            with suppress(OSError):  # the driver has given up meanwhile, and shall not take us along
+                _wire.send(box, {"error": str(error)})
             os.close(box)
             return None
         if pid == 0:

@@ -28,7 +28,9 @@ class Math:
     """What stands before the answer; None: math-verify searches the last message."""
 
     async def grade(self, task: Task, episode: Episode, workspace: Workspace | None) -> Score:
-        """Raises `ValueError` for a reference that math-verify cannot read."""
+        """Raises `ValueError` for a reference that is missing or that math-verify cannot read."""
+        if task.reference is None:
+            raise ValueError(f"task {task.id!r} has no reference to compare with")
         reference = str(task.reference)
         answer = final_answer(episode, self.prefix) or ""
         try:

@@ -28,10 +28,10 @@ class Rubric:
                 for name, (_, part) in self._parts.items():
                     grades[name] = group.create_task(part.grade(task, episode, workspace))
         except ExceptionGroup as errors:
-            failed = next(
-                name for name, grade in grades.items() if not grade.cancelled() and grade.exception()
-            )
             first = errors.exceptions[0]
+            failed = next(
+                name for name, grade in grades.items() if not grade.cancelled() and grade.exception() is first
+            )
             raise RuntimeError(f"rubric part {failed!r}: {type(first).__name__}: {first}") from first
         return self._total({name: grade.result() for name, grade in grades.items()})
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 from docker_box import engine, no_process_is_left, play
+from sleepers import SLEEP, sleepers, until
 from support import require, run_async
 
-from palaestra.sandboxes import ExecStatus, SandboxLost, SandboxSpec, SandboxUnavailable
+from palaestra.sandboxes import ExecStatus, SandboxFileError, SandboxLost, SandboxSpec, SandboxUnavailable
 from palaestra.sandboxes import _containers as containers
 from palaestra.sandboxes.docker import DockerSandbox, create_docker_sandbox
 
@@ -80,6 +81,8 @@ def test_any_bytes_and_names_are_kept_as_they_are() -> None:
         assert (await box.run(["printf", "%s", odd])).stdout == os.fsencode(odd)
         await box.write(odd, b"\x00\xff")
         assert await box.list() == [odd]
+        with pytest.raises(SandboxFileError):
+            await box.write("half\ud800", b"")
         assert await box.read(odd) == b"\x00\xff"
         await box.remove(odd)
         assert await box.list() == []
@@ -144,6 +147,9 @@ wait
 
     async def part(box: DockerSandbox) -> None:
         assert (await box.run(["sh", "-c", code], timeout_s=10)).status == "oom"
+        assert (await box.run(["true"])).status == "oom"
+        with pytest.raises(SandboxFileError, match="memory"):
+            await box.list()
 
     play(part, memory_mb=64)
 
@@ -176,9 +182,9 @@ def test_a_fork_bomb_meets_the_process_limit(argv: list[str], statuses: set[Exec
 
 def test_a_cancelled_run_kills_its_program_and_the_sandbox_stays_good() -> None:
     async def part(box: DockerSandbox) -> None:
-        running = asyncio.ensure_future(box.run(["sh", "-c", "touch up; sleep 60"], timeout_s=60))
+        running = asyncio.ensure_future(box.run(["sh", "-c", f"touch up; {SLEEP}"], timeout_s=60))
         queued = asyncio.ensure_future(box.list())
-        await asyncio.sleep(0.3)
+        await until(lambda: bool(sleepers()))
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
@@ -263,8 +269,8 @@ def test_a_container_that_dies_under_a_call_is_a_lost_sandbox(
     engine_answers: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     async def part(box: DockerSandbox) -> None:
-        running = asyncio.ensure_future(box.run(["sh", "-c", "touch up; sleep 60"], timeout_s=60))
-        await asyncio.sleep(0.2)
+        running = asyncio.ensure_future(box.run(SLEEP.split(), timeout_s=60))
+        await until(lambda: bool(sleepers()))
         with engine() as api:
             if not engine_answers:
                 monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/no.sock")

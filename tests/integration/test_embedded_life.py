@@ -6,14 +6,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from embedded_box import directories, leaves_nothing, on_each_tier, play, printed
+from sleepers import SLEEP, sleepers, until
 from support import run_async
 
-from palaestra.sandboxes import ExecStatus, Sandbox, SandboxLost, SandboxSpec, open_sandbox
+from palaestra.sandboxes import ExecStatus, Sandbox, SandboxLost, SandboxSpec, local, open_sandbox
 from palaestra.sandboxes._zygotes import zygote
 from palaestra.sandboxes.local import LocalSandbox
 
@@ -51,14 +52,13 @@ def test_calls_on_one_sandbox_take_turns(tier: str) -> None:
 def test_a_cancelled_run_kills_its_program_and_the_sandbox_stays_good(tier: str) -> None:
     async def part(box: Sandbox) -> None:
         for _ in range(3):
-            running = asyncio.create_task(box.run(["sh", "-c", "echo > begun; sleep 0.4; echo > late"]))
-            await asyncio.sleep(0.1)
+            running = asyncio.create_task(box.run(["sh", "-c", f"echo > begun; {SLEEP}; echo > late"]))
+            await until(lambda: bool(sleepers()))
             running.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await running
             assert printed(await box.run(HELLO)) == "42"
-        await asyncio.sleep(0.4)
-        assert await box.list() == ["begun"]
+            assert not sleepers() and await box.list() == ["begun"]
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(box.run(["sleep", "60"]), 0.05)
 
@@ -69,8 +69,8 @@ def test_a_cancelled_run_kills_its_program_and_the_sandbox_stays_good(tier: str)
 def test_closing_ends_what_runs_and_may_be_repeated(tier: str) -> None:
     async def whole() -> None:
         async with open_sandbox(SandboxSpec(backend=tier)) as box:
-            running = asyncio.create_task(box.run(["sh", "-c", "setsid sleep 60 & sleep 60"], timeout_s=60))
-            await asyncio.sleep(0.1)
+            running = asyncio.create_task(box.run(["sh", "-c", f"setsid {SLEEP} & {SLEEP}"], timeout_s=60))
+            await until(lambda: len(sleepers()) == 2)
             started = time.monotonic()
             await box.close()
             with pytest.raises(SandboxLost):
@@ -109,13 +109,14 @@ def test_a_supervisor_that_is_killed_is_a_lost_sandbox_and_takes_everything_alon
     async def whole() -> None:
         async with open_sandbox(SandboxSpec(backend=tier)) as box:
             assert isinstance(box, LocalSandbox)
-            running = asyncio.create_task(box.run(["sh", "-c", "setsid sleep 300 & sleep 300"]))
-            await asyncio.sleep(0.1)
+            running = asyncio.create_task(box.run(["sh", "-c", f"setsid {SLEEP} & {SLEEP}"], timeout_s=60))
+            await until(lambda: len(sleepers()) == 2)
             zygote(tier).kill(box.number)
             with pytest.raises(SandboxLost):
                 await running
             with pytest.raises(SandboxLost):
                 await box.list()
+            await until(lambda: not sleepers())
         async with open_sandbox(SandboxSpec(backend=tier)) as box:
             assert printed(await box.run(HELLO)) == "42"
 
@@ -143,6 +144,23 @@ def test_after_the_zygote_died_open_sandboxes_go_on_and_new_ones_open(tier: str)
 
 
 @on_each_tier
+def test_a_start_that_never_ends_is_a_lost_sandbox(tier: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "_GRACE_S", 0.1)
+    stuck = zygote(tier).pid
+
+    async def whole() -> None:
+        with pytest.raises(SandboxLost, match="did not start"):
+            async with open_sandbox(SandboxSpec(backend=tier)):
+                raise AssertionError
+
+    os.kill(stuck, signal.SIGSTOP)
+    try:
+        run_async(whole())
+    finally:
+        os.kill(stuck, signal.SIGCONT)
+
+
+@on_each_tier
 def test_sandboxes_work_on_one_event_loop_after_another(tier: str) -> None:
     pids: set[int] = set()
     for _ in range(3):
@@ -158,7 +176,7 @@ async def one(n):
     async with open_sandbox(SandboxSpec(backend=sys.argv[1])) as box:
         await box.write("x", b"x")
         print("ready", flush=True)
-        await box.run(["sh", "-c", "setsid sleep 301.5 & sleep 301.5"], timeout_s=400)
+        await box.run(["sh", "-c", f"setsid {sys.argv[2]} & {sys.argv[2]}"], timeout_s=400)
 async def main(): await asyncio.gather(*map(one, range(4)))
 asyncio.run(main())
 """
@@ -167,38 +185,18 @@ asyncio.run(main())
 @on_each_tier
 @pytest.mark.parametrize("stage", ["open", "run"])
 def test_nothing_outlives_a_driver_that_is_killed(tier: str, stage: str) -> None:
-    before = set(_sleepers())
-    with subprocess.Popen([sys.executable, "-c", DRIVER, tier], stdout=subprocess.PIPE) as driver:
+    with subprocess.Popen([sys.executable, "-c", DRIVER, tier, SLEEP], stdout=subprocess.PIPE) as driver:
         assert driver.stdout is not None
         if stage == "run":
             for _ in range(4):
                 assert driver.stdout.readline() == b"ready\n"
-            _wait_for(lambda: len(set(_sleepers()) - before) >= 8)
+            run_async(until(lambda: len(sleepers()) == 8))
         children = Path(f"/proc/{driver.pid}/task/{driver.pid}/children")
-        _wait_for(lambda: bool(children.read_text()))
+        run_async(until(lambda: bool(children.read_text())))
         zygotes = children.read_text().split()
         driver.kill()
-    _wait_for(lambda: not set(_sleepers()) - before and not directories())
-    _wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in zygotes))
-
-
-def _sleepers() -> list[int]:
-    found: list[int] = []
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{name}/cmdline", "rb") as file:
-                if b"301.5" in file.read():
-                    found.append(int(name))
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return found
-
-
-def _wait_for(condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.02)
+    run_async(until(lambda: not sleepers() and not directories()))
+    run_async(until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in zygotes)))
 
 
 @on_each_tier

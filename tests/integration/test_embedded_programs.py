@@ -126,6 +126,14 @@ def test_only_listed_variables_are_inside(tier: str, monkeypatch: pytest.MonkeyP
 
 
 @on_each_tier
+def test_a_variable_that_an_interpreter_reads_at_its_start_is_honoured(tier: str) -> None:
+    code = "import time, sys; print(time.tzname[0], sys.stdout.encoding)"
+    env = {"TZ": "JST-9", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    assert printed(python(tier, code, limits={"env": {"TZ": "JST-9"}})) == "JST utf-8"
+    assert printed(python(tier, code, limits={"env": env})) == "JST ascii"
+
+
+@on_each_tier
 def test_standard_input_is_at_its_end_when_none_is_given_and_may_be_left_unread(tier: str) -> None:
     assert printed(python(tier, "import sys; print(repr(sys.stdin.read()))")) == "''"
     big = b"x" * (8 << 20)

@@ -259,7 +259,16 @@ open("closed", "w").close(); os.open("x", os.O_CREAT); os.mkdir("d/" if 0 else "
 """
     refused = [
         *("link", "root/etc/passwd", "alias/file", "pipe", "real", "missing", "../outside", "/etc/passwd"),
-        *("", ".", "nul\0", "x" * 256, "/".join("y" * 200 for _ in range(30)), "/dev/null", "real/../../x"),
+        *(
+            "",
+            ".",
+            "nul\0",
+            "half\ud800",
+            "x" * 256,
+            "/".join("y" * 200 for _ in range(30)),
+            "/dev/null",
+            "real/../../x",
+        ),
     ]
 
     async def part(box: Sandbox) -> None:
@@ -273,7 +282,7 @@ open("closed", "w").close(); os.open("x", os.O_CREAT); os.mkdir("d/" if 0 else "
         for path in ("root", "link", "alias", "pipe", "missing/below", "../outside"):
             with pytest.raises(SandboxFileError):
                 await box.list(path)
-        for path in ("..", "/", ".", "root/etc", "missing", ""):
+        for path in ("..", "/", ".", "root/etc", "missing", "", "half\ud800"):
             with pytest.raises(SandboxFileError):
                 await box.remove(path)
         for path in ("link", "root", "alias", "pipe", "real"):
@@ -294,5 +303,15 @@ def test_a_directory_that_was_locked_against_its_owner_can_be_removed(tier: str)
             assert await box.read("a/b/c/d") == b"x"
         await box.remove("a")
         assert await box.list() == []
+
+    play(tier, part)
+
+
+@on_each_tier
+def test_writing_replaces_a_read_only_file_and_leaves_its_hard_link_alone(tier: str) -> None:
+    async def part(box: Sandbox) -> None:
+        assert (await box.run(["sh", "-c", "echo old > file; ln file twin; chmod 444 file"])).ok
+        await box.write("file", b"new")
+        assert (await box.read("file"), await box.read("twin")) == (b"new", b"old\n")
 
     play(tier, part)

@@ -1,6 +1,7 @@
 """`SandboxToolEnv`: one lazy sandbox an episode, its files in the record, whatever the policy does to it."""
 
 import asyncio
+import json
 from typing import ClassVar
 
 import pytest
@@ -85,6 +86,18 @@ def test_parallel_calls_share_the_one_sandbox() -> None:
 )
 def test_how_a_program_ends_is_told(command: str, said: str) -> None:
     assert said in seen(run(command))[0]
+
+
+def test_half_of_a_surrogate_pair_that_a_tool_decoded_is_an_answer() -> None:
+    class Decoding(SandboxToolEnv[Task]):
+        @tool
+        async def decode(self, text: str) -> str:
+            return transcript(await self.run(["echo", json.loads(text)]))
+
+    episode = run_async(
+        play(Decoding(), ScriptedPolicy([call_tool("decode", text='"\\ud800"')]), TASK, seed=0)
+    )
+    assert "half of a surrogate pair" in seen(episode)[0] and episode.stop is StopReason.DONE
 
 
 def test_a_refused_path_is_an_answer() -> None:

@@ -1,18 +1,26 @@
 """The parts of the embedded sandboxes that need no sandbox: files, command lines, frames, /proc."""
 
+import json
 import os
+import shutil
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from palaestra.sandboxes import _files, _program, _wire
+from palaestra.sandboxes import SandboxSpec, _files, _program, _watch, _wire
 from palaestra.sandboxes._disk import DiskMeter
-from palaestra.sandboxes._hosted import descendants
-from palaestra.sandboxes._watch import Watch, start_time
+from palaestra.sandboxes._execution import Ended, Execution, Order
+from palaestra.sandboxes._hosted import descendants, sweep
+from palaestra.sandboxes._watch import Check, Watch, start_time
+from palaestra.sandboxes.sandbox import require_call
 
 
 @pytest.mark.parametrize(
@@ -127,6 +135,121 @@ def test_a_watch_adds_up_a_tree_of_processes() -> None:
             os.kill(pid, 9)
     assert start_time(shell.pid) == 0 and Watch(1, 9, lambda: found).check().broken is None
     assert Watch(1, 9, lambda: [os.getpid()]).check().broken == "oom"
+
+
+OPENING_AND_CLOSING = """
+import os, socket
+kept = [socket.socketpair() for _ in range(50)]
+lowest = kept[0][0].fileno()
+os.dup2(1, lowest)
+print(flush=True)
+while True: os.close(lowest); os.dup2(1, lowest)
+"""
+
+
+def test_a_descriptor_that_comes_and_goes_hides_no_socket() -> None:
+    with subprocess.Popen([sys.executable, "-c", OPENING_AND_CLOSING], stdout=subprocess.PIPE) as program:
+        assert program.stdout is not None
+        program.stdout.readline()
+        seen = {len(_watch.sockets(program.pid)) for _ in range(100)}
+        program.kill()
+    assert seen == {99}
+
+
+class Open:
+    """No walls."""
+
+    def confine(self) -> None:
+        pass
+
+    def check(self) -> Check:
+        return Check(broken=None, is_full=False, within_s=0.05)
+
+    def kill_all(self) -> Ended:
+        pid, status, usage = os.wait4(-1, 0)
+        return {pid: (status, usage)}
+
+
+def test_a_program_that_ended_in_time_is_not_late_because_its_supervisor_was() -> None:
+    order = Order(seq=1, argv=("true",), stdin=b"", timeout_s=0.5, output_limit=9, env={}, memory_mb=512)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        execution = Execution(order, Open(), ours.fileno(), lambda: False)
+        assert execution.start() is None
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+        time.sleep(order.timeout_s)
+        header, _ = execution.finish()
+    assert json.loads(header)["status"] == "ok"
+
+
+def _named(pid: int, started: object) -> Path:
+    return Path(f"/dev/shm/palaestra-{os.stat('/proc/self/ns/pid').st_ino}-{pid}-{started}")
+
+
+@pytest.fixture
+def planted(tmp_path: Path) -> Iterator[tuple[Path, ...]]:
+    """A living supervisor's directory, and what any user may put beside it under such a name."""
+    alive = _named(os.getpid(), start_time(os.getpid()))
+    link, odd, foreign = _named(999_999_999, 1), _named(999_999_998, "x"), _named(999_999_997, 1)
+    (tmp_path / "target").mkdir(mode=0o755)
+    link.symlink_to(tmp_path / "target")
+    for directory in (alive, odd, foreign):
+        directory.mkdir()
+    if os.geteuid() == 0:
+        os.chown(foreign, 4321, 4321)
+    yield (alive, link, odd, foreign) if os.geteuid() == 0 else (alive, link, odd)
+    link.unlink()
+    for directory in (alive, odd, foreign):
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def test_a_sweep_touches_only_what_its_own_supervisors_left(
+    planted: tuple[Path, ...], tmp_path: Path
+) -> None:
+    left = _named(999_999_996, 1)
+    (left / "workspace").mkdir(parents=True)
+    sweep()
+    assert not left.exists() and all(map(os.path.lexists, planted))
+    assert (tmp_path / "target").stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"cpus": 0},
+        {"cpus": float("nan")},
+        {"cpus": float("inf")},
+        {"pids": -1},
+        {"env": {"": "x"}},
+        {"env": {"A=B": "x"}},
+        {"env": {"A": "x\0"}},
+        {"env": {"A": "\ud800"}},
+        {"env": {"A": 1}},
+    ],
+)
+def test_a_spec_that_no_sandbox_can_be_is_refused_at_once(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"SandboxSpec.{next(iter(wrong))}"):
+        SandboxSpec(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("argv", "options", "field"),
+    [
+        ("true", {}, "argv"),
+        ([], {}, "argv"),
+        (["a\0"], {}, "argv"),
+        (["\ud800"], {}, "argv"),
+        (["true"], {"timeout_s": 0.0}, "timeout_s"),
+        (["true"], {"timeout_s": float("nan")}, "timeout_s"),
+        (["true"], {"output_limit": -1}, "output_limit"),
+    ],
+)
+def test_a_call_that_no_sandbox_can_honour_is_refused_at_once(
+    argv: Any, options: dict[str, Any], field: str
+) -> None:
+    options = {"timeout_s": 1.0, "output_limit": 0, **options}
+    with pytest.raises(ValueError, match=field):
+        require_call(argv, **options)
 
 
 def test_importing_sandboxes_loads_nothing_heavy() -> None:

@@ -124,7 +124,7 @@ def test_numeric(grader: Grader, reference: object, said: str, expected: float) 
     assert reward(grader, reference, said) == expected
 
 
-@pytest.mark.parametrize("grader", [Exact(), Numeric()])
+@pytest.mark.parametrize("grader", [Exact(), Numeric(), Math()])
 def test_a_task_without_a_usable_reference_is_not_graded(grader: Grader) -> None:
     outcome = run_async(grade_episode(grader, Task(id="t"), episode("5")))
     assert isinstance(outcome, Ungraded) and "'t'" in outcome.reason
