@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from statistics import fmean, variance
 
@@ -63,10 +64,11 @@ async def evaluate(
         GroupRequest(split=split, epoch=0, task=task, num_samples=samples, version=version) for task in tasks
     ]
     groups: list[Group] = []
-    async for _, group in collector.stream(requests):
-        groups.append(group)
-        if on_group is not None:
-            on_group(group)
+    async with aclosing(collector.stream(requests)) as stream:
+        async for _, group in stream:
+            groups.append(group)
+            if on_group is not None:
+                on_group(group)
     return summarize(split, groups, reward_range)
 
 

@@ -230,9 +230,12 @@ class Ledger:
 
 
 def _connect(path: Path, read_only: bool) -> sqlite3.Connection:
-    mode = "ro" if read_only else "rwc"
+    # A reader could not remove the -wal and -shm files that it makes with mode=ro.
+    mode = "rw" if read_only else "rwc"
     db = sqlite3.connect(f"file:{path}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False)
-    if not read_only:
+    if read_only:
+        db.execute("PRAGMA query_only = ON")
+    else:
         # WAL survives kill -9 at any point; NORMAL leaves only a power cut able to lose the last commits.
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")

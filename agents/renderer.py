@@ -9,7 +9,7 @@ parse     sampled ids                                        -> text, reasoning,
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from tokenizers import Tokenizer
 
@@ -23,6 +23,9 @@ from .template import ChatTemplate, Row
 
 History = Literal["append", "template"]
 """append: never render again what was rendered. template: render again, and fork where the text changed."""
+
+_SPOKEN = ("content", "reasoning_content", "tool_calls")
+"""What of a row somebody said."""
 
 
 class Renderer:
@@ -146,8 +149,18 @@ class Renderer:
     def _guarded(self, rows: list[Row]) -> list[Row]:
         """Special tokens that stand in a message are text, or a tool's answer could speak as the system."""
         for row in rows:
-            row["content"] = self._encoder.guard(row["content"])
+            row |= {name: self._guard(row[name]) for name in _SPOKEN if name in row}
         return rows
+
+    def _guard(self, value: object) -> Any:
+        if isinstance(value, str):
+            return self._encoder.guard(value)
+        if isinstance(value, dict):
+            fields = cast(dict[str, object], value)
+            return {self._encoder.guard(name): self._guard(inner) for name, inner in fields.items()}
+        if isinstance(value, list):
+            return [self._guard(item) for item in cast(list[object], value)]
+        return value
 
     def _shown(self, tools: Sequence[ToolSpec]) -> Sequence[ToolSpec]:
         return tools if self._describe_tools else ()

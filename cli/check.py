@@ -18,6 +18,7 @@ from ..trainer.preflight import preflight
 from ..trainer.recipe_file import RecipeError, load_recipe
 from .console import open_console
 from .options import Json, RecipePath, Sets
+from .progress import TerminalProgress
 
 check = typer.Typer(
     help="Prove a part before a run depends on it.", no_args_is_help=True, rich_markup_mode=None
@@ -80,7 +81,9 @@ def check_engine(
     """Start a recipe's engine and compare its log-probabilities with the learner's."""
     from ..trainer.engine_check import compare_engine
 
-    report = asyncio.run(compare_engine(load_recipe(recipe, overrides or ()), model))
+    loaded = load_recipe(recipe, overrides or ())
+    with TerminalProgress(open_console(stderr=True)) as progress:
+        report = asyncio.run(compare_engine(loaded, model, progress))
     drift = f"differ by {report.drift:.1e} nats from the learner's, bound {report.bound:.0e}"
     rows = [
         _row("starts", f"{report.kind}, {report.max_context} tokens of context"),

@@ -63,7 +63,7 @@ class _Question:
     async def answer(self, progress: TerminalProgress) -> tuple[Evaluation, dict[str, int]]:
         """The evaluation, and why episodes have no number, by reason."""
         folder = self.recipe.runs_dir / f"{self.recipe.name}.{self.name}"
-        async with open_player(self.recipe, self.seat) as player:
+        async with open_player(self.recipe, self.seat, progress) as player:
             make_folder(folder)
             with Ledger(folder) as ledger:
                 self._stay_the_same(ledger)
@@ -73,6 +73,7 @@ class _Question:
     async def _play(self, player: Player, ledger: Ledger, progress: TerminalProgress) -> Evaluation:
         held_out = player.arena.held_out
         progress.phase(self.name, len(held_out) * self.samples)
+        progress.waiting("episodes")
         collector = Collector(
             player.rollout,
             ledger,
@@ -93,6 +94,7 @@ class _Question:
     def _stay_the_same(self, ledger: Ledger) -> None:
         """An evaluation goes on only as what it began as: the same policy, tasks and sampling."""
         recipe = redacted(self.recipe.model_dump(mode="json", include={"seed", "env", "model", "sampling"}))
+        recipe["temperature"] = self.recipe.evaluation_temperature
         model = self.seat.model(self.recipe)
         weights = [] if model is None else _fingerprint(model)
         asked = json.dumps([dataclasses.asdict(self.seat), recipe, weights], sort_keys=True)

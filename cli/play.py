@@ -16,6 +16,7 @@ from ..trainer.recipe_file import RecipeError, load_recipe
 from .console import open_console, printable
 from .options import ApiKeyEnv, Json, ModelName, RecipePath, Sets, WhoPlays
 from .policies import Seat, open_player
+from .progress import TerminalProgress
 
 STYLES = {"system": "dim", "user": "cyan", "assistant": "green", "tool": "yellow"}
 
@@ -36,7 +37,7 @@ def play(
     seat = Seat(policy=policy, model_name=model_name, api_key_env=api_key_env)
 
     async def one() -> Trajectory:
-        async with open_player(loaded, seat) as player:
+        async with open_player(loaded, seat, TerminalProgress(console)) as player:
             tasks = player.arena.held_out
             if not 0 <= task < len(tasks):
                 raise RecipeError(f"--task {task}: the held-out tasks are 0 .. {len(tasks) - 1}")

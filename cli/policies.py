@@ -1,8 +1,8 @@
 """Who plays: an oracle, a model behind the recipe's engine, or a chat endpoint."""
 
 import tempfile
-from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,8 @@ from ..agents.chat import ChatPolicy
 from ..agents.engine import PolicyVersion
 from ..agents.rollout import Rollout
 from ..trainer.parts import Arena, load_renderer, make_plain_rollout, make_rollout, open_engine
-from ..trainer.preflight import check_oracle, preflight
+from ..trainer.preflight import check_engine, check_oracle, preflight
+from ..trainer.progress import Progress
 from ..trainer.recipe import Recipe
 from ..trainer.recipe_file import RecipeError
 
@@ -56,13 +57,16 @@ class Player:
 
 
 @asynccontextmanager
-async def open_player(recipe: Recipe, seat: Seat) -> AsyncGenerator[Player, None]:
+async def open_player(recipe: Recipe, seat: Seat, progress: Progress) -> AsyncGenerator[Player, None]:
     """Whoever was asked for, ready to play. Raises `RecipeError` and what `preflight` raises."""
     folder = seat.model(recipe)
     arena = await preflight(recipe, trains=False)
     if folder is not None:
-        with _whole_model(folder) as whole:
-            async with open_engine(recipe, whole) as engine:
+        await check_engine(recipe)
+        with tempfile.TemporaryDirectory(prefix="palaestra-") as scratch:
+            whole = _whole_model(folder, Path(scratch) / "model")
+            served = recipe.model_copy(update={"runs_dir": Path(scratch)})  # for a server's log
+            async with open_engine(served, whole, progress) as engine:
                 renderer = load_renderer(recipe, whole)
                 temperature = recipe.evaluation_temperature
                 yield Player(arena=arena, rollout=make_rollout(recipe, arena, engine, renderer, temperature))
@@ -83,17 +87,14 @@ def _model_folder(folder: Path) -> Path:
     return folder
 
 
-@contextmanager
-def _whole_model(folder: Path) -> Generator[Path, None, None]:
-    """The folder, or for an adapter a temporary one with the model that it makes."""
+def _whole_model(folder: Path, scratch: Path) -> Path:
+    """The folder, or for an adapter `scratch` with the model that it makes."""
     if (folder / "config.json").is_file():
-        yield folder
-        return
+        return folder
     from ..trainer.merge import merge_adapter
 
-    with tempfile.TemporaryDirectory(prefix="palaestra-") as scratch:
-        merge_adapter(folder, Path(scratch))
-        yield Path(scratch)
+    merge_adapter(folder, scratch)
+    return scratch
 
 
 def _open_chat(recipe: Recipe, seat: Seat) -> ChatPolicy:

@@ -18,6 +18,7 @@ from rich.progress import (
 from rich.text import Text
 
 from ..agents.trajectory import Trajectory
+from .console import printable
 
 SHOWN = {"reward": "reward", "pass_rate": "pass rate", "entropy": "entropy", "kl": "KL"}
 """Metrics of a step, and their names for people."""
@@ -74,7 +75,7 @@ class TerminalProgress:
             self._print("  ".join(part for part in (self._figures, self._speed()) if part))
 
     def waiting(self, what: str) -> None:
-        self._waiting = what
+        self._waiting = printable(what)
         self._draw()
 
     def note(self, text: str) -> None:

@@ -1,6 +1,7 @@
 """LoRA by peft, through typed functions. The model object stays; its layers gain an adapter in place."""
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ def add_adapter(model: PreTrainedModel, config: LoraConfig, seed: int) -> Any:
     untyped: Any = peft
     if hasattr(model, "peft_config"):
         raise ValueError("the model already has an adapter; load it again, or train it without `lora`")
-    targets = _linear_layers(model) if config.targets == "all-linear" else list(config.targets)
+    targets = _linear_layers(model) if config.targets == "all-linear" else _checked(model, config.targets)
     settings = untyped.LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
@@ -41,6 +42,16 @@ def _linear_layers(model: PreTrainedModel) -> list[str]:
         if isinstance(module, nn.Linear) and module is not head
     }
     return sorted(found)
+
+
+def _checked(model: PreTrainedModel, targets: Sequence[str]) -> list[str]:
+    """The targets, each of which is there: peft passes over a wrong name beside a right one."""
+    linear = [f".{name}" for name, module in modules(model) if isinstance(module, nn.Linear)]
+    for target in targets:
+        if not any(name.endswith(f".{target}") for name in linear):
+            known = ", ".join(_linear_layers(model))
+            raise ValueError(f"lora.targets: the model has no linear layer {target!r}; it has: {known}")
+    return list(targets)
 
 
 def save_adapter(adapted: Any, folder: Path) -> None:

@@ -14,12 +14,12 @@ from ..agents.renderer import Renderer
 from ..agents.trajectory import EpisodeKey
 from ..envs import Scored
 from ..envs.worker_env import adopt
-from .learner import Learner
-from .model import load_model
 from .parts import Arena, learner_config, load_renderer, make_plain_rollout, open_engine
-from .preflight import check_oracle, preflight
+from .preflight import check_engine, check_oracle, preflight
+from .progress import Progress
 from .publisher import answer_logprobs
 from .recipe import Recipe, TinyModel
+from .run import open_learner
 from .tiny import make_tiny_model
 from .warm_start import oracle_texts
 
@@ -45,12 +45,13 @@ class EngineReport:
     """The recipe's `engine.canary_bound`, nats."""
 
 
-async def compare_engine(recipe: Recipe, model: Path | None = None) -> EngineReport:
-    """Start the recipe's engine on a model folder, by default the recipe's, and ask it a few prompts.
+async def compare_engine(recipe: Recipe, model: Path | None, progress: Progress) -> EngineReport:
+    """Start the recipe's engine on a model folder, None for the recipe's, and ask it a few prompts.
 
     Raises `RecipeError`, and `EngineError` where the engine does not start or answer.
     """
     arena = await preflight(recipe, trains=False)
+    await check_engine(recipe)
     with tempfile.TemporaryDirectory(prefix="palaestra-") as name:
         scratch = Path(name)
         recipe = recipe.model_copy(update={"runs_dir": scratch})  # the server's log
@@ -58,7 +59,8 @@ async def compare_engine(recipe: Recipe, model: Path | None = None) -> EngineRep
         renderer = load_renderer(recipe, folder)
         numbers = range(min(NUM_PROMPTS, len(arena.held_out)))
         prompts = [await _opening(recipe, arena, renderer, number) for number in numbers]
-        async with open_engine(recipe, folder) as engine:
+        async with open_engine(recipe, folder, progress) as engine:
+            progress.waiting("answers")
             return EngineReport(
                 kind=recipe.engine.kind,
                 max_context=engine.max_context,
@@ -107,7 +109,7 @@ async def _is_repeatable(
 
 async def _drift(recipe: Recipe, engine: Engine, folder: Path, prompts: Sequence[tuple[int, ...]]) -> float:
     config = learner_config(recipe, recipe.optimizer, 1, lora=recipe.lora)
-    learner = await asyncio.to_thread(lambda: Learner(load_model(folder), config))
+    learner = await asyncio.to_thread(open_learner, folder, config)
     report = await canary(
         engine,
         partial(answer_logprobs, learner),

@@ -3,7 +3,7 @@
 import os
 import re
 import shutil
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +13,8 @@ import yaml
 from .recipe import Recipe
 from .recipe_file import RecipeError
 
-_SECRET = re.compile(r"(^|_)(key|token|secret|password|credential)s?$", re.IGNORECASE)
+_SECRET = re.compile(r"(^|[._-])(key|token|secret|password|credential)s?$", re.IGNORECASE)
+_BLANK = "[redacted]"
 
 
 class CorruptCheckpoint(ValueError):
@@ -84,25 +85,36 @@ def _no_folder(what: str, error: OSError) -> RecipeError:
 
 
 def redacted(value: object) -> Any:
-    """The same structure with every field that is named like a secret blanked.
+    """The same structure with every field and command-line flag that is named like a secret blanked.
 
-    >>> redacted({"url": "u", "options": {"api_key": "sk-1"}})
-    {'url': 'u', 'options': {'api_key': '[redacted]'}}
+    >>> redacted({"url": "u", "options": {"api_key": "sk-1"}, "args": ["--hf-token", "hf-1"]})
+    {'url': 'u', 'options': {'api_key': '[redacted]'}, 'args': ['--hf-token', '[redacted]']}
     """
     if isinstance(value, dict):
         fields = cast(dict[str, object], value)
         return {
-            name: "[redacted]" if _is_secret(name, found) else redacted(found)
-            for name, found in fields.items()
+            name: _BLANK if _is_secret(name, found) else redacted(found) for name, found in fields.items()
         }
     if isinstance(value, list):
-        return [redacted(item) for item in cast(list[object], value)]
+        return list(_redacted_items(cast(list[object], value)))
     return value
 
 
+def _redacted_items(items: list[object]) -> Iterator[Any]:
+    """In a list of arguments, a flag names what follows it: `--api-key=K`, and `--api-key K1 K2`."""
+    flag = ""
+    for item in items:
+        if isinstance(item, str) and item.startswith("-"):
+            flag, equals, given = item.partition("=")
+            yield f"{flag}={_BLANK}" if equals and _is_secret(flag, given) else item
+        else:
+            yield _BLANK if isinstance(item, str) and _is_secret(flag, item) else redacted(item)
+
+
 def _is_secret(name: str, value: object) -> bool:
-    """Numbers are none: `max_tokens` is named like one."""
-    return bool(_SECRET.search(name) and value) and not isinstance(value, int | float)
+    """Numbers are none: `max_tokens` is named like one, and so is `--max-num-batched-tokens 2048`."""
+    is_number = isinstance(value, int | float) or (name.startswith("-") and str(value).isdecimal())
+    return bool(_SECRET.search(name) and value) and not is_number
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -60,6 +60,8 @@ class Trainer:
         update = await asyncio.to_thread(self.updater.update, judgement.accepted)
         self.num_steps = step + 1
         clock.lap("learn_s")
+        if update.metrics.get("skipped"):
+            self.progress.note(f"step {self.num_steps}: a gradient was not finite, its update is left out")
 
         self.progress.waiting("publish")
         await self.publisher.publish(PolicyVersion(self.num_steps))

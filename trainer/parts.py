@@ -13,6 +13,7 @@ from ..agents.renderer import Renderer
 from ..agents.rollout import Rollout
 from ..envs import Env, Policy, Task, TaskSet, load_env
 from .config import LearnerConfig, LoraConfig
+from .progress import Progress
 from .recipe import LoraSection, OptimizerSection, Recipe
 from .recipe_file import RecipeError
 from .schedule import OptimizerConfig
@@ -85,7 +86,7 @@ def make_plain_rollout(recipe: Recipe, arena: Arena, make_policy: Callable[[Task
 
 
 @asynccontextmanager
-async def open_engine(recipe: Recipe, model: Path) -> AsyncGenerator[Engine, None]:
+async def open_engine(recipe: Recipe, model: Path, progress: Progress) -> AsyncGenerator[Engine, None]:
     """The recipe's engine, serving the model folder as version 0."""
     section = recipe.engine
     if section.kind == "local":
@@ -99,15 +100,18 @@ async def open_engine(recipe: Recipe, model: Path) -> AsyncGenerator[Engine, Non
     from ..agents.engines.vllm_server import VllmServer
 
     assert recipe.lora is not None, "load_recipe checked it"
+    log = recipe.folder / "vllm.log"
     server = VllmServer(
         model,
-        log=recipe.folder / "vllm.log",
+        log=log,
         port=section.port,
         dtype=recipe.model.dtype,
         max_lora_rank=recipe.lora.rank,
         max_context=section.max_context,
         args=section.args,
+        progress=lambda seconds, line: progress.waiting(f"vLLM, {seconds:.0f} s: {line}"),
     )
+    progress.note(f"starting vLLM; its log is {log}")
     async with server, _open_vllm_client(recipe, server.url, server.model) as client:
         yield client
 

@@ -1,5 +1,6 @@
 """What can be known to fail before a run has cost anything."""
 
+import asyncio
 import inspect
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -33,7 +34,7 @@ async def preflight(recipe: Recipe, *, trains: bool = True) -> Arena:
             check_oracle(arena, "warm_start")
         if recipe.model.tiny is not None:
             check_oracle(arena, "model.tiny")
-        await _check_engine(recipe)
+        await check_engine(recipe)
     if issubclass(arena.env, SandboxToolEnv):
         async with open_sandbox(arena.env.sandbox):
             pass
@@ -76,25 +77,27 @@ def _check_env_options(recipe: Recipe, env: type[Env[Any]]) -> None:
         raise RecipeError(f"env.options: {error}; {env.__name__} takes: {known}") from error
 
 
-async def _check_engine(recipe: Recipe) -> None:
-    """A server of our own could start; one of somebody else's answers, and serves the model."""
+async def check_engine(recipe: Recipe) -> None:
+    """Raise `RecipeError` where our own server could not start, or another one does not serve the model."""
     section = recipe.engine
     if section.kind == "local":
         return
     from ..agents.engines.vllm import VllmEngine
-    from ..agents.engines.vllm_server import find_vllm_python, free_port, served_rank
+    from ..agents.engines.vllm_server import check_vllm_python, find_vllm_python, free_port, served_rank
 
+    with _about("engine"):
+        url = section.url or "http://127.0.0.1"
+        engine = VllmEngine(url, model=str(recipe.model.path), api_key_env=section.api_key_env)
     if section.url is None:
-        with _about("engine.kind: vllm"):
-            find_vllm_python()
         with _about("engine.port"):
             free_port(section.port)
         assert recipe.lora is not None, "load_recipe checked it"
         with _about("lora.rank"):
             served_rank(recipe.lora.rank)
+        with _about("engine.kind: vllm"):
+            await asyncio.to_thread(check_vllm_python, find_vllm_python())
         return
     with _about("engine.url"):
-        engine = VllmEngine(section.url, model=str(recipe.model.path), api_key_env=section.api_key_env)
         try:
             await engine.check()
         finally:

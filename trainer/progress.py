@@ -26,7 +26,7 @@ class Progress(Protocol):
         ...
 
     def waiting(self, what: str) -> None:
-        """What the run waits for right now: "episodes", "learner", "publish", "checkpoint"."""
+        """What the run waits for right now: "episodes", "learner", "publish", "checkpoint", "vLLM, 9 s"."""
         ...
 
     def note(self, text: str) -> None:

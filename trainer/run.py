@@ -10,6 +10,7 @@ runs/<name>/
 import asyncio
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from ..agents.rollout import Rollout
 from ..agents.trajectory import Trajectory
 from ._torch import use_processor
 from .checkpoint import Checkpoints
+from .config import LearnerConfig
 from .folder import make_whole, open_folder
 from .interrupt import Interrupt, Interrupted
 from .learner import Learner
@@ -82,6 +84,14 @@ async def train(
     return summary
 
 
+def open_learner(model: Path, config: LearnerConfig) -> Learner:
+    """A learner of a model folder. Raises `RecipeError` for a model that cannot be trained so."""
+    try:
+        return Learner(load_model(model), config)
+    except (ValueError, OSError) as error:  # of transformers too, as in `open_local_engine`
+        raise RecipeError(f"the model {model} cannot be trained: {error}") from error
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Run:
     recipe: Recipe
@@ -98,8 +108,9 @@ class _Run:
             async with open_local_engine(self.recipe, model) as engine:
                 await self._evaluate("baseline", engine, model, START)
             model = await self._warm_start(model, self.recipe.warm_start)
-        async with open_engine(self.recipe, model) as opened:
-            engine = self.wrap_engine(opened)
+        async with AsyncExitStack() as stack:
+            starting = stack.enter_async_context(open_engine(self.recipe, model, self.progress))
+            engine = self.wrap_engine(await self.interrupt.during(starting))
             await self._evaluate("warm-start" if self.recipe.warm_start else "baseline", engine, model, START)
             await self._learn(engine, model)
             await self._evaluate("final", engine, model, PolicyVersion(self.recipe.grpo.steps))
@@ -123,7 +134,7 @@ class _Run:
         renderer = load_renderer(self.recipe, model)
         demonstrations = await self._demonstrations(section.demonstrations)
         rows = [demonstrate(each.key, each.episode, renderer) for each in demonstrations]
-        learner = Learner(load_model(model), learner_config(self.recipe, section.optimizer, section.steps))
+        learner = open_learner(model, learner_config(self.recipe, section.optimizer, section.steps))
         self.progress.phase("warm start", section.steps)
         self.progress.waiting("learner")
         for _ in warm_start(learner, rows, section, seed=self.recipe.seed):
@@ -189,7 +200,7 @@ class _Run:
         recipe, grpo = self.recipe, self.recipe.grpo
         num_updates = grpo.steps * grpo.updates_per_step
         config = learner_config(recipe, recipe.optimizer, num_updates, lora=recipe.lora)
-        learner = Learner(load_model(model), config)
+        learner = open_learner(model, config)
         renderer = load_renderer(recipe, model)
         remote = recipe.engine.kind != "local"
         probes = [renderer.opening(task.messages, task.tools) for task in self.arena.train[:4]]

@@ -76,6 +76,7 @@ def _metrics(batch: Batch, report: LossReport, stepped: StepReport) -> dict[str,
     found = {
         "loss": report.loss,
         "grad_norm": stepped.grad_norm,
+        "skipped": float(stepped.is_skipped),
         "lr": stepped.lr,
         "trained_tokens": float(report.num_tokens),
         **report.metrics,

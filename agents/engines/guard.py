@@ -16,6 +16,8 @@ from types import FrameType
 GRACE_S = 10.0
 """Between SIGTERM and SIGKILL."""
 
+_SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
+
 
 class _Told(Exception):
     """A signal asked the guard to end."""
@@ -23,7 +25,7 @@ class _Told(Exception):
 
 def main() -> None:
     """Wait for the command, the pipe or a signal, whichever comes first; then end the group."""
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+    for number in _SIGNALS:
         signal.signal(number, _tell)
     child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
     try:
@@ -31,7 +33,8 @@ def main() -> None:
             pass
     except _Told:
         pass
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in _SIGNALS:  # a second one must not end the guard before its group
+        signal.signal(number, signal.SIG_IGN)
     if child.poll() is None:
         os.killpg(0, signal.SIGTERM)
     until = time.monotonic() + GRACE_S

@@ -126,6 +126,8 @@ class LocalEngine:
                     work()
                 except EngineError as refused:
                     error = refused
+                except Exception as broken:  # boundary: the caller would wait forever for what torch raises
+                    error = EngineError(f"the engine could not do it: {broken!r}")
             _settle(loop, done, error)
 
         self._flush()  # what was asked before comes before

@@ -107,6 +107,8 @@ class Runner:
         for replica in replicas:
             try:
                 self._forward(replica)
+            except EngineError as error:
+                self._slots.fail(replica, error)
             except (
                 Exception
             ) as error:  # boundary: whatever torch raises is this batch's answer, not the engine's end
@@ -141,7 +143,10 @@ class Runner:
         temperatures[rows] = [request.sampling.temperature for request in requests]
         top_p[rows] = [request.sampling.top_p for request in requests]
         sampled = sample(logits, temperatures, top_p, uniforms(seeds, positions))
-        self._slots.advance(plan, sampled.ids_R[rows], sampled.logprobs_R[rows])
+        logprobs_R = sampled.logprobs_R[rows]
+        if not np.isfinite(logprobs_R).all():  # what was sampled then is the last token of the vocabulary
+            raise EngineError("the model's logits have NaN in them: its weights are broken")
+        self._slots.advance(plan, sampled.ids_R[rows], logprobs_R)
 
     def _batch(self, plan: Plan) -> Batch:
         device = self._decoder.device

@@ -6,7 +6,7 @@ import os
 import random
 import secrets
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import aiohttp
 from yarl import URL
@@ -65,10 +65,12 @@ class VllmEngine:
     async def check(self) -> None:
         """Is the server there, and does it serve the model? Raises `EngineError` with what is wrong."""
         served = await self._models()
-        card = next((card for card in served if card["id"] == self._model), None)
-        if card is None:
-            raise EngineRefused(f"{self._url} serves {[card['id'] for card in served]}, not {self._model!r}")
-        self.max_context = min(self.max_context or card["max_model_len"], card["max_model_len"])
+        if self._model not in served:
+            raise EngineRefused(f"{self._url} serves {list(served)}, not {self._model!r}")
+        served_context = served[self._model].get("max_model_len")
+        if served_context is None:
+            raise EngineRefused(f"{self._url} does not say max_model_len as vLLM does: is it another server?")
+        self.max_context = min(self.max_context or served_context, served_context)
 
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, *, policy: PolicyVersion, seed: int
@@ -107,11 +109,10 @@ class VllmEngine:
         if name == self._model:
             raise EngineRefused("version 0 is the base model and cannot be published")
         # A server that outlived the last run may hold the name with that run's weights.
-        if any(card["id"] == name for card in await self._models()):
+        if name in await self._models():
             await self.retire(update.version)
-        body = {"lora_name": name, "lora_path": str(update.adapter.absolute())}
         try:
-            await self._request("POST", self._url / "v1/load_lora_adapter", json.dumps(body).encode())
+            await self._move("load", name, lora_path=str(update.adapter.absolute()))
         except EngineError as error:  # vLLM leaves some paths out of what it answers
             raise type(error)(f"adapter {update.adapter}: {error}") from error
         return update.version
@@ -119,8 +120,7 @@ class VllmEngine:
     async def retire(self, version: PolicyVersion) -> None:
         """Unload a version's adapter; the base model stays."""
         if (name := self._name(version)) != self._model:
-            body = json.dumps({"lora_name": name}).encode()
-            await self._request("POST", self._url / "v1/unload_lora_adapter", body)
+            await self._move("unload", name)
 
     async def close(self) -> None:
         """Close the connections; the server is not ours."""
@@ -131,9 +131,22 @@ class VllmEngine:
     def _name(self, version: PolicyVersion) -> str:
         return self._model if version == 0 else policy_name(version)
 
-    async def _models(self) -> list[dict[str, Any]]:
-        served: list[dict[str, Any]] = json.loads(await self._request("GET", self._url / "v1/models"))["data"]
-        return served
+    async def _move(self, move: Literal["load", "unload"], name: str, **fields: str) -> None:
+        """Load or unload an adapter."""
+        body = json.dumps({"lora_name": name, **fields}).encode()
+        try:
+            await self._request("POST", self._url / f"v1/{move}_lora_adapter", body)
+        except EngineRefused:  # perhaps only because an earlier try got through and its answer did not
+            if (name in await self._models()) != (move == "load"):
+                raise
+
+    async def _models(self) -> dict[str, dict[str, Any]]:
+        """What vLLM tells of the base model and each adapter, by name."""
+        answer = await self._request("GET", self._url / "v1/models")
+        try:
+            return {card["id"]: card for card in json.loads(answer)["data"]}
+        except (KeyError, TypeError, ValueError) as error:
+            raise EngineRefused(f"{self._url}/v1/models is not a list of models: {answer[:200]!r}") from error
 
     async def _request(self, method: str, url: URL, body: bytes | None = None) -> bytes:
         """The answer's body, after as many tries as it takes."""

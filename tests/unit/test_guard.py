@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -28,21 +29,31 @@ time.sleep(60)
 """
 
 
+def ignores(pid: int, number: int) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    mask = next(line.split()[1] for line in status.splitlines() if line.startswith("SigIgn:"))
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
 def start(code: str) -> "subprocess.Popen[bytes]":
     command = [sys.executable, str(GUARD), sys.executable, "-c", code]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0)
 
 
-@pytest.mark.parametrize("how", ["close the pipe", "signal"])
+@pytest.mark.parametrize("how", ["close the pipe", "signal", "signals"])
 def test_it_takes_stubborn_grandchildren_down(how: str) -> None:
     with start(STUBBORN) as guard:
         assert guard.stdout is not None and guard.stdin is not None
         assert guard.stdout.readline() == b"up\n"
         assert len(group(guard.pid)) == 3
-        if how == "signal":
-            guard.send_signal(signal.SIGTERM)
-        else:
+        if how == "close the pipe":
             guard.stdin.close()
+        else:
+            guard.send_signal(signal.SIGTERM)
+        if how == "signals":
+            while not ignores(guard.pid, signal.SIGTERM):
+                time.sleep(0.01)
+            guard.send_signal(signal.SIGINT)
         wait_until_gone(guard.pid)
 
 

@@ -110,6 +110,27 @@ def test_a_run_file_of_another_schema_is_refused(tmp_path: Path) -> None:
         Ledger(tmp_path)
 
 
+def test_a_look_at_a_run_file_leaves_nothing_and_changes_nothing(tmp_path: Path) -> None:
+    with Ledger(tmp_path) as ledger:
+        ledger.set_meta("a", "b")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with Ledger(tmp_path, read_only=True) as ledger:
+        assert ledger.meta("a") == "b"
+        with pytest.raises(LedgerError, match="readonly"):
+            ledger.set_meta("a", "c")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_run_that_is_being_written_can_be_looked_at(tmp_path: Path) -> None:
+    with Ledger(tmp_path) as writer:
+        writer.set_meta("a", "b")
+        with Ledger(tmp_path, read_only=True) as reader:
+            writer.set_meta("a", "c")
+            assert reader.meta("a") == "c"
+        writer.set_meta("a", "d")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run.lock", "run.sqlite"]
+
+
 def test_steps_and_events_are_kept_in_order(tmp_path: Path) -> None:
     with Ledger(tmp_path) as ledger:
         ledger.record_step(1, {"loss": 0.1})

@@ -104,6 +104,9 @@ def test_special_tokens_in_a_message_are_only_text(content: str) -> None:
     opening = r.opening([UserMessage(content)], ())
     assert (opening.count(256), opening.count(257)) == (2, 1)
     assert max(opening) <= 257  # neither of the other two
+    call = ToolCall(id="call00000", name="add", arguments={"sum": [content]})
+    again = r.opening([UserMessage("hi"), AssistantMessage("", tool_calls=(call,)), UserMessage("go on")], ())
+    assert (again.count(256), again.count(257)) == (4, 3)
 
 
 @pytest.mark.parametrize(

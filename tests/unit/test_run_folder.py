@@ -55,6 +55,15 @@ def test_redaction_goes_by_the_name_of_the_field() -> None:
     }
 
 
+def test_a_secret_among_arguments_is_blanked_by_its_flag() -> None:
+    args = ["--api-key", "sk-1", "sk-2", "--hf-token=hf-1", "--max-num-batched-tokens", "2048"]
+    args += ["--max-num-batched-tokens=64", "--seed", "1", "--ssl-keyfile", "a.pem"]
+    assert redacted({"args": args})["args"] == [
+        *("--api-key", "[redacted]", "[redacted]", "--hf-token=[redacted]"),
+        *args[4:],
+    ]
+
+
 def test_what_could_not_be_finished_is_not_there(tmp_path: Path) -> None:
     def fill(folder: Path) -> None:
         (folder / "a").write_text("a")

@@ -5,8 +5,9 @@ from copy import deepcopy
 from typing import Any
 
 import pytest
-from trainer_builders import make_group, make_llama_learner
+from trainer_builders import make_graph, make_group, make_llama_learner, make_trajectory
 
+from palaestra.agents.trajectory import Group
 from palaestra.trainer.advantages import Accepted, credit
 from palaestra.trainer.recipe import GrpoSection
 from palaestra.trainer.replay import replay_step
@@ -53,6 +54,14 @@ def test_an_altered_logprob_changes_the_loss(
     record["updates"][0]["rows"][0][name][0] -= 0.5
     altered = replay_step(step[0], SECTION, record)[0]
     assert abs(altered.loss - altered.stored_loss) > 1e-4
+
+
+def test_an_update_that_was_left_out_is_counted() -> None:
+    members = (make_trajectory(0, 1.0), make_trajectory(1, 0.0, graph=make_graph(([1, 2], [96]))))
+    accepted = credit(Group(task_id="t", members=members)).accepted  # exp(96) is over what fp32 holds
+    learner = make_llama_learner()
+    update = Updater(learner=learner, section=GrpoSection(steps=1)).update(accepted)
+    assert update.metrics["skipped"] == 1.0 and learner.num_steps == 0
 
 
 def test_a_missing_row_or_update_is_refused(step: tuple[tuple[Accepted, ...], dict[str, Any]]) -> None:

@@ -42,6 +42,10 @@ class Server:
         self.bodies = list[dict[str, Any]]()
         self.headers = list[dict[str, str]]()
         self.loaded = list[str]()
+        self.loses_answers = False
+        """An adapter is moved, and the connection breaks before the answer."""
+        self.told: Any = None
+        """What /v1/models answers in vLLM's place."""
 
     async def generate(self, request: web.Request) -> web.StreamResponse:
         self.bodies.append(await request.json())
@@ -51,18 +55,24 @@ class Server:
 
     async def models(self, request: web.Request) -> web.Response:
         cards = [{"id": name, "max_model_len": 64} for name in ("base", *self.loaded)]
-        return web.json_response({"data": cards})
+        return web.json_response(self.told or {"data": cards})
 
-    async def load(self, request: web.Request) -> web.Response:
+    async def load(self, request: web.Request) -> web.StreamResponse:
         name = (await request.json())["lora_name"]
         if name in self.loaded:
             return web.json_response({"error": {"message": "has already been loaded"}}, status=400)
         self.loaded.append(name)
-        return web.Response()
+        return await self.moved(request)
 
-    async def unload(self, request: web.Request) -> web.Response:
-        self.loaded.remove((await request.json())["lora_name"])
-        return web.Response()
+    async def unload(self, request: web.Request) -> web.StreamResponse:
+        name = (await request.json())["lora_name"]
+        if name not in self.loaded:
+            return web.json_response({"error": {"message": "cannot be found"}}, status=404)
+        self.loaded.remove(name)
+        return await self.moved(request)
+
+    async def moved(self, request: web.Request) -> web.StreamResponse:
+        return await hang_up(request) if self.loses_answers else web.Response()
 
     @asynccontextmanager
     async def engine(self, **options: Any) -> AsyncGenerator[VllmEngine, None]:
@@ -226,6 +236,31 @@ def test_a_version_that_an_earlier_run_left_loaded_is_replaced() -> None:
             await engine.retire(V3)
             assert server.loaded == []
             await engine.retire(V0)  # the base model stays
+
+    run_async(main())
+
+
+def test_an_adapter_moves_once_where_the_answer_is_lost() -> None:
+    async def main() -> None:
+        server = Server(good)
+        server.loses_answers = True
+        async with server.engine() as engine:
+            await engine.publish(WeightUpdate(version=V3, adapter=Path("adapters/3")))
+            assert server.loaded == ["policy-000003"]
+            await engine.retire(V3)
+            assert server.loaded == []
+
+    run_async(main())
+
+
+@pytest.mark.parametrize("answer", [{"object": "list"}, ["base"], {"data": [{"id": "base"}]}])
+def test_a_server_that_is_not_vllm_is_refused(answer: Any) -> None:
+    async def main() -> None:
+        server = Server(good)
+        server.told = answer
+        async with server.engine() as engine:
+            with pytest.raises(EngineRefused, match=r"not a list of models|another server"):
+                await engine.check()
 
     run_async(main())
 
