@@ -1,4 +1,4 @@
-"""The run file: every episode, step and event of a run, in one SQLite database.
+"""The run file: every episode and step of a run, in one SQLite database.
 
 An episode is written when it is issued and again when it has ended, so that after a crash the file says
 what was finished (kept) and what was in flight (issued again, with the same seed).
@@ -38,9 +38,6 @@ CREATE TABLE episodes (
     PRIMARY KEY (split, epoch, task_id, sample, attempt)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE steps (step INTEGER PRIMARY KEY, record TEXT NOT NULL) STRICT;
-CREATE TABLE events (
-    id INTEGER PRIMARY KEY, at REAL NOT NULL, kind TEXT NOT NULL, reason TEXT NOT NULL, subject TEXT NOT NULL
-) STRICT;
 CREATE INDEX episodes_by_state ON episodes (split, state);
 """
 
@@ -176,21 +173,6 @@ class Ledger:
         """The steps that have a record, in order."""
         with self._guarded():
             return [step for (step,) in self._db.execute("SELECT step FROM steps ORDER BY step")]
-
-    def record_event(self, kind: str, reason: str, subject: str) -> None:
-        """Something was dropped, filtered, retried or injected: never silently."""
-        with self._guarded():
-            self._db.execute(
-                "INSERT INTO events (at, kind, reason, subject) VALUES (?, ?, ?, ?)",
-                (time.time(), kind, reason, subject),
-            )
-
-    def events(self, kind: str) -> list[tuple[str, str]]:
-        """(reason, subject) of every event of a kind, in order."""
-        with self._guarded():
-            return self._db.execute(
-                "SELECT reason, subject FROM events WHERE kind = ? ORDER BY id", (kind,)
-            ).fetchall()
 
     def meta(self, key: str) -> str | None:
         """A fact of the run, such as the number of its warm start's examples."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,11 +72,16 @@ def _replay(ledger: Ledger, recipe: Recipe, step: int) -> Iterator[Line]:
         yield Line(
             step=step,
             update=update,
-            same=not each.differences and abs(each.loss - each.stored_loss) <= TOLERANCE,
+            same=not each.differences and _are_close(each.loss, each.stored_loss),
             stored_loss=each.stored_loss,
             loss=None if each.differences else each.loss,
             differences=each.differences,
         )
+
+
+def _are_close(loss: float, stored: float) -> bool:
+    """A loss that diverged when it was stored diverges again."""
+    return abs(loss - stored) <= TOLERANCE or (math.isnan(loss) and math.isnan(stored))
 
 
 def _show(lines: Sequence[Line]) -> None:

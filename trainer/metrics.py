@@ -1,6 +1,7 @@
 """Numbers of a step, and the file that collects them."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -45,6 +46,10 @@ def judgement_metrics(judgement: Judgement) -> dict[str, float]:
     }
 
 
+def _is_not_finite(value: object) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
 class MetricsFile:
     """`metrics.jsonl`: one line a step."""
 
@@ -52,7 +57,8 @@ class MetricsFile:
         self._path = path
 
     def write(self, metrics: Mapping[str, Any]) -> None:
-        """Append a line."""
+        """Append a line. A number that is not finite becomes null: JSON has no other word for it."""
+        metrics = {name: None if _is_not_finite(value) else value for name, value in metrics.items()}
         with writing(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(metrics) + "\n")
 

@@ -95,3 +95,11 @@ def test_metrics_of_steps_that_are_made_again_are_forgotten(tmp_path: Path) -> N
     file.keep_until(2)
     file.write({"step": 3, "again": True})
     assert file.read() == [{"step": 1}, {"step": 2}, {"step": 3, "again": True}]
+
+
+def test_a_metric_that_is_no_number_is_null_in_the_file(tmp_path: Path) -> None:
+    file = MetricsFile(tmp_path / "metrics.jsonl")
+    file.write({"step": 1, "loss": float("nan"), "ratio_max": float("inf"), "reward": 0.5})
+    assert (tmp_path / "metrics.jsonl").read_text() == (
+        '{"step": 1, "loss": null, "ratio_max": null, "reward": 0.5}\n'
+    )

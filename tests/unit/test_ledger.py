@@ -131,12 +131,10 @@ def test_a_run_that_is_being_written_can_be_looked_at(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run.lock", "run.sqlite"]
 
 
-def test_steps_and_events_are_kept_in_order(tmp_path: Path) -> None:
+def test_steps_are_kept_in_order(tmp_path: Path) -> None:
     with Ledger(tmp_path) as ledger:
         ledger.record_step(1, {"loss": 0.1})
         ledger.record_step(2, {"loss": 0.3})
         ledger.record_step(1, {"loss": 0.2})
-        ledger.record_event("rejected", "zero variance", "t/0")
         assert ledger.step(1) == {"loss": 0.2}
         assert ledger.step_numbers() == [1, 2]
-        assert ledger.events("rejected") == [("zero variance", "t/0")]

@@ -40,7 +40,7 @@ class PpoClip:
                 "ratio": ratio_N,
                 "clip_fraction": (clipped_N < plain_N).detach(),
                 "tis_weight": weight.correction_N,
-                "engine_gap": (tokens.logprobs_N.detach() - tokens.engine_logprobs_N).abs(),
+                "abs_log_ratio": (tokens.logprobs_N.detach() - tokens.engine_logprobs_N).abs(),
             },
             maxima={"ratio": ratio_N},
         )
