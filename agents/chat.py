@@ -3,25 +3,25 @@
 import asyncio
 import json
 import os
-import random
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from itertools import count
 from types import TracebackType
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
 import httpx
-from pydantic import AfterValidator, BaseModel, Field
 
-from ..envs import AssistantMessage, Message, OutOfBudget, StopReason, ToolCall, ToolSpec
-from ..envs.message import BadToolCall, Usage, utf8
+from ..envs import AssistantMessage, Message, OutOfBudget, StopReason, ToolSpec
+from .backoff import backoff_s
+from .chat_reply import read_reply
 from .errors import EngineError, EngineRefused
-from .formats import Hermes, Malformed, ToolFormat, json_object
+from .formats import Hermes, ToolFormat
 from .policy import turn_seed
 from .rows import to_rows
 from .template import Row
 
-MAX_DELAY_S = 30.0
-"""Between two tries, also when the endpoint asks for more."""
+MAX_BODY = 1 << 25
+"""Bytes of an answer that are read: what is longer is no chat completion."""
 
 
 class ChatPolicy:
@@ -49,17 +49,16 @@ class ChatPolicy:
         """`options` goes into each request: temperature, max_tokens and what else the endpoint knows.
 
         `api_key_env` names the environment variable that holds the key, which is read for each request.
+        `timeout_s`: of one try, to the last byte of the answer. `backoff_s`: pause before the second try,
+        with jitter; it doubles from try to try.
         """
-        if api_key_env is not None and not os.environ.get(api_key_env):
-            raise ValueError(
-                f"api_key_env={api_key_env!r}: that environment variable is not set; export the key"
-            )
-        self._url = f"{base_url.rstrip('/')}/chat/completions"
+        self._url, self._login = _without_login(f"{base_url.rstrip('/')}/chat/completions")
         self._fixed = {"model": model, **(options or {})}
         self._api_key_env, self._seed = api_key_env, seed
         self._format, self._rows_format = format, format or Hermes()
-        self._max_retries, self._backoff_s = max_retries, backoff_s
-        self._client = httpx.AsyncClient(timeout=timeout_s, limits=httpx.Limits(max_connections=None))
+        self._timeout_s, self._max_retries, self._backoff_s = timeout_s, max_retries, backoff_s
+        self._headers()  # is the key there?
+        self._client = httpx.AsyncClient(timeout=None, limits=httpx.Limits(max_connections=None))
 
     async def __aenter__(self) -> Self:
         return self
@@ -75,13 +74,13 @@ class ChatPolicy:
 
     async def __call__(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> AssistantMessage:
         """The next answer. Raises `EngineError` after the last try, `EngineRefused`, `OutOfBudget`."""
-        response = await self._post_with_retries(self._payload(messages, tools))
+        body = await self._post_with_retries(self._payload(messages, tools))
+        first_call = sum(len(said.tool_calls) for said in messages if isinstance(said, AssistantMessage))
         try:
-            # Not model_validate_json: it refuses halves of surrogate pairs, and models sample them.
-            reply = _Reply.model_validate(json.loads(response.content))
+            return read_reply(body, tools, self._format, first_call=first_call)
         except (ValueError, RecursionError) as error:
-            raise EngineError(f"{self._url} answered what is no chat completion: {error}") from error
-        return self._read(reply, tools)
+            problem = f"{self._url} answered what is no chat completion: {error}"
+            raise EngineError(f"{problem}; it begins with {self._beginning(body)!r}") from error
 
     def _payload(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> dict[str, Any]:
         payload: dict[str, Any] = dict(self._fixed)
@@ -93,8 +92,8 @@ class ChatPolicy:
             payload["seed"] = turn_seed(self._seed, turn)
         return payload
 
-    async def _post_with_retries(self, payload: Mapping[str, Any]) -> httpx.Response:
-        """Tries again after what may pass: a lost connection, a full queue, a broken server."""
+    async def _post_with_retries(self, payload: Mapping[str, Any]) -> bytes:
+        """The answer's body. Tries again after what may pass: a lost connection, a broken or busy server."""
         for attempt in count():
             try:
                 return await self._post(payload)
@@ -102,50 +101,81 @@ class ChatPolicy:
                 if attempt == self._max_retries:
                     problem = f"{self._url} did not answer in {attempt + 1} tries; the last one: {again}"
                     raise EngineError(problem) from again
-                delay_s = max(self._backoff_s * 2**attempt * random.uniform(0.5, 1.0), again.after_s)
-            await asyncio.sleep(min(delay_s, MAX_DELAY_S))
+                pause_s = backoff_s(self._backoff_s, attempt + 1, at_least_s=again.after_s)
+            await asyncio.sleep(pause_s)
         raise AssertionError("count() does not end")
 
-    async def _post(self, payload: Mapping[str, Any]) -> httpx.Response:
+    async def _post(self, payload: Mapping[str, Any]) -> bytes:
         try:
-            response = await self._client.post(self._url, json=payload, headers=self._headers())
-        except httpx.TransportError as error:
-            raise _TryAgain(f"{type(error).__name__}: {error}") from error
+            async with (
+                asyncio.timeout(self._timeout_s),
+                self._client.stream(
+                    "POST", self._url, json=payload, headers=self._headers(), auth=self._login
+                ) as response,
+            ):
+                body = await self._body(response)
+        except TimeoutError as error:
+            raise _TryAgain(f"no whole answer within {self._timeout_s:g} s") from error
+        except httpx.RequestError as error:
+            raise _TryAgain(self._without_secrets(f"{type(error).__name__}: {error}")) from error
         if response.is_success:
-            return response
-        problem = f"HTTP {response.status_code}: {response.text[:300]}"
+            return body
+        text = self._beginning(body)
+        problem = f"HTTP {response.status_code}: {text}"
         if response.status_code in (408, 429) or response.is_server_error:
             raise _TryAgain(problem, after_s=_seconds(response.headers.get("retry-after", "")))
-        if response.status_code in (400, 413) and _is_about_context(response.text):
+        if response.status_code in (400, 413) and _is_about_context(body.decode(errors="replace")):
             raise OutOfBudget(StopReason.CONTEXT)
         raise EngineRefused(f"{self._url}: {problem}; look at the model's name, the key and the options")
 
-    def _headers(self) -> dict[str, str]:
-        return (
-            {} if self._api_key_env is None else {"Authorization": f"Bearer {os.environ[self._api_key_env]}"}
-        )
+    async def _body(self, response: httpx.Response) -> bytes:
+        body = bytearray()
+        async for piece in response.aiter_bytes():
+            body += piece
+            if len(body) > MAX_BODY:
+                raise EngineError(f"{self._url} answered with more than {MAX_BODY >> 20} MiB")
+        return bytes(body)
 
-    def _read(self, reply: "_Reply", tools: Sequence[ToolSpec]) -> AssistantMessage:
-        choice = reply.choices[0]
-        said = choice.message
-        content, calls, bad = said.content or "", list[ToolCall](), list[BadToolCall]()
-        for call in said.tool_calls or ():
-            try:
-                arguments = json_object(call.function.arguments or "{}")
-                calls.append(ToolCall(id=call.id, name=call.function.name, arguments=arguments))
-            except Malformed as error:
-                bad.append(BadToolCall(text=utf8(call.function.arguments), error=str(error)))
-        if self._format is not None and not said.tool_calls:
-            parsed = self._format.parse(content, tools)
-            content, calls, bad = parsed.content, list(parsed.tool_calls), list(parsed.bad_calls)
-        counted = reply.usage or _Usage()
-        usage = Usage(
-            prompt_tokens=counted.prompt_tokens,
-            sampled_tokens=counted.completion_tokens,
-            finish="length" if choice.finish_reason == "length" else "stop",
-        )
-        reasoning = said.reasoning_content or said.reasoning or ""
-        return AssistantMessage(content, reasoning, tuple(calls), tuple(bad), usage)
+    def _headers(self) -> dict[str, str]:
+        if self._api_key_env is None:
+            return {}
+        if not (key := self._key()):
+            raise ValueError(
+                f"api_key_env={self._api_key_env!r}: that environment variable is not set; export the key"
+            )
+        if not (key.isascii() and key.isprintable()):
+            raise ValueError(
+                f"api_key_env={self._api_key_env!r}: that environment variable holds characters that no key "
+                "has, such as a curly quote or a line break in its middle; export the key again"
+            )
+        return {"Authorization": f"Bearer {key}"}
+
+    def _key(self) -> str:
+        """Without the line break that many a file of keys leaves at its end."""
+        return os.environ.get(self._api_key_env or "", "").strip()
+
+    def _beginning(self, body: bytes) -> str:
+        """What a person reads of it."""
+        return self._without_secrets(body.decode(errors="replace"))[:300]
+
+    def _without_secrets(self, text: str) -> str:
+        """What an endpoint says may repeat what it was sent. A key of three letters is none."""
+        login = ":".join(self._login or ())
+        for secret in (self._key(), b64encode(login.encode()).decode(), *(self._login or ())[1:]):
+            if len(secret) > 3:
+                text = text.replace(secret, "[redacted]")
+        return text
+
+
+def _without_login(url: str) -> tuple[str, tuple[str, str] | None]:
+    """The URL as it may be shown, and (user, password) if they stood in it."""
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise ValueError(f"base_url: {error}") from error
+    if not parsed.userinfo:
+        return url, None
+    return str(parsed.copy_with(userinfo=b"")), (parsed.username, parsed.password)
 
 
 def _wire(row: Row) -> Row:
@@ -175,39 +205,3 @@ class _TryAgain(Exception):
 def _seconds(retry_after: str) -> float:
     """A number of seconds; 0 for the form with a date."""
     return float(retry_after) if retry_after.isdecimal() else 0.0
-
-
-_Text = Annotated[str, AfterValidator(utf8)]
-
-
-class _Function(BaseModel):
-    name: _Text
-    arguments: str = ""
-    """As it came: what has no UTF-8 form makes a bad call, not another call."""
-
-
-class _Call(BaseModel):
-    id: _Text
-    function: _Function
-
-
-class _Said(BaseModel):
-    content: _Text | None = None
-    reasoning_content: _Text | None = None
-    reasoning: _Text | None = None
-    tool_calls: list[_Call] | None = None
-
-
-class _Choice(BaseModel):
-    message: _Said
-    finish_reason: str | None = None
-
-
-class _Usage(BaseModel):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-
-class _Reply(BaseModel):
-    choices: list[_Choice] = Field(min_length=1)
-    usage: _Usage | None = None

@@ -3,19 +3,21 @@
     GroupRequest ──> samples ──AioPool──> Rollout ──> Ledger ──> Group
                      (bounded)            (retried)   (kept)
 
-What the ledger already holds is not played again: collecting after a crash is collecting.
+What the ledger already holds is not played again: collecting after a crash is collecting. Only a sample
+whose last try failed for a passing reason gets new tries, so that an outage costs nothing but time.
 """
 
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from asyncio_pool import AioPool
 
 from ..envs import Failed, Task
+from .backoff import backoff_s
 from .engine import PolicyVersion
 from .ledger import Ledger
 from .trajectory import EpisodeKey, Group, Trajectory
@@ -32,6 +34,8 @@ class GroupRequest:
     task: Task
     num_samples: int
     version: PolicyVersion
+    is_settled: bool = False
+    """What the run file holds of it stands, failures too: a policy was trained on it."""
 
 
 class Collector:
@@ -44,16 +48,23 @@ class Collector:
         *,
         max_in_flight: int = 128,
         max_attempts: int = 3,
+        retry_s: float = 2.0,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         on_episode: Callable[[Trajectory], None] | None = None,
+        on_pause: Callable[[int], None] | None = None,
         on_stuck: Callable[[float], None] | None = None,
         stuck_after_s: float = 300.0,
     ) -> None:
-        """`max_attempts`: tries of a sample whose failure is retryable; each try is on record.
+        """`max_attempts`: tries of a sample in one start while its failure is retryable; each is on record.
+
+        `retry_s`: the pause before the second try, with jitter; it doubles from try to try. `sleep` waits for
+        it. `on_pause` gets the number of samples in such a pause whenever it changes.
 
         `on_stuck` gets the seconds in which no sample has ended, each time that `stuck_after_s` are over.
         """
         self._rollout, self._ledger, self._on_episode = rollout, ledger, on_episode
         self._max_in_flight, self._max_attempts = max_in_flight, max_attempts
+        self._retry_s, self._sleep, self._on_pause, self._num_pausing = retry_s, sleep, on_pause, 0
         self._on_stuck, self._stuck_after_s = on_stuck, stuck_after_s
 
     async def collect(self, requests: Sequence[GroupRequest]) -> list[Group]:
@@ -124,29 +135,51 @@ class Collector:
                     return
 
     async def _sample(self, request: GroupRequest, number: int) -> Trajectory:
-        """One sample, retried while its failure is retryable."""
-        attempt = 0
+        """One sample as the run file has it, or tried while its failure is retryable."""
+        key = EpisodeKey(
+            split=request.split, epoch=request.epoch, task_id=request.task.id, sample=number, attempt=0
+        )
+        kept = None
+        while (stored := self._ledger.finished(key)) is not None:
+            kept, key = stored, _next_try(key)
+            if not _is_retryable(kept):
+                return kept
+        if kept is not None and request.is_settled:
+            return kept
+        failures = 0
         while True:
-            key = EpisodeKey(
-                split=request.split,
-                epoch=request.epoch,
-                task_id=request.task.id,
-                sample=number,
-                attempt=attempt,
-            )
             trajectory = await self._episode(key, request)
-            attempt += 1
-            outcome = trajectory.outcome
-            if not (isinstance(outcome, Failed) and outcome.retryable and attempt < self._max_attempts):
+            failures, key = failures + 1, _next_try(key)
+            if failures == self._max_attempts or not _is_retryable(trajectory):
                 return trajectory
+            await self._pause(failures)
 
     async def _episode(self, key: EpisodeKey, request: GroupRequest) -> Trajectory:
-        """The stored episode, or a fresh one."""
-        trajectory = self._ledger.finished(key)
-        if trajectory is None:
-            self._ledger.issue(key, request.version)
-            trajectory = await self._rollout(key, request.task, request.version)
-            self._ledger.finish(trajectory)
-            if self._on_episode is not None:
-                self._on_episode(trajectory)
+        """A fresh episode."""
+        self._ledger.issue(key, request.version)
+        trajectory = await self._rollout(key, request.task, request.version)
+        self._ledger.finish(trajectory)
+        if self._on_episode is not None:
+            self._on_episode(trajectory)
         return trajectory
+
+    async def _pause(self, failures: int) -> None:
+        """Keeps the sample's place in the pool: under an outage, fewer and fewer new samples start."""
+        self._count_pausing(1)
+        try:
+            await self._sleep(backoff_s(self._retry_s, failures))
+        finally:
+            self._count_pausing(-1)
+
+    def _count_pausing(self, change: int) -> None:
+        self._num_pausing += change
+        if self._on_pause is not None:
+            self._on_pause(self._num_pausing)
+
+
+def _next_try(key: EpisodeKey) -> EpisodeKey:
+    return replace(key, attempt=key.attempt + 1)
+
+
+def _is_retryable(trajectory: Trajectory) -> bool:
+    return isinstance(trajectory.outcome, Failed) and trajectory.outcome.retryable

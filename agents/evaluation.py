@@ -88,7 +88,7 @@ def summarize(split: str, groups: Sequence[Group], reward_range: tuple[float, fl
         num_episodes=len(members),
         outcomes=dict(Counter(member.outcome.kind for member in members)),
         stops=dict(Counter(member.episode.stop.value for member in members)),
-        reward=mean_interval([fmean(group) for group in graded if group]) if rewards else None,
+        reward=mean_interval([fmean(group) for group in graded if group], reward_range) if rewards else None,
         bounds=(
             (
                 (sum(rewards) + missing * floor) / len(members),
@@ -120,11 +120,19 @@ def pass_hat_k(n: int, c: int, k: int) -> float:
     return math.comb(c, k) / math.comb(n, k)
 
 
-def mean_interval(task_means: Sequence[float]) -> Estimate:
-    """Mean over tasks; the tasks are the clusters, so siblings do not count as independent."""
-    mean = fmean(task_means)
-    spread = Z95 * _standard_error(task_means)
-    return Estimate(value=mean, low=mean - spread, high=mean + spread)
+def mean_interval(task_means: Sequence[float], reward_range: tuple[float, float]) -> Estimate:
+    """Mean over tasks; the tasks are the clusters, so siblings do not count as independent.
+
+    Student's t interval over the tasks and two more, one at each end of the range, as Agresti and Coull
+    (The American Statistician 52, 1998) add successes and failures to a rate. So it has a width also where
+    every task agrees, and one task alone says nothing: the interval is the whole range.
+    """
+    floor, maximum = reward_range
+    seen = [*task_means, floor, maximum]
+    mean, centre = fmean(task_means), fmean(seen)
+    half = _t95(len(seen) - 1) * _standard_error(seen)
+    low, high = max(floor, centre - half), min(maximum, centre + half)
+    return Estimate(value=mean, low=min(mean, low), high=max(mean, high))
 
 
 def rate_interval(task_rates: Sequence[float]) -> Estimate:
@@ -138,6 +146,19 @@ def rate_interval(task_rates: Sequence[float]) -> Estimate:
     half = Z95 / (1 + Z95**2 / n) * math.sqrt(rate * (1 - rate) / n + Z95**2 / (4 * n**2))
     return Estimate(
         value=rate, low=max(0.0, min(rate, centre - half)), high=min(1.0, max(rate, centre + half))
+    )
+
+
+def _t95(freedom: int) -> float:
+    """Two-sided 95 % quantile of Student's t (Abramowitz and Stegun 26.7.5); 3 % low at 2 degrees of freedom,
+    1 % at 3.
+    """
+    z = Z95
+    return (
+        z
+        + (z**3 + z) / (4 * freedom)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * freedom**3)
     )
 
 

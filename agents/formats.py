@@ -16,6 +16,8 @@ from typing import Any, Protocol, cast
 from ..envs import AssistantMessage, ToolCall, ToolSpec
 from ..envs.message import BadToolCall
 
+CUT = "the answer was cut by its length before this call ended: say less, or do less at once"
+"""What is wrong with the last call of an answer that was cut."""
 MAX_DEPTH = 32
 """Nesting of arguments. Deeper ones would overflow the stack of whoever walks them later."""
 
@@ -37,8 +39,14 @@ class ToolFormat(Protocol):
     is_native: bool
     """The chat template shows tools, calls and results. If not, the format does, in ordinary messages."""
 
-    def parse(self, text: str, tools: Sequence[ToolSpec], *, first_call: int = 0) -> Parsed:
-        """Never raises: what cannot be parsed is a `BadToolCall`. Call ids count from `first_call`."""
+    def parse(
+        self, text: str, tools: Sequence[ToolSpec], *, first_call: int = 0, is_cut: bool = False
+    ) -> Parsed:
+        """Never raises: what cannot be parsed is a `BadToolCall`. Call ids count from `first_call`.
+
+        `is_cut`: the answer was cut by its length. A call that it may have cut is bad: half of
+        `rm -rf /tmp/old` is another command.
+        """
         ...
 
     def render(self, message: AssistantMessage) -> str:
@@ -72,7 +80,9 @@ class NoTools:
     name = "none"
     is_native = False
 
-    def parse(self, text: str, tools: Sequence[ToolSpec], *, first_call: int = 0) -> Parsed:
+    def parse(
+        self, text: str, tools: Sequence[ToolSpec], *, first_call: int = 0, is_cut: bool = False
+    ) -> Parsed:
         return Parsed(content=text)
 
     def render(self, message: AssistantMessage) -> str:
@@ -99,7 +109,9 @@ class Hermes:
     is_native = True
     _block = re.compile(r"<tool_call>(.*?)(</tool_call>|(?=<tool_call>)|\Z)", re.DOTALL)
 
-    def parse(self, text: str, tools: Sequence[ToolSpec], *, first_call: int = 0) -> Parsed:
+    def parse(
+        self, text: str, tools: Sequence[ToolSpec], *, first_call: int = 0, is_cut: bool = False
+    ) -> Parsed:
         if "<tool_call>" not in text:
             return Parsed(content=text.strip())
         calls: list[ToolCall] = []
@@ -144,7 +156,9 @@ class React:
     _end = re.compile(r"^(?:Observation|Thought|Action):", re.MULTILINE)
     _input = re.compile(r"\s*^Action Input:[ \t]*", re.MULTILINE)
 
-    def parse(self, text: str, tools: Sequence[ToolSpec], *, first_call: int = 0) -> Parsed:
+    def parse(
+        self, text: str, tools: Sequence[ToolSpec], *, first_call: int = 0, is_cut: bool = False
+    ) -> Parsed:
         calls: list[ToolCall] = []
         bad: list[BadToolCall] = []
         action = self._action.search(text)
@@ -153,6 +167,8 @@ class React:
             end = self._end.search(text, action.end())
             stop = len(text) if end is None else end.start()
             try:
+                if is_cut and end is None:
+                    raise Malformed(CUT)
                 arguments = self._arguments(action[1].strip(), text[action.end() : stop], tools)
                 calls.append(_call(first_call + len(calls), action[1].strip(), arguments))
             except Malformed as error:

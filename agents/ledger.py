@@ -5,21 +5,19 @@ what was finished (kept) and what was in flight (issued again, with the same see
 """
 
 import json
+import math
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
-from ..envs import Episode, Outcome
 from .engine import PolicyVersion
 from .errors import LedgerError
+from .record import Record
 from .runlock import RunLock, refuse_network_folder
-from .tokengraph import TokenGraph
 from .trajectory import EpisodeKey, Trajectory
 
 SCHEMA_VERSION = 1
@@ -31,7 +29,7 @@ CREATE TABLE episodes (
     sample INTEGER NOT NULL, attempt INTEGER NOT NULL,
     version INTEGER NOT NULL,   -- policy that it started on
     state TEXT NOT NULL,        -- issued, scored, ungraded, failed
-    issued_at REAL NOT NULL, finished_at REAL,
+    issued_at REAL NOT NULL, finished_at REAL,   -- seconds since 1970; they only grow
     reward REAL,                -- NULL unless scored
     stop TEXT,                  -- why the episode ended
     outcome TEXT, episode TEXT, graph TEXT,   -- JSON
@@ -40,10 +38,6 @@ CREATE TABLE episodes (
 CREATE TABLE steps (step INTEGER PRIMARY KEY, record TEXT NOT NULL) STRICT;
 CREATE INDEX episodes_by_state ON episodes (split, state);
 """
-
-_EPISODE: TypeAdapter[Episode] = TypeAdapter(Episode)
-_OUTCOME: TypeAdapter[Outcome] = TypeAdapter(Outcome)
-_GRAPH: TypeAdapter[TokenGraph] = TypeAdapter(TokenGraph)
 
 
 class Ledger:
@@ -65,6 +59,8 @@ class Ledger:
             with self._guarded():
                 self._db = _connect(self.path, read_only)
                 self._check_schema()
+                latest = "SELECT max(max(issued_at), max(ifnull(finished_at, 0))) FROM episodes"
+                self._latest: float = self._db.execute(latest).fetchone()[0] or 0.0
         except BaseException:
             self.close()
             raise
@@ -88,11 +84,12 @@ class Ledger:
             self._db.execute(
                 "INSERT OR REPLACE INTO episodes (split, epoch, task_id, sample, attempt, version, state,"
                 " issued_at) VALUES (?, ?, ?, ?, ?, ?, 'issued', ?)",
-                (*_columns(key), version, time.time()),
+                (*_columns(key), version, self._now()),
             )
 
     def finish(self, trajectory: Trajectory) -> None:
         """An episode has ended; from here on a crash cannot lose it."""
+        record = Record.of(trajectory)
         with self._guarded():
             done = self._db.execute(
                 "UPDATE episodes SET version = ?, state = ?, finished_at = ?, reward = ?, stop = ?,"
@@ -102,12 +99,12 @@ class Ledger:
                 (
                     trajectory.version,
                     trajectory.outcome.kind,
-                    time.time(),
+                    self._now(),
                     trajectory.reward,
                     trajectory.episode.stop.value,
-                    _OUTCOME.dump_json(trajectory.outcome).decode(),
-                    _EPISODE.dump_json(trajectory.episode).decode(),
-                    _GRAPH.dump_json(trajectory.graph).decode(),
+                    record.outcome,
+                    record.episode,
+                    record.graph,
                     *_columns(trajectory.key),
                 ),
             )
@@ -121,7 +118,7 @@ class Ledger:
                 " task_id = ? AND sample = ? AND attempt = ? AND state != 'issued'",
                 _columns(key),
             ).fetchone()
-        return None if row is None else _trajectory(key, row)
+        return None if row is None else self._trajectory(key, row)
 
     def trajectories(self, split: str) -> Iterator[Trajectory]:
         """All finished episodes of a split, ordered by key."""
@@ -133,7 +130,7 @@ class Ledger:
             )
             for epoch, task_id, sample, attempt, *rest in rows:
                 key = EpisodeKey(split=split, epoch=epoch, task_id=task_id, sample=sample, attempt=attempt)
-                yield _trajectory(key, rest)
+                yield self._trajectory(key, rest)
 
     def splits(self) -> list[str]:
         """The names under which episodes were issued, oldest first."""
@@ -167,7 +164,10 @@ class Ledger:
         """The stored record of a step."""
         with self._guarded():
             row = self._db.execute("SELECT record FROM steps WHERE step = ?", (step,)).fetchone()
-        return None if row is None else json.loads(row[0])
+        try:
+            return None if row is None else json.loads(row[0])
+        except ValueError as error:
+            raise self._unreadable(f"the record of step {step}", error) from error
 
     def step_numbers(self) -> list[int]:
         """The steps that have a record, in order."""
@@ -183,6 +183,26 @@ class Ledger:
     def set_meta(self, key: str, value: str) -> None:
         with self._guarded():
             self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    def _trajectory(self, key: EpisodeKey, row: Sequence[Any]) -> Trajectory:
+        version, episode, graph, outcome = row
+        try:
+            record = Record(episode=episode, graph=graph, outcome=outcome)
+            return record.read(key, PolicyVersion(version))
+        except (ValueError, TypeError) as error:
+            raise self._unreadable(f"the episode {key}", error) from error
+
+    def _unreadable(self, what: str, error: Exception) -> LedgerError:
+        why = " ".join(str(error).split())
+        return LedgerError(
+            f"the run file {self.path} is corrupt: {what} cannot be read: {why:.300}; "
+            "restore a copy of it, or start a new run under another name"
+        )
+
+    def _now(self) -> float:
+        """The time for a record, or a moment after the last one's where the clock was put back."""
+        self._latest = max(math.nextafter(self._latest, math.inf), time.time())
+        return self._latest
 
     def _check_schema(self) -> None:
         tables = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
@@ -229,14 +249,3 @@ def _connect(path: Path, read_only: bool) -> sqlite3.Connection:
 
 def _columns(key: EpisodeKey) -> tuple[str, int, str, int, int]:
     return key.split, key.epoch, key.task_id, key.sample, key.attempt
-
-
-def _trajectory(key: EpisodeKey, row: Any) -> Trajectory:
-    version, episode, graph, outcome = row
-    return Trajectory(
-        key=key,
-        version=PolicyVersion(version),
-        episode=_EPISODE.validate_json(episode),
-        graph=_GRAPH.validate_json(graph),
-        outcome=_OUTCOME.validate_json(outcome),
-    )

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ..envs import AssistantMessage, Message, OutOfBudget, StopReason, ToolSpec
 from ..envs.message import Usage
-from .engine import Engine, PolicyVersion, Sampling
+from .engine import Engine, Finish, PolicyVersion, Sampling
 from .renderer import Renderer
 from .template import TemplateRefuses
 from .tokengraph import TokenGraph
@@ -29,7 +29,11 @@ class EnginePolicy:
         version: PolicyVersion,
         seed: int,
         max_context: int | None = None,
+        max_tokens: int | None = None,
     ) -> None:
+        """`max_context`: tokens of prompt and answer together, at most as many as the engine takes.
+        `max_tokens`: sampled tokens over the whole episode; `sampling.max_tokens` is of one answer.
+        """
         self.graph = TokenGraph()
         self.version = version
         """The policy that the next answer is sampled from."""
@@ -37,6 +41,7 @@ class EnginePolicy:
         self._sampling = sampling if sampling.stop_ids else replace(sampling, stop_ids=renderer.stop_ids)
         self._seed = seed
         self._max_context = min(max_context or engine.max_context, engine.max_context)
+        self._tokens_left = max_tokens
         self._held: tuple[int, ...] = ()
         self._answer_ids: tuple[int, ...] = ()
         self._heard: tuple[Message, ...] = ()
@@ -45,20 +50,22 @@ class EnginePolicy:
         self._turn = 0
 
     async def __call__(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> AssistantMessage:
-        """The next answer. Raises `OutOfBudget` at a full context, `EngineError` and `TemplateRefuses`."""
+        """The next answer, not longer than there is room. Raises `OutOfBudget` where there is none,
+        `EngineError` and `TemplateRefuses`.
+        """
         messages, tools = tuple(messages), tuple(tools)
         prompt = self._prompt(messages, tools)
-        room = self._max_context - len(prompt)
-        if room <= 1:
-            raise OutOfBudget(StopReason.CONTEXT)
         generation = await self._engine.generate(
             prompt,
-            replace(self._sampling, max_tokens=min(self._sampling.max_tokens, room)),
+            replace(self._sampling, max_tokens=min(self._sampling.max_tokens, self._room(prompt))),
             policy=self.version,
             seed=turn_seed(self._seed, self._turn),
         )
         self.graph = self.graph.commit(prompt, generation)
-        said = self._renderer.parse(generation.ids, tools, first_call=self._num_calls)
+        if self._tokens_left is not None:
+            self._tokens_left -= len(generation.ids)
+        is_cut = generation.finish is Finish.LENGTH
+        said = self._renderer.parse(generation.ids, tools, first_call=self._num_calls, is_cut=is_cut)
         usage = Usage(
             prompt_tokens=len(prompt), sampled_tokens=len(generation.ids), finish=generation.finish.value
         )
@@ -68,6 +75,15 @@ class EnginePolicy:
         self._num_calls += len(answer.tool_calls)
         self._turn += 1
         return answer
+
+    def _room(self, prompt: tuple[int, ...]) -> int:
+        """How many tokens the next answer may have."""
+        if self._tokens_left is not None and self._tokens_left <= 0:
+            raise OutOfBudget(StopReason.MAX_TOKENS)
+        room = self._max_context - len(prompt)
+        if room <= 1:
+            raise OutOfBudget(StopReason.CONTEXT)
+        return room if self._tokens_left is None else min(room, self._tokens_left)
 
     def _prompt(self, messages: tuple[Message, ...], tools: tuple[ToolSpec, ...]) -> tuple[int, ...]:
         """Every token that the engine shall see."""

@@ -6,7 +6,7 @@ again     all messages once more, for history="template"     -> a whole prompt, 
 parse     sampled ids                                        -> text, reasoning, tool calls
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -23,9 +23,6 @@ from .template import ChatTemplate, Row
 
 History = Literal["append", "template"]
 """append: never render again what was rendered. template: render again, and fork where the text changed."""
-
-_SPOKEN = ("content", "reasoning_content", "tool_calls")
-"""What of a row somebody said."""
 
 
 class Renderer:
@@ -54,7 +51,7 @@ class Renderer:
         self.history: History = history
         self._describe_tools = describe_tools  # False: for a model that was trained on one set of tools
         self._think_open, self._think_close = think_tags
-        self._encoder = Encoder(tokenizer)
+        self._encoder = Encoder(tokenizer, chat_template)
         self._encode_opening = lru_cache(maxsize=64)(self._encoder.encode)  # a group opens alike
         self._template = ChatTemplate(chat_template, special_tokens=special, kwargs=template_kwargs)
         self._suffixes = SuffixFinder(self._template)
@@ -125,12 +122,19 @@ class Renderer:
         return self._encoder.encode_keeping(held_ids, self._whole(messages, tools))
 
     def parse(
-        self, ids: Sequence[int], tools: Sequence[ToolSpec] = (), *, first_call: int = 0
+        self,
+        ids: Sequence[int],
+        tools: Sequence[ToolSpec] = (),
+        *,
+        first_call: int = 0,
+        is_cut: bool = False,
     ) -> AssistantMessage:
-        """What the sampled tokens say. Never raises: a malformed call is in `bad_calls`."""
+        """What the sampled tokens say. Never raises: a malformed call is in `bad_calls`, and so is one that
+        `is_cut`, the end of an answer by its length, may have left half of.
+        """
         spoken = ids[:-1] if ids and ids[-1] in self.stop_ids else ids
         reasoning, text = self._split_reasoning(self._encoder.decode(spoken))
-        parsed = self.format.parse(text, tools, first_call=first_call)
+        parsed = self.format.parse(text, tools, first_call=first_call, is_cut=is_cut)
         return AssistantMessage(parsed.content, reasoning, parsed.tool_calls, parsed.bad_calls)
 
     def answer_ids(self, message: AssistantMessage) -> tuple[int, ...]:
@@ -147,20 +151,16 @@ class Renderer:
         return self._suffixes.whole(rows, self._tools(tools))
 
     def _guarded(self, rows: list[Row]) -> list[Row]:
-        """Special tokens that stand in a message are text, or a tool's answer could speak as the system."""
-        for row in rows:
-            row |= {name: self._guard(row[name]) for name in _SPOKEN if name in row}
-        return rows
+        """Control tokens that stand in a message are text, or a tool's answer could speak as the system.
 
-    def _guard(self, value: object) -> Any:
-        if isinstance(value, str):
-            return self._encoder.guard(value)
-        if isinstance(value, dict):
-            fields = cast(dict[str, object], value)
-            return {self._encoder.guard(name): self._guard(inner) for name, inner in fields.items()}
-        if isinstance(value, list):
-            return [self._guard(item) for item in cast(list[object], value)]
-        return value
+        Of what the assistant says, only special ones: its thoughts and calls may stand in its content.
+        """
+        for row in rows:
+            is_own = row["role"] == "assistant"
+            for name, value in row.items():
+                in_text = is_own and name != "tool_calls"
+                row[name] = _guarded(value, self._encoder.guard_special if in_text else self._encoder.guard)
+        return rows
 
     def _shown(self, tools: Sequence[ToolSpec]) -> Sequence[ToolSpec]:
         return tools if self._describe_tools else ()
@@ -169,7 +169,7 @@ class Renderer:
         if not self.format.is_native or not self._describe_tools:
             return []
         if self._tool_rows[0] != tools:
-            self._tool_rows = (tools, [tool.to_openai() for tool in tools])
+            self._tool_rows = (tools, [_guarded(tool.to_openai(), self._encoder.guard) for tool in tools])
         return self._tool_rows[1]
 
     def _split_reasoning(self, text: str) -> tuple[str, str]:
@@ -180,3 +180,15 @@ class Renderer:
             return "", text
         reasoning, _, text = text.partition(self._think_close)
         return reasoning.strip(), text.lstrip()
+
+
+def _guarded(value: object, guard: Callable[[str], str]) -> Any:
+    """The value with every text in it guarded."""
+    if isinstance(value, str):
+        return guard(value)
+    if isinstance(value, dict):
+        fields = cast(dict[str, object], value)
+        return {guard(name): _guarded(inner, guard) for name, inner in fields.items()}
+    if isinstance(value, list | tuple):
+        return [_guarded(item, guard) for item in cast(list[object], value)]
+    return value

@@ -1,13 +1,25 @@
 """One keyed episode from start to outcome: environment, policy, play, grade."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
-from ..envs import AssistantMessage, Budget, Env, Episode, Message, Policy, StopReason, Task, play
+from ..envs import (
+    AssistantMessage,
+    Budget,
+    Env,
+    Episode,
+    Failed,
+    Message,
+    Policy,
+    StopReason,
+    Task,
+    play,
+)
 from ..envs.errors import EpisodeFailed, boundary
 from ..envs.graders import grade_episode
 from .engine import PolicyVersion
+from .record import Record
 from .tokengraph import TokenGraph
 from .trajectory import EpisodeKey, Trajectory
 
@@ -49,9 +61,7 @@ class Rollout:
             with boundary("reset"):
                 env, policy = self.make_env(), self.make_policy(task, version, seed)
         except EpisodeFailed as error:
-            failed, stop = error.failed, StopReason.FAILED
-            episode = Episode(task_id=task.id, seed=seed, messages=(), stop=stop, failure=failed)
-            return Trajectory(key=key, version=version, episode=episode, graph=TokenGraph(), outcome=failed)
+            return _without_episode(key, version, seed, error.failed)
 
         def hear(message: Message) -> None:
             self.whereabouts[key] = "step" if isinstance(message, AssistantMessage) else "policy"
@@ -60,6 +70,25 @@ class Rollout:
 
         episode = await play(env, policy, task, seed=seed, budget=self.budget, on_message=hear)
         self.whereabouts[key] = "grade"
-        outcome = await grade_episode(env.grader, task, episode, timeout_s=self.grader_timeout_s)
+        outcome = await grade_episode(
+            env.grader,
+            task,
+            episode,
+            reward_range=env.reward_range,
+            timeout_s=self.grader_timeout_s,
+        )
         graph = policy.graph if isinstance(policy, TokenPolicy) else TokenGraph()
-        return Trajectory(key=key, version=version, episode=episode, graph=graph, outcome=outcome)
+        played = Trajectory(key=key, version=version, episode=episode, graph=graph, outcome=outcome)
+        try:
+            with boundary("record"):
+                Record.of(played).read(key, version)
+        except EpisodeFailed as error:
+            return _without_episode(key, version, seed, replace(error.failed, retryable=False))
+        return played
+
+
+def _without_episode(key: EpisodeKey, version: PolicyVersion, seed: int, failed: Failed) -> Trajectory:
+    """What is left where nothing was played, or nothing that the run file could give back."""
+    stop = StopReason.FAILED
+    episode = Episode(task_id=key.task_id, seed=seed, messages=(), stop=stop, failure=failed)
+    return Trajectory(key=key, version=version, episode=episode, graph=TokenGraph(), outcome=failed)

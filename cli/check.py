@@ -2,7 +2,6 @@
 
 import asyncio
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,9 +13,10 @@ from rich.text import Text
 
 from ..envs import Env, load_env
 from ..envs.check import Check, check_env
+from ..trainer.parts import make_tasks
 from ..trainer.preflight import preflight
 from ..trainer.recipe_file import RecipeError, load_recipe
-from .console import open_console
+from .console import only_json, open_console, print_json
 from .options import Json, RecipePath, Sets
 from .progress import TerminalProgress
 
@@ -29,7 +29,8 @@ check = typer.Typer(
 def check_recipe(recipe: RecipePath, overrides: Sets = None, as_json: Json = False) -> None:
     """Every field of a recipe, its environment, tasks, loss, sandbox and engine; nothing is run."""
     loaded = load_recipe(recipe, overrides or ())
-    arena = asyncio.run(preflight(loaded))
+    with only_json(as_json):
+        arena = asyncio.run(preflight(loaded))
     rows = [
         _row("fields", f"{recipe} is a recipe"),
         _row("environment", f"{loaded.env.id} is {arena.env.__module__}.{arena.env.__qualname__}"),
@@ -47,9 +48,10 @@ def check_environment(
     as_json: Json = False,
 ) -> None:
     """Oracle, floor, determinism, isolation, teardown and leaks of an environment."""
-    env = load_env(name)
-    found = _tasks_of(env, options)
-    report = asyncio.run(check_env(env, num_tasks=tasks, task_options=found))
+    with only_json(as_json):
+        env = load_env(name)
+        found = _tasks_of(env, options)
+        report = asyncio.run(check_env(env, num_tasks=tasks, task_options=found))
     _finish(f"environment {name}", report.checks, as_json)
 
 
@@ -82,7 +84,7 @@ def check_engine(
     from ..trainer.engine_check import compare_engine
 
     loaded = load_recipe(recipe, overrides or ())
-    with TerminalProgress(open_console(stderr=True)) as progress:
+    with only_json(as_json), TerminalProgress(open_console(stderr=True)) as progress:
         report = asyncio.run(compare_engine(loaded, model, progress))
     drift = f"differ by {report.drift:.1e} nats from the learner's, bound {report.bound:.0e}"
     rows = [
@@ -95,16 +97,16 @@ def check_engine(
 
 
 def _tasks_of(env: type[Env[Any]], options: str) -> dict[str, Any]:
-    """The options as keyword arguments, when the environment takes them. Raises `RecipeError`."""
+    """The options as keyword arguments, when the environment makes tasks of them. Raises `RecipeError`."""
+    field = f"--options {options!r}"
     try:
-        found: Any = yaml.safe_load(options)
-        mapping = dict[str, Any](found)
-        env.tasks(**mapping)
-    except (yaml.YAMLError, TypeError, ValueError, OSError, NotImplementedError) as error:
+        mapping = dict[str, Any](yaml.safe_load(options))
+    except (yaml.YAMLError, TypeError, ValueError) as error:
         raise RecipeError(
-            f"--options {options!r}: {error}; write the arguments of {env.__name__}.tasks "
+            f"{field}: {error}; write the arguments of {env.__name__}.tasks "
             "as a mapping, such as '{size: 100}'"
         ) from error
+    make_tasks(field, env, mapping)
     return mapping
 
 
@@ -125,7 +127,7 @@ def _finish(
         passed = all(check.passed for check in checks)
     if as_json:
         rows = [dataclasses.asdict(check) for check in checks]
-        typer.echo(json.dumps({"title": title, "passed": passed, "checks": rows, **(facts or {})}))
+        print_json({"title": title, "passed": passed, "checks": rows, **(facts or {})})
     else:
         table = Table("check", "", "detail", title=Text(title))
         for check in checks:

@@ -1,5 +1,14 @@
-"""Where text for people goes."""
+"""Where text for people goes, and JSON for machines."""
 
+import json
+import math
+import os
+import sys
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+
+import typer
 from rich.console import Console
 
 WIDE = 160
@@ -8,8 +17,55 @@ WIDE = 160
 
 def open_console(*, stderr: bool = False) -> Console:
     """Standard output, or standard error where a command prints JSON."""
-    console = Console(stderr=stderr)
-    return console if console.is_terminal else Console(stderr=stderr, width=WIDE)
+    console = _Console(stderr=stderr)
+    return console if console.is_terminal else _Console(stderr=stderr, width=WIDE)
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Whoever read has left, as in `palaestra train ... | head`. The work is not for them alone: it goes
+        on, and so does the text, to standard error; where nobody is there either, to nobody."""
+        if self.stderr:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        else:
+            os.dup2(2, 1)
+            typer.echo("palaestra: nobody reads standard output any more; the rest comes here", err=True)
+
+
+@contextmanager
+def only_json(as_json: bool) -> Generator[None, None, None]:
+    """Inside, what anybody prints goes to standard error: standard output is for `print_json` afterwards.
+
+    Environments print, and so do the processes that they start.
+    """
+    if not as_json or sys.stdout is None:  # it was closed before we started
+        yield
+        return
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def print_json(value: object) -> None:
+    """One line of strict JSON."""
+    typer.echo(json.dumps(_strict(value), allow_nan=False))
+
+
+def _strict(value: object) -> Any:
+    """The same with null for each number that is not finite: JSON has no other word for it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {name: _strict(each) for name, each in cast(Mapping[str, object], value).items()}
+    if isinstance(value, list | tuple):
+        return [_strict(each) for each in cast(list[object], value)]
+    return value
 
 
 def printable(text: str) -> str:

@@ -3,24 +3,24 @@
 import asyncio
 import dataclasses
 import json
-from collections import Counter
+import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from ..agents.collector import Collector
 from ..agents.evaluation import Evaluation
 from ..agents.evaluation import evaluate as run_evaluation
 from ..agents.ledger import Ledger
-from ..envs import Failed, Ungraded
-from ..trainer.folder import make_folder, redacted
-from ..trainer.recipe import Recipe
+from ..trainer.folder import QUESTION, fingerprint, make_folder
+from ..trainer.metrics import troubles
+from ..trainer.parts import make_collector
+from ..trainer.recipe import NAME, Recipe
 from ..trainer.recipe_file import RecipeError, load_recipe
-from .console import open_console, printable
+from ..trainer.redaction import redacted
+from .console import only_json, open_console, print_json, printable
 from .options import ApiKeyEnv, Json, ModelName, RecipePath, Sets, WhoPlays
 from .policies import Player, Seat, open_player
 from .progress import TerminalProgress
@@ -39,16 +39,20 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Evaluate a policy; every episode is kept in the folder RUNS_DIR/RECIPE.NAME."""
+    if not re.fullmatch(NAME, name):
+        raise RecipeError(
+            f"--name {name!r}: use letters, digits, '.', '_' and '-', and begin with a letter or a digit"
+        )
     loaded = load_recipe(recipe, overrides or ())
     seat = Seat(policy=policy, model_name=model_name, api_key_env=api_key_env)
     console = open_console(stderr=as_json)
-    with TerminalProgress(console) as progress:
+    with only_json(as_json), TerminalProgress(console) as progress:
         asked = _Question(recipe=loaded, seat=seat, name=name, samples=samples)
-        found, troubles = asyncio.run(asked.answer(progress))
+        found, reasons = asyncio.run(asked.answer(progress))
     if as_json:
-        typer.echo(json.dumps({**dataclasses.asdict(found), "troubles": troubles}))
+        print_json({**dataclasses.asdict(found), "troubles": reasons})
     else:
-        _show(console, found, troubles)
+        _show(console, found, reasons)
     if found.reward is None:
         raise typer.Exit(1)
 
@@ -65,22 +69,18 @@ class _Question:
         folder = self.recipe.runs_dir / f"{self.recipe.name}.{self.name}"
         async with open_player(self.recipe, self.seat, progress) as player:
             make_folder(folder)
+            if (folder / "recipe.yaml").exists():
+                raise RecipeError(f"--name {self.name}: {folder} holds a training run; choose another name")
             with Ledger(folder) as ledger:
                 self._stay_the_same(ledger)
                 found = await self._play(player, ledger, progress)
-                return found, _troubles(ledger, self.name)
+                return found, troubles(ledger.trajectories(self.name))
 
     async def _play(self, player: Player, ledger: Ledger, progress: TerminalProgress) -> Evaluation:
         held_out = player.arena.held_out
         progress.phase(self.name, len(held_out) * self.samples)
         progress.waiting("episodes")
-        collector = Collector(
-            player.rollout,
-            ledger,
-            max_in_flight=self.recipe.engine.max_in_flight,
-            max_attempts=self.recipe.grpo.max_attempts,
-            on_episode=progress.episode,
-        )
+        collector = make_collector(self.recipe, player.rollout, ledger, progress)
         return await run_evaluation(
             collector,
             held_out,
@@ -93,13 +93,17 @@ class _Question:
 
     def _stay_the_same(self, ledger: Ledger) -> None:
         """An evaluation goes on only as what it began as: the same policy, tasks and sampling."""
-        recipe = redacted(self.recipe.model_dump(mode="json", include={"seed", "env", "model", "sampling"}))
-        recipe["temperature"] = self.recipe.evaluation_temperature
-        model = self.seat.model(self.recipe)
-        weights = [] if model is None else _fingerprint(model)
-        asked = json.dumps([dataclasses.asdict(self.seat), recipe, weights], sort_keys=True)
-        if (before := ledger.meta("question")) is None:
-            ledger.set_meta("question", asked)
+        recipe, model = self.recipe, self.seat.model(self.recipe)
+        question = {
+            "seat": dataclasses.asdict(self.seat),
+            "recipe": recipe.model_dump(mode="json", include={"seed", "env", "model", "sampling"}),
+            "max_context": recipe.engine.max_context,
+            "temperature": recipe.evaluation_temperature,
+            "model": None if model is None else fingerprint(model),
+        }
+        asked = json.dumps(redacted(question), sort_keys=True)
+        if (before := ledger.meta(QUESTION)) is None:
+            ledger.set_meta(QUESTION, asked)
         elif before != asked:
             raise RecipeError(
                 f"--name {self.name}: {ledger.path} holds the evaluation of another policy, "
@@ -107,27 +111,7 @@ class _Question:
             )
 
 
-def _fingerprint(model: Path) -> list[list[object]]:
-    """[name, bytes, time of writing] of each file with weights: the same folder may hold others later."""
-    weights = sorted(model.glob("*.safetensors"))
-    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in weights]
-
-
-def _troubles(ledger: Ledger, split: str) -> dict[str, int]:
-    """How many tries have no number, by reason."""
-    found = Counter[str]()
-    for trajectory in ledger.trajectories(split):
-        match trajectory.outcome:
-            case Failed(stage=stage, cause=cause, message=message):
-                found[f"{stage}: {cause}: {message}"] += 1
-            case Ungraded(reason=reason):
-                found[reason] += 1
-            case _:
-                pass
-    return dict(found.most_common())
-
-
-def _show(console: Console, found: Evaluation, troubles: dict[str, int]) -> None:
+def _show(console: Console, found: Evaluation, reasons: dict[str, int]) -> None:
     table = Table(title=f"{found.split}: {found.num_tasks} tasks, {found.num_episodes} episodes")
     table.add_column("measure")
     table.add_column("value [95 % interval]")
@@ -142,5 +126,5 @@ def _show(console: Console, found: Evaluation, troubles: dict[str, int]) -> None
     table.add_row("outcomes", ", ".join(f"{kind} {count}" for kind, count in sorted(found.outcomes.items())))
     table.add_row("stops", ", ".join(f"{stop} {count}" for stop, count in sorted(found.stops.items())))
     console.print(table)
-    for reason, count in list(troubles.items())[:5]:
+    for reason, count in list(reasons.items())[:5]:
         console.print(f"{count} without a number: {printable(reason)}", markup=False, highlight=False)

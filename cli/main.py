@@ -1,5 +1,6 @@
 """The `palaestra` command."""
 
+import io
 import sys
 
 import typer
@@ -7,7 +8,7 @@ import typer
 from ..agents.errors import EngineError, LedgerError
 from ..envs.registry import UnknownEnv
 from ..sandboxes import SandboxUnavailable
-from ..trainer.folder import CorruptCheckpoint, DiskError
+from ..trainer.errors import CorruptCheckpoint, DiskError, Diverged, NothingGraded
 from ..trainer.recipe_file import RecipeError
 from .check import check
 from .eval import evaluate
@@ -18,8 +19,10 @@ from .train import train
 USER_ERRORS = (
     CorruptCheckpoint,
     DiskError,
+    Diverged,
     EngineError,
     LedgerError,
+    NothingGraded,
     RecipeError,
     SandboxUnavailable,
     UnknownEnv,
@@ -54,7 +57,11 @@ app.add_typer(check, name="check")
 
 
 def main() -> None:
-    """Entry point. Exit codes: 0 done, 1 a check failed, 2 wrong input, 130 and 143 interrupted."""
+    """Entry point. Exit codes: 0 done, 1 a check failed or there is no number, 2 something to mend first,
+    130 and 143 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.encoding != "utf-8":
+            stream.reconfigure(errors="backslashreplace")  # it knows fewer characters than we print
     try:
         app()
     except USER_ERRORS as error:

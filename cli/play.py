@@ -13,7 +13,7 @@ from rich.console import Console
 from ..agents.trajectory import EpisodeKey, Trajectory
 from ..envs import AssistantMessage, Failed, Message, ToolMessage
 from ..trainer.recipe_file import RecipeError, load_recipe
-from .console import open_console, printable
+from .console import only_json, open_console, print_json, printable
 from .options import ApiKeyEnv, Json, ModelName, RecipePath, Sets, WhoPlays
 from .policies import Seat, open_player
 from .progress import TerminalProgress
@@ -46,9 +46,10 @@ def play(
             rollout = dataclasses.replace(player.rollout, on_message=partial(_show, console))
             return await rollout(key, chosen, player.version)
 
-    trajectory = asyncio.run(one())
+    with only_json(as_json):
+        trajectory = asyncio.run(one())
     if as_json:
-        typer.echo(json.dumps(TypeAdapter(Trajectory).dump_python(trajectory, mode="json")))
+        print_json(TypeAdapter(Trajectory).dump_python(trajectory, mode="json"))
     else:
         _show_end(console, trajectory)
     if isinstance(trajectory.outcome, Failed):

@@ -1,7 +1,6 @@
 """`palaestra replay`: a stored step again, from the run file alone."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from rich.table import Table
 from ..agents.ledger import Ledger
 from ..trainer.recipe import Recipe
 from ..trainer.recipe_file import RecipeError, read_recipe
-from .console import open_console
+from .console import open_console, print_json
 from .options import Json
 
 TOLERANCE = 1e-6
@@ -51,7 +50,7 @@ def replay(
         steps = stored if step is None else [step]
         lines = [line for number in steps for line in _replay(ledger, recipe, number)]
     if as_json:
-        typer.echo(json.dumps({"run": str(run), "updates": [dataclasses.asdict(line) for line in lines]}))
+        print_json({"run": str(run), "updates": [dataclasses.asdict(line) for line in lines]})
     else:
         _show(lines)
     if not all(line.same for line in lines):

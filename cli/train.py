@@ -1,7 +1,6 @@
 """`palaestra train`: run a recipe."""
 
 import asyncio
-import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,11 +8,12 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from ..trainer.folder import check_folder, redacted
+from ..trainer.folder import check_folder
 from ..trainer.preflight import preflight
 from ..trainer.recipe import Recipe
 from ..trainer.recipe_file import load_recipe
-from .console import open_console
+from ..trainer.redaction import redacted
+from .console import only_json, open_console, print_json
 from .options import Json, RecipePath, Sets
 from .progress import TerminalProgress
 
@@ -30,14 +30,14 @@ def train(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Train and evaluate a policy."""
+    """Train and evaluate a policy; exit code 1 when nothing of the final evaluation has a number."""
     loaded = load_recipe(recipe, overrides or ())
     if dry_run:
         _plan(loaded, as_json)
         return
     check_folder(loaded, resume=resume)  # before the seconds that torch takes to load
     console = open_console(stderr=as_json)
-    with TerminalProgress(console) as progress:
+    with only_json(as_json), TerminalProgress(console) as progress:
         from ..trainer.interrupt import Interrupted
         from ..trainer.run import train as run
 
@@ -47,14 +47,17 @@ def train(
             progress.note(str(stopped))
             raise typer.Exit(stopped.exit_code) from None
     if as_json:
-        typer.echo(json.dumps(summary.to_json()))
+        print_json(summary.to_json())
     else:
         _show(console, loaded, summary)
+    if summary.evaluations["final"].reward is None:
+        raise typer.Exit(1)
 
 
 def _plan(recipe: Recipe, as_json: bool) -> None:
     """What would be run, after every check that needs no model."""
-    arena = asyncio.run(preflight(recipe))
+    with only_json(as_json):
+        arena = asyncio.run(preflight(recipe))
     grpo = recipe.grpo
     max_turns = arena.env.budget.merged(recipe.env.budget).max_turns
     plan: dict[str, Any] = {
@@ -69,7 +72,7 @@ def _plan(recipe: Recipe, as_json: bool) -> None:
     }
     resolved = redacted(recipe.model_dump(mode="json"))
     if as_json:
-        typer.echo(json.dumps({"plan": plan, "recipe": resolved}))
+        print_json({"plan": plan, "recipe": resolved})
     else:
         typer.echo(yaml.safe_dump({**resolved, "plan": plan}, sort_keys=False), nl=False)
 

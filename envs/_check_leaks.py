@@ -61,13 +61,14 @@ class Secrets:
         """Where a secret was shown that the policy had not said itself; None if nowhere."""
         offered = json.dumps([spec.to_openai() for spec in episode.tools])
         said = ""
-        for message, text in [(None, offered), *((message, message.content) for message in episode.messages)]:
-            if isinstance(message, AssistantMessage):
+        shown = [(None, offered), *((message, message.content) for message in episode.messages)]
+        for number, (message, text) in enumerate(shown):
+            if isinstance(message, AssistantMessage) and number > episode.num_opening:
                 said += text + "".join(str(call.arguments) for call in message.tool_calls)
                 continue
             for secret in self._secrets:
                 if secret in text and secret not in said:
-                    place = "a tool's description" if message is None else f"a {message.role} message"
+                    place = "a tool's description" if message is None else f"a message of the {message.role}"
                     return f"{secret[:80]!r} stands in {place}"
         return None
 

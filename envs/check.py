@@ -14,6 +14,7 @@ from typing import Any
 from ._check_leaks import Resources, Secrets, plant
 from .env import Env
 from .episode import Episode
+from .errors import no_exit
 from .graders.grading import grade_episode
 from .message import AssistantMessage, Message, ToolCall, ToolSpec
 from .outcome import Outcome, Scored
@@ -99,7 +100,8 @@ class _Checker:
         limit = asyncio.timeout(limit_s)
         try:
             async with limit:
-                return Check(name=name, passed=True, detail=await check())
+                with no_exit():
+                    return Check(name=name, passed=True, detail=await check())
         except TimeoutError as error:
             why = f"not done in {limit_s:g} s; does something hang?" if limit.expired() else repr(error)
             return Check(name=name, passed=False, detail=why)
@@ -179,7 +181,10 @@ class _Checker:
         return f"at most {slowest:.3f} s in the environment"
 
     async def _play(self, task: Task, policy: Policy) -> Episode:
-        return await play(self.env_class(), policy, task, seed=self.seed)
+        episode = await play(self.env_class(), policy, task, seed=self.seed)
+        if (error := dict(episode.env_info).get("close_error")) is not None:
+            raise Flaw(f"task {task.id!r}: {error}")
+        return episode
 
     async def _cancel_under_way(self, task: Task) -> None:
         waiting = asyncio.Event()
@@ -191,7 +196,8 @@ class _Checker:
         await asyncio.gather(episode, started, return_exceptions=True)
 
     async def _grade(self, task: Task, episode: Episode) -> Outcome:
-        return await grade_episode(self.env_class().grader, task, episode)
+        env = self.env_class()
+        return await grade_episode(env.grader, task, episode, reward_range=env.reward_range)
 
     async def _reset(self, task: Task) -> Any:
         env = adopt(self.env_class())

@@ -41,7 +41,7 @@ class Env(Generic[TaskT]):
     """
 
     reward_range: ClassVar[tuple[float, float]] = (0.0, 1.0)
-    """(floor, maximum) of an episode's reward."""
+    """(floor, maximum) of an episode's reward; an episode with one outside is `Ungraded`."""
     grader: Grader | None = None
     """None: the reward is the sum of the step rewards."""
     budget: Budget = Budget(max_turns=16)

@@ -59,6 +59,8 @@ class Episode:
     seed: int
     messages: tuple[Message, ...]
     """The whole conversation, the opening included."""
+    num_opening: int = 0
+    """How many of `messages` stood there before the policy spoke: an answer among them is an example."""
     tools: tuple[ToolSpec, ...] = ()
     rewards: tuple[float, ...] = ()
     """One step reward a turn; 0.0 for a step that a limit cut short."""
@@ -71,5 +73,11 @@ class Episode:
     """Facts the environment wants on record, such as the sandbox tier."""
 
     @property
+    def answers(self) -> tuple[AssistantMessage, ...]:
+        """What the policy said, in order."""
+        heard = self.messages[self.num_opening :]
+        return tuple(message for message in heard if isinstance(message, AssistantMessage))
+
+    @property
     def num_turns(self) -> int:
-        return sum(isinstance(message, AssistantMessage) for message in self.messages)
+        return len(self.answers)

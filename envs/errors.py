@@ -1,6 +1,7 @@
 """What environments and policies may raise, and the one boundary where the rest becomes data.
 
 ToolError        a tool says that it failed: the policy reads the message and goes on
+CodeExited       foreign code called `sys.exit`
 OutOfBudget      a policy cannot answer within what is left: the episode stops, and is graded
 EpisodeFailed    from `boundary` to `play`: infrastructure broke, and there is no grade
 """
@@ -30,6 +31,12 @@ class OutOfBudget(Exception):
         self.reason = reason
 
 
+class CodeExited(Exception):
+    """Foreign code called `sys.exit`, as argparse does when it does not like its arguments."""
+
+    is_retryable = False
+
+
 class EpisodeFailed(Exception):
     """Carries a `Failed` to the place that records it."""
 
@@ -53,10 +60,21 @@ so by an attribute `is_retryable`."""
 
 
 @contextmanager
-def boundary(stage: str) -> Generator[None, None, None]:
-    """Foreign exceptions become `EpisodeFailed`. Our own cancellation and exits pass through."""
+def no_exit() -> Generator[None, None, None]:
+    """`SystemExit` becomes `CodeExited`. Around foreign code, inside every task and thread that it runs in:
+    asyncio lets a SystemExit that leaves a task end the whole loop."""
     try:
         yield
+    except SystemExit as error:
+        raise CodeExited(f"sys.exit({error.code!r}) was called; code in a run must raise instead") from error
+
+
+@contextmanager
+def boundary(stage: str) -> Generator[None, None, None]:
+    """Foreign exceptions and exits become `EpisodeFailed`. Our own cancellation and Ctrl-C pass through."""
+    try:
+        with no_exit():
+            yield
     except EpisodeFailed:
         raise
     except asyncio.CancelledError as error:

@@ -1,7 +1,8 @@
 """Both ways to Gymnasium.
 
-gymnasium.make("palaestra/frozen-lake-v0")          an environment of ours, played in text
-GymnasiumEnv(make, describe=..., parse=...)         any Gymnasium environment, played in messages
+gymnasium.make("palaestra.envs:palaestra/frozen-lake-v0")   an environment of ours, played in text; the module
+                                                            before the colon registers it
+GymnasiumEnv(make, describe=..., parse=...)                 any Gymnasium environment, played in messages
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from gymnasium.envs.registration import EnvSpec
 
 from .env import Env, Observation, Step
 from .episode import Episode, StopReason
+from .errors import no_exit
 from .graders.grading import grade_episode
 from .message import AssistantMessage, Message, ToolCall, ToolSpec, UserMessage
 from .outcome import Scored
@@ -90,14 +92,16 @@ class _Game:
 
     def __init__(self, env: Env[Any], task: Task, seed: int) -> None:
         self.env, self.task, self.seed = adopt(env), task, seed
-        self.grader, self.max_turns = env.grader, env.budget.max_turns
+        self.grader, self.max_turns, self.reward_range = env.grader, env.budget.max_turns, env.reward_range
         self.messages: list[Message] = []
         self.rewards: list[float] = []
+        self.num_opening = 0
         self.tools: tuple[ToolSpec, ...] = ()
 
     async def start(self) -> str:
         first = await self.env.reset(self.task, seed=self.seed)
         self.messages.extend(first.messages)
+        self.num_opening = len(self.messages)
         self.tools = first.tools
         tools = [json.dumps(spec.to_openai()["function"]) for spec in self.tools]
         return _text(first, *tools)
@@ -117,12 +121,13 @@ class _Game:
             task_id=self.task.id,
             seed=self.seed,
             messages=tuple(self.messages),
+            num_opening=self.num_opening,
             tools=self.tools,
             rewards=tuple(self.rewards),
             stop=stop,
             workspace=await self.env.workspace(),
         )
-        outcome = await grade_episode(self.grader, self.task, episode)
+        outcome = await grade_episode(self.grader, self.task, episode, reward_range=self.reward_range)
         if not isinstance(outcome, Scored):
             raise RuntimeError(f"task {self.task.id!r} has no reward: {outcome}")
         return outcome.reward
@@ -135,7 +140,7 @@ def _text(observation: Observation, *more: str) -> str:
 def _message(action: str) -> AssistantMessage:
     try:
         row = json.loads(action)
-    except ValueError:  # plain words
+    except (ValueError, RecursionError):  # plain words
         return AssistantMessage(action)
     if not isinstance(row, dict):
         return AssistantMessage(action)
@@ -158,7 +163,7 @@ class _LoopThread:
             self._loop = asyncio.new_event_loop()
             self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
             self._thread.start()
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        return asyncio.run_coroutine_threadsafe(_without_exit(work), self._loop).result()
 
     def close(self) -> None:
         if self._loop is not None:
@@ -166,6 +171,11 @@ class _LoopThread:
             self._thread.join()
             self._loop.close()
             self._loop = None
+
+
+async def _without_exit(work: Coroutine[Any, Any, T]) -> T:
+    with no_exit():
+        return await work
 
 
 class GymnasiumEnv(Env[Task]):

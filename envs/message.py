@@ -1,10 +1,10 @@
 """Messages: the only thing that environments and policies exchange."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
-from pydantic_core import PydanticSerializationError, to_json
+from pydantic_core import from_json, to_json
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,16 +99,18 @@ def utf8(text: str) -> str:
 
 
 def storable(message: M) -> M:
-    """The message with `utf8` texts; a tool call that has no JSON form in UTF-8 becomes a bad call."""
+    """The message with `utf8` texts; a tool call that JSON in UTF-8 cannot carry becomes a bad call."""
     if not isinstance(message, AssistantMessage):
         return replace(message, content=utf8(message.content))
     calls: list[ToolCall] = []
     bad = [BadToolCall(text=utf8(call.text), error=utf8(call.error)) for call in message.bad_calls]
     for call in message.tool_calls:
         try:
-            to_json((call.id, call.name, dict(call.arguments)))
-            calls.append(call)
-        except PydanticSerializationError as error:
+            to_json((call.id, call.name))
+            # "constants" and False together refuse NaN and infinities, which JSON would make null of.
+            text = to_json(dict(call.arguments), inf_nan_mode="constants")
+            calls.append(replace(call, arguments=from_json(text, allow_inf_nan=False)))
+        except ValueError as error:
             bad.append(BadToolCall(text=utf8(f"{call.name} {call.arguments}"), error=str(error)))
     return replace(
         message,
@@ -145,11 +147,3 @@ def _call_to_openai(call: ToolCall) -> dict[str, Any]:
         "type": "function",
         "function": {"name": call.name, "arguments": dict(call.arguments)},
     }
-
-
-def last_assistant_text(messages: Sequence[Message]) -> str:
-    """The content of the last assistant message, "" when there is none: what most graders read."""
-    for message in reversed(messages):
-        if isinstance(message, AssistantMessage):
-            return message.content
-    return ""

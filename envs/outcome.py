@@ -3,9 +3,24 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
+
+
+def finite(value: Any, name: str) -> float:
+    """A number of any kind as a float. Raises `TypeError` for None, text, NaN and what is too large.
+
+    >>> finite(Fraction(1, 2), "the reward")
+    0.5
+    """
+    try:
+        number = math.nan if isinstance(value, str | bytes) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise TypeError(f"{name} is {value!r:.200}; it must be a finite number")
+    return number
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,8 +34,16 @@ class Score:
     """Why, in words a person can check."""
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.reward):
-            raise ValueError(f"Score.reward is {self.reward}; a grader that has no number must raise instead")
+        """Numbers of every kind become floats; `TypeError` for all else: without a number, raise instead."""
+        object.__setattr__(self, "reward", finite(self.reward, "Score.reward"))
+        parts = {name: finite(part, f"Score.components[{name!r}]") for name, part in self.components.items()}
+        object.__setattr__(self, "components", parts)
+        texts: tuple[Any, ...] = (self.evidence, *parts)
+        for text in texts:
+            if not isinstance(text, str):
+                raise TypeError(
+                    f"Score.evidence or a name in Score.components is {text!r:.200}; it must be str"
+                )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,9 +69,9 @@ class Failed:
     """Infrastructure broke under the episode. What a policy can cause is never this."""
 
     stage: str
-    """Where: "reset", "policy", "step", "workspace"."""
+    """Where: "reset", "policy", "step", "workspace", or "record" for an episode that has no form on disk."""
     cause: str
-    """The exception's type, or a word such as "wall"."""
+    """The exception's type, or the limit that was in the way, such as "wall"."""
     retryable: bool
     message: str = ""
     kind: Literal["failed"] = "failed"

@@ -12,7 +12,7 @@ from .env import Env, Observation
 from .episode import Episode, StopReason, Timing, Workspace
 from .errors import EpisodeFailed, OutOfBudget, boundary, returned
 from .message import AssistantMessage, Message, ToolSpec, storable, utf8
-from .outcome import Failed
+from .outcome import Failed, finite
 from .policy import Policy
 from .task import Task
 from .worker_env import adopt
@@ -53,7 +53,14 @@ def _ignore(message: Message) -> None:
 
 
 def _storable(observation: Observation) -> Observation:
-    return replace(observation, messages=tuple(map(storable, observation.messages)))
+    messages = tuple(map(storable, observation.messages))
+    return replace(observation, messages=messages, tools=tuple(observation.tools))
+
+
+def _never_asked(task: Task, stop: StopReason) -> Failed:
+    """Not the policy's doing: a grade would blame it for a prompt or a budget that leaves no room to play."""
+    message = f"task {task.id!r} left no room for a first answer; raise the limit, or shorten the prompt"
+    return Failed(stage="policy", cause=stop.value, retryable=False, message=message)
 
 
 class _Play:
@@ -71,6 +78,7 @@ class _Play:
         self.env, self.policy, self.task, self.seed, self.limits = env, policy, task, seed, limits
         self.on_message = on_message
         self.messages: list[Message] = []
+        self.num_opening = 0
         self.tools: tuple[ToolSpec, ...] = ()
         self.rewards: list[float] = []
         self.sampled_tokens = self.context_tokens = 0
@@ -83,11 +91,14 @@ class _Play:
         limit = asyncio.timeout(self.limits.wall_s)
         try:
             async with limit:
-                return await self._turns()
+                stop = await self._turns()
         except TimeoutError:
             if not limit.expired():
                 raise  # from `on_message`
-            return self._wall()
+            stop = self._wall()
+        if not self.rewards:
+            raise EpisodeFailed(_never_asked(self.task, stop))
+        return stop
 
     async def _turns(self) -> StopReason:
         """reset, then answer and step until something says stop."""
@@ -114,7 +125,7 @@ class _Play:
         with self._stage("reset"):
             first = await self.env.reset(self.task, seed=self.seed)
             first = _storable(returned(first, Observation, by="reset"))
-        self.tools = first.tools
+        self.tools, self.num_opening = first.tools, len(first.messages)
         self._hear(first)
 
     async def _answer(self) -> AssistantMessage | StopReason:
@@ -124,11 +135,11 @@ class _Play:
             except OutOfBudget as error:
                 return error.reason
             answer = storable(returned(said, AssistantMessage, by="the policy"))
+            if answer.usage is not None:
+                self.sampled_tokens += answer.usage.sampled_tokens
+                self.context_tokens = answer.usage.prompt_tokens + answer.usage.sampled_tokens
         self.messages.append(answer)
         self.on_message(answer)
-        if answer.usage is not None:
-            self.sampled_tokens += answer.usage.sampled_tokens
-            self.context_tokens = answer.usage.prompt_tokens + answer.usage.sampled_tokens
         return answer
 
     async def _step(self, answer: AssistantMessage) -> StopReason | None:
@@ -141,14 +152,15 @@ class _Play:
             async with limit:
                 with self._stage("step"):
                     observation, reward, terminated, truncated, _ = await self.env.step(answer)
-                    self.rewards[-1] = float(reward)
+                    self.rewards[-1] = finite(reward, "the reward of step")
                     observation = _storable(returned(observation, Observation, by="step"))
+                    is_over, is_cut = bool(terminated), bool(truncated)
         except TimeoutError:
             return StopReason.ENV_SECONDS
         self._hear(observation)
-        if terminated:
+        if is_over:
             return StopReason.DONE
-        return StopReason.TRUNCATED if truncated else None
+        return StopReason.TRUNCATED if is_cut else None
 
     def _used_up(self) -> StopReason | None:
         """The first limit that is used up, looked at before each answer."""
@@ -178,14 +190,20 @@ class _Play:
     async def collect_workspace(self) -> Workspace | None:
         with boundary("workspace"):
             async with asyncio.timeout(CLOSE_S):
-                return await self.env.workspace()
+                left = await self.env.workspace()
+            if left is None:
+                return None
+            files = returned(left, Workspace, by="workspace").files
+            return Workspace(files=tuple((utf8(path), data) for path, data in files))
 
     async def close(self) -> None:
         """Close the env, also under cancellation. A close that breaks is on record; the grade stands."""
         try:
             with boundary("close"):
                 try:
-                    self.facts.update({name: utf8(fact) for name, fact in self.env.facts().items()})
+                    for fact in self.env.facts().items():
+                        name, value = (utf8(returned(text, str, by="facts")) for text in fact)
+                        self.facts[name] = value
                 finally:
                     async with asyncio.timeout(CLOSE_S):
                         await self.env.close()
@@ -199,6 +217,7 @@ class _Play:
             task_id=self.task.id,
             seed=self.seed,
             messages=tuple(self.messages),
+            num_opening=self.num_opening,
             tools=self.tools,
             rewards=tuple(self.rewards),
             stop=stop,

@@ -1,16 +1,19 @@
 """Environments by name, through plain Python entry points (group "palaestra.envs")."""
 
 import importlib
+import traceback
+from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any, TypeGuard
 
 from .env import Env
+from .errors import no_exit
 
 GROUP = "palaestra.envs"
 
 
 class UnknownEnv(ValueError):
-    """No environment has that name. The message lists the names that exist."""
+    """No environment has that name, or its module breaks. The message lists the names that exist."""
 
 
 def env_names() -> list[str]:
@@ -25,13 +28,13 @@ def load_env(name: str) -> type[Env[Any]]:
     'Arithmetic'
     """
     if ":" in name:
-        found: object = _from_path(name)
+        found = _from_path(name)
     else:
         points = [point for point in entry_points(group=GROUP) if point.name == name]
         if not points:
             known = ", ".join(env_names()) or "none"
             raise UnknownEnv(f'unknown env {name!r}; installed: {known}; or name a class as "module:Class"')
-        found = points[0].load()
+        found = _imported(name, points[0].load)
     if not _is_env(found):
         raise UnknownEnv(f"env {name!r} is {found!r}, which is not a subclass of palaestra.envs.Env")
     return found
@@ -41,9 +44,26 @@ def _is_env(found: object) -> TypeGuard[type[Env[Any]]]:
     return isinstance(found, type) and issubclass(found, Env)
 
 
-def _from_path(path: str) -> Any:
+def _from_path(path: str) -> object:
     module, _, attribute = path.partition(":")
+    if not all(part.isidentifier() for part in module.split(".")):
+        raise UnknownEnv(f'env {path!r} names no module; write "module:Class", such as "my_envs:Lengths"')
     try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+        found = _imported(path, lambda: importlib.import_module(module))
+    except ModuleNotFoundError as error:
         raise UnknownEnv(f"env {path!r} cannot be loaded: {error}; is its folder on PYTHONPATH?") from error
+    if not hasattr(found, attribute):
+        raise UnknownEnv(f"env {path!r} cannot be loaded: {module} has no {attribute!r}")
+    return getattr(found, attribute)
+
+
+def _imported(name: str, load: Callable[[], object]) -> object:
+    try:
+        with no_exit():
+            return load()
+    except ModuleNotFoundError:
+        raise  # perhaps of an extra, which the command line names
+    except Exception as error:  # every kind: an import runs other people's code
+        at = traceback.extract_tb((error.__cause__ or error).__traceback__)[-1]
+        why = f"{type(error).__name__}: {error}, in {at.filename}, line {at.lineno}"
+        raise UnknownEnv(f"env {name!r} cannot be loaded: {why}") from error

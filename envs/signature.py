@@ -58,7 +58,8 @@ class Signature:
             fields[name] = hint if parameter.default is parameter.empty else NotRequired[hint]
         # A TypedDict keeps the arguments that were given and nothing else: Python fills in the defaults.
         arguments = cast(Any, TypedDict)(function.__name__, fields)
-        arguments.__pydantic_config__ = ConfigDict(extra="forbid")
+        # pydantic reads a float out of "nan" and 1e999; JSON has no such numbers, and few tools expect them.
+        arguments.__pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
         adapter: TypeAdapter[dict[str, Any]] = TypeAdapter(arguments)
         made = adapter.json_schema(schema_generator=_Untitled)
         schema: JsonSchemaValue = {key: made[key] for key in _KEPT if key in made}

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
 
-from .message import Message, ToolSpec
+from .message import Message, ToolSpec, utf8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +29,16 @@ class Task:
         return "\n".join(message.content for message in self.messages)
 
 
+def _checked(task: Any) -> Task:
+    """The task, if a run file can name its episodes."""
+    if not isinstance(task, Task):
+        raise ValueError(f"a task set holds {task!r:.200}; it must hold palaestra.envs.Task")
+    name: Any = task.id
+    if not isinstance(name, str) or utf8(name) != name:
+        raise ValueError(f"task id {name!r} is no text in UTF-8; give each task a str, as in id=str(5)")
+    return task
+
+
 class TaskSet(Sequence[Task]):
     """An ordered, finite set of tasks with unique ids.
 
@@ -38,7 +48,7 @@ class TaskSet(Sequence[Task]):
     """
 
     def __init__(self, tasks: Iterable[Task]) -> None:
-        self._tasks = tuple(tasks)
+        self._tasks = tuple(map(_checked, tasks))
         self._by_id = {task.id: task for task in self._tasks}
         if len(self._by_id) != len(self._tasks):
             twice, _ = Counter(task.id for task in self._tasks).most_common(1)[0]

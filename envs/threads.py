@@ -6,6 +6,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
+from .errors import no_exit
+
 T = TypeVar("T")
 
 
@@ -34,7 +36,8 @@ async def in_thread(call: Callable[[], T]) -> T:
 def _outcome(call: Callable[[], T]) -> Callable[[], T]:
     """What `call()` did, as something that does it again: returns its value or raises its error."""
     try:
-        value = call()
+        with no_exit():
+            value = call()
     except BaseException as error:  # every kind: it is raised again in the thread that waits
         failure = error
 

@@ -17,7 +17,7 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from ..sandboxes import SandboxFileError
 from .env import Env, Observation, Step, TaskT
-from .errors import ToolError, notes
+from .errors import ToolError, no_exit, notes
 from .message import AssistantMessage, BadToolCall, ToolCall, ToolMessage, ToolSpec, utf8
 from .signature import Signature, WrongArguments
 from .threads import in_thread
@@ -47,7 +47,8 @@ class Tool:
         limit = asyncio.timeout(self.timeout_s)
         try:
             async with limit:
-                value = await self._call(env, arguments)
+                with no_exit():
+                    value = await self._call(env, arguments)
         except TimeoutError as error:
             if not limit.expired():
                 raise  # the tool's own: infrastructure

@@ -15,6 +15,8 @@ from multiprocessing import connection, get_context, parent_process
 from typing import ClassVar, Generic, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
+from .errors import no_exit
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -154,7 +156,8 @@ def _serve(link: connection.Connection) -> None:
             return
         try:
             function, args, kwargs = pickle.loads(request)
-            reply = pickle.dumps(Answer(function(*args, **kwargs)))
+            with no_exit():
+                reply = pickle.dumps(Answer(function(*args, **kwargs)))
         except Exception as error:  # every kind: it is raised again in the parent
             reply = pickle.dumps(Answer(None, _portable(error)))
         link.send_bytes(reply)

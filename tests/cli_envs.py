@@ -1,7 +1,9 @@
 """Environments that the tests of the command line name in recipes, as "cli_envs:Odd"."""
 
+import asyncio
 import os
 from pathlib import Path
+from typing import Any
 
 from palaestra.envs import (
     AssistantMessage,
@@ -55,6 +57,56 @@ class Boxed(Odd, SandboxToolEnv[Task]):
 
 class NoTasks(Env[Task]):
     """Forgot its task set."""
+
+
+class BrokenTasks(Odd):
+    """Has a bug in its task set."""
+
+    @classmethod
+    def tasks(cls, *, size: int = 24, path: Path | None = None) -> TaskSet:
+        return {"train": Odd.tasks()}[f"test-{size}"]
+
+
+class ListTasks(Odd):
+    """Thinks that a list is a task set."""
+
+    @classmethod
+    def tasks(cls, *, size: int = 24, path: Path | None = None) -> Any:
+        return list(Odd.tasks(size=size))
+
+
+class BrokenInit(Odd):
+    """Has a bug in its constructor."""
+
+    def __init__(self) -> None:
+        self._api_key = str(1 / 0)
+
+
+class Chatty(Odd):
+    """Prints, and so does a process of its own."""
+
+    async def step(self, action: AssistantMessage) -> Step:
+        print("debug")
+        process = await asyncio.create_subprocess_exec("echo", "debug")
+        await process.wait()
+        return await super().step(action)
+
+
+class Served(Odd):
+    """Needs a service, which is up when the variable SERVICE says so."""
+
+    async def reset(self, task: Task, *, seed: int) -> Observation:
+        if os.environ.get("SERVICE") != "up":
+            raise ConnectionError("the service is down")
+        return await super().reset(task, seed=seed)
+
+
+class Slow(Odd):
+    """Leaves time to say that nothing ends."""
+
+    async def step(self, action: AssistantMessage) -> Step:
+        await asyncio.sleep(0.3)
+        return await super().step(action)
 
 
 def listening() -> list[str]:

@@ -149,6 +149,14 @@ def forbid_sandboxes() -> None:
     _seccomp.Filter(b"".join(struct.pack("HBBI", *op) for op in code)).install()
 
 
+def leave_as_reader() -> None:
+    """Make this process's standard output a pipe whose reader is gone."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    os.dup2(writer, 1)
+    os.close(writer)
+
+
 def _main(
     arguments: list[str],
     cwd: str,

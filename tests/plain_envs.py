@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Mapping
 
@@ -68,6 +69,17 @@ class PlainStep(Env[Task]):
 
     def step(self, action: AssistantMessage) -> Step:  # type: ignore[override]  # plain on purpose
         return Step(Observation(), 1.0, True, False, {})
+
+
+class Leaving(Env[Task]):
+    """Ends the process at the first step, if it may."""
+
+    @classmethod
+    def tasks(cls) -> TaskSet:
+        return TaskSet([Task(id="t")])
+
+    async def step(self, action: AssistantMessage) -> Step:
+        sys.exit(0)
 
 
 def hang(path: str, pid: int | None = None) -> None:

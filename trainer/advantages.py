@@ -17,6 +17,9 @@ from ..envs import Failed, Scored, Ungraded
 STD_FLOOR = 1e-4
 """Added to a group's standard deviation, as TRL does: it bounds the advantage of near-equal siblings."""
 
+MAX_REWARD = 1e30
+"""Of larger ones, advantages and losses overflow."""
+
 
 class AdvantageKind(StrEnum):
     """Which baseline and which scale."""
@@ -39,6 +42,8 @@ class Reason(StrEnum):
     """Too few siblings were left for a baseline."""
     ZERO_VARIANCE = "zero_variance"
     """Every sibling has the same reward, so every advantage is 0."""
+    OVERFLOW = "overflow"
+    """A sibling's reward is over `MAX_REWARD`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,8 +99,10 @@ def advantages(rewards: Sequence[float], kind: AdvantageKind = AdvantageKind.GRP
     """
     if len(rewards) < 2:
         raise ValueError(f"{len(rewards)} reward(s) in the group; a baseline needs 2 or more")
-    if not all(map(math.isfinite, rewards)):
-        raise ValueError(f"rewards {tuple(rewards)} are not all finite; leave members without a number out")
+    if not all(abs(reward) <= MAX_REWARD for reward in rewards):
+        raise ValueError(
+            f"rewards {tuple(rewards)} are not all finite and within {MAX_REWARD:g}; leave those members out"
+        )
     if min(rewards) == max(rewards):
         return (0.0,) * len(rewards)
     mean = math.fsum(rewards) / len(rewards)
@@ -154,6 +161,8 @@ def _judge_group(rewards: Sequence[float], policy: GroupPolicy) -> tuple[Reason,
     """Why none of the group is trained on; None when it is."""
     if len(rewards) < policy.min_size:
         return Reason.SMALL_GROUP, f"{len(rewards)} of {policy.min_size} members with a number"
+    if (largest := max(map(abs, rewards))) > MAX_REWARD:
+        return Reason.OVERFLOW, f"a reward of {largest:g}"
     if policy.zero_variance == "drop" and min(rewards) == max(rewards):
         return Reason.ZERO_VARIANCE, f"all {rewards[0]}"
     return None

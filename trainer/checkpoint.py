@@ -6,7 +6,6 @@ The manifest has a SHA-256 of each other file and is written last. The folder ge
 on disk. No pickle is read or written.
 """
 
-import hashlib
 import json
 import os
 import random
@@ -20,7 +19,8 @@ from typing import Any, cast
 from torch import Tensor
 
 from ._torch import random_state, read_tensors, set_random_state, write_tensors
-from .folder import CorruptCheckpoint, writing
+from .errors import CorruptCheckpoint
+from .folder import sha256, writing
 from .learner import Learner
 
 _FILES = ("weights.safetensors", "optimizer.safetensors", "state.json")
@@ -47,7 +47,7 @@ def save_checkpoint(folder: Path, learner: Learner, state: Mapping[str, Any] | N
         "state": dict(state or {}),
     }
     (partial / "state.json").write_text(json.dumps(counters), encoding="utf-8")
-    manifest = {"version": 1, "sha256": {name: _sha256(partial / name) for name in _FILES}}
+    manifest = {"version": 1, "sha256": {name: sha256(partial / name) for name in _FILES}}
     (partial / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     for path in (*partial.iterdir(), partial):
         _fsync(path)
@@ -67,7 +67,7 @@ def verify_checkpoint(folder: Path) -> None:
         path = folder / name
         if not path.is_file():
             raise CorruptCheckpoint(f"{path} is missing")
-        if _sha256(path) != hashes.get(name):
+        if sha256(path) != hashes.get(name):
             raise CorruptCheckpoint(
                 f"{path} is not what was written: its SHA-256 differs from the manifest's"
             )
@@ -172,11 +172,6 @@ def _optimizer_tensors(learner: Learner) -> dict[str, Tensor]:
         slots: Mapping[str, Tensor] = learner.optimizer.state.get(parameter, {})
         tensors |= {f"{name}/{slot}": value for slot, value in slots.items()}
     return tensors
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fsync(path: Path) -> None:

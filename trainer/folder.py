@@ -1,28 +1,41 @@
 """The folder of a run, and files in it that are whole or not there."""
 
+import hashlib
+import json
 import os
-import re
 import shutil
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import yaml
 
+from ..agents.ledger import Ledger
+from .errors import DiskError
 from .recipe import Recipe
 from .recipe_file import RecipeError
+from .redaction import redacted
 
-_SECRET = re.compile(r"(^|[._-])(key|token|secret|password|credential)s?$", re.IGNORECASE)
-_BLANK = "[redacted]"
+_FREE = {
+    "name",
+    "runs_dir",
+    "checkpoint.every",
+    "checkpoint.keep",
+    "engine.api_key_env",
+    "engine.max_in_flight",
+    "engine.port",
+    "engine.stuck_after_s",
+    "engine.url",
+    "grpo.retry_s",
+    "model.path",  # its files have a fingerprint
+    "threads",
+}
+"""Fields that say where and how a run works, not what comes out: they may change on the way. (The number of
+threads is in the last bits, which count in deterministic mode.)"""
 
-
-class CorruptCheckpoint(ValueError):
-    """A checkpoint is not what was written. The message names the file."""
-
-
-class DiskError(Exception):
-    """A file of the run cannot be written. The message names the file and the cure."""
+QUESTION = "question"
+"""The fact in a run file that makes it an evaluation's, and says what was asked (`palaestra eval`)."""
 
 
 @contextmanager
@@ -37,12 +50,16 @@ def writing(path: Path) -> Generator[None, None, None]:
         ) from error
 
 
-def open_folder(recipe: Recipe, *, resume: bool) -> None:
-    """Make the run's folder, or find it again. Raises `RecipeError` where the other one was meant."""
-    check_folder(recipe, resume=resume)
+def open_folder(recipe: Recipe, ledger: Ledger, *, resume: bool) -> None:
+    """Make the folder that `ledger` has locked the run's own. Raises `RecipeError` as `check_folder` does."""
+    check_folder(recipe, resume=resume)  # again: somebody else may have had the folder before the lock
+    if ledger.meta(QUESTION) is not None:
+        raise RecipeError(
+            f"name: {recipe.folder} holds an evaluation; name the run otherwise by --set name=..."
+        )
+    _keep_model(recipe, ledger, resume=resume)
     if resume:
         return
-    make_folder(recipe.folder)
     stored = recipe.folder / "recipe.yaml"
     try:
         write_whole(stored, _resolved(recipe))
@@ -60,11 +77,63 @@ def check_folder(recipe: Recipe, *, resume: bool) -> None:
         raise RecipeError(
             f"{folder} holds a run; go on with it by --resume, or name another one by --set name=..."
         )
-    elif stored.read_text(encoding="utf-8") != _resolved(recipe):
+    elif odd := _differences(stored, recipe):
         raise RecipeError(
-            f"the recipe differs from the one that {folder} was started with ({stored}); "
+            f"the recipe differs from the one that {folder} was started with ({stored}): {'; '.join(odd)}; "
             "resume with that recipe, or start a new run by --set name=..."
         )
+
+
+def _differences(stored: Path, recipe: Recipe) -> list[str]:
+    """The fields that would make it another run, as "seed was 0, is 1"."""
+    try:
+        before = _leaves(yaml.safe_load(stored.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{stored} is not YAML any more: {error}") from error
+    now = _leaves(yaml.safe_load(_resolved(recipe)))
+    free = _FREE - {"threads"} if recipe.deterministic else _FREE
+    return [
+        f"{name} was {before.get(name, 'not there')}, is {now.get(name, 'not there')}"
+        for name in sorted(before.keys() | now.keys())
+        if name not in free and before.get(name) != now.get(name)
+    ]
+
+
+def _leaves(value: object, name: str = "") -> dict[str, str]:
+    """Every field that is no section, by its dotted name, in words that can be compared."""
+    fields = cast(dict[object, object], value) if isinstance(value, dict) else {}
+    if not fields:
+        return {name: f"{value!r}"}
+    return {
+        leaf: text
+        for key, each in fields.items()
+        for leaf, text in _leaves(each, f"{name}.{key}" if name else str(key)).items()
+    }
+
+
+def _keep_model(recipe: Recipe, ledger: Ledger, *, resume: bool) -> None:
+    """The run file remembers the model of `model.path`. Raises `RecipeError` when it is another now."""
+    if recipe.model.path is None:
+        return
+    model = json.dumps(fingerprint(recipe.model.path))
+    if not resume:
+        ledger.set_meta("model", model)
+    elif ledger.meta("model") != model:
+        raise RecipeError(
+            f"model.path: {recipe.model.path} is not the model that {recipe.folder} was started with: other "
+            "weights, tokenizer or template; bring that one back, or start a new run by --set name=..."
+        )
+
+
+def fingerprint(model: Path) -> dict[str, str]:
+    """SHA-256 of each file that makes the model, by name: the same folder may hold another one later."""
+    files = (path for ending in ("safetensors", "json", "jinja") for path in model.glob(f"*.{ending}"))
+    return {path.name: sha256(path) for path in sorted(files)}
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _resolved(recipe: Recipe) -> str:
@@ -82,39 +151,6 @@ def make_folder(folder: Path) -> None:
 
 def _no_folder(what: str, error: OSError) -> RecipeError:
     return RecipeError(f"runs_dir: {what}: {error.strerror}; name a folder of yours by --set runs_dir=...")
-
-
-def redacted(value: object) -> Any:
-    """The same structure with every field and command-line flag that is named like a secret blanked.
-
-    >>> redacted({"url": "u", "options": {"api_key": "sk-1"}, "args": ["--hf-token", "hf-1"]})
-    {'url': 'u', 'options': {'api_key': '[redacted]'}, 'args': ['--hf-token', '[redacted]']}
-    """
-    if isinstance(value, dict):
-        fields = cast(dict[str, object], value)
-        return {
-            name: _BLANK if _is_secret(name, found) else redacted(found) for name, found in fields.items()
-        }
-    if isinstance(value, list):
-        return list(_redacted_items(cast(list[object], value)))
-    return value
-
-
-def _redacted_items(items: list[object]) -> Iterator[Any]:
-    """In a list of arguments, a flag names what follows it: `--api-key=K`, and `--api-key K1 K2`."""
-    flag = ""
-    for item in items:
-        if isinstance(item, str) and item.startswith("-"):
-            flag, equals, given = item.partition("=")
-            yield f"{flag}={_BLANK}" if equals and _is_secret(flag, given) else item
-        else:
-            yield _BLANK if isinstance(item, str) and _is_secret(flag, item) else redacted(item)
-
-
-def _is_secret(name: str, value: object) -> bool:
-    """Numbers are none: `max_tokens` is named like one, and so is `--max-num-batched-tokens 2048`."""
-    is_number = isinstance(value, int | float) or (name.startswith("-") and str(value).isdecimal())
-    return bool(_SECRET.search(name) and value) and not is_number
 
 
 def write_whole(path: Path, text: str) -> None:

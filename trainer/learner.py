@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grad_norm_, get_total_norm
 from transformers import PreTrainedModel
 
 from ._torch import backward, step, to_device
 from .adapters import add_adapter, merged_state, save_adapter
 from .config import LearnerConfig
+from .errors import Diverged
 from .kl import KlPenalty
 from .logprobs import TokenLogprobs, check_head, token_logprobs
 from .losses import load_loss
@@ -93,7 +94,10 @@ class Learner:
         return tally.report()
 
     def optim_step(self) -> StepReport:
-        """Clip, step, forget the gradient. One that is not finite is thrown away, and the report says so."""
+        """Clip, step, forget the gradient. One that is not finite is thrown away, and the report says so.
+
+        Raises `Diverged` when the step has broken the weights.
+        """
         parameters = list(self.parameters.values())
         if all(parameter.grad is None for parameter in parameters):
             raise ValueError("no gradient: call forward_backward, with at least one trained token, first")
@@ -105,8 +109,17 @@ class Learner:
         if is_finite:
             step(self.optimizer)
             self.num_steps += 1
+            self._expect_weights(lr, norm)
         self.optimizer.zero_grad()
         return StepReport(grad_norm=norm, lr=lr, is_skipped=not is_finite)
+
+    def _expect_weights(self, lr: float, grad_norm: float) -> None:
+        """Weights whose squares overflow are as good as NaN: a forward pass multiplies them."""
+        if not math.isfinite(get_total_norm(self.parameters.values())):
+            raise Diverged(
+                f"optimizer step {self.num_steps} (lr {lr:g}, gradient norm {grad_norm:.3g}) left weights "
+                "whose norm is not finite; what was kept before is whole. Start a new run with a lower lr"
+            )
 
     def logprobs(self, rows: Sequence[Row]) -> list[tuple[float, ...]]:
         """[rows][T] the policy's logprobs of the trained tokens, nats; 0.0 elsewhere."""

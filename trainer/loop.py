@@ -17,15 +17,20 @@ from dataclasses import dataclass
 from ..agents.collector import Collector, GroupRequest
 from ..agents.engine import PolicyVersion
 from ..agents.ledger import Ledger
+from ..agents.trajectory import Group
 from ..envs import TaskSet
 from .checkpoint import Checkpoints
+from .errors import NothingGraded
 from .interrupt import Interrupt
 from .judge import judge
-from .metrics import MetricsFile, episode_metrics, judgement_metrics
+from .metrics import MetricsFile, episode_metrics, judgement_metrics, troubles
 from .progress import Progress
 from .publisher import Publisher
 from .recipe import Recipe
 from .update import Updater
+
+MAX_BLIND_STEPS = 3
+"""A service may be down for a while. After so many steps that nobody could play or grade, ask a person."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -34,6 +39,8 @@ class Trainer:
 
     num_steps: int = 0
     """Steps that the learner's weights have behind them; policy version n is the one after n steps."""
+    blind_steps: int = 0
+    """Steps up to now, in a row and since this start, in which no episode had a number."""
 
     recipe: Recipe
     tasks: TaskSet
@@ -86,6 +93,21 @@ class Trainer:
         self.progress.step(metrics)
         if self.num_steps % self.recipe.checkpoint.every == 0:
             await self.checkpoint()
+        self._expect_numbers(groups)
+
+    def _expect_numbers(self, groups: Sequence[Group]) -> None:
+        """Raise `NothingGraded` after a few steps in a row in which no episode has a number."""
+        members = [member for group in groups for member in group.members]
+        if any(member.reward is not None for member in members):
+            self.blind_steps = 0
+            return
+        self.blind_steps += 1
+        if self.blind_steps == MAX_BLIND_STEPS:
+            reason, count = next(iter(troubles(members).items()))
+            raise NothingGraded(
+                f"no episode of the last {MAX_BLIND_STEPS} steps has a number, so that nothing is learned; "
+                f"{count} of {len(members)} ended with: {reason}; mend that and go on with --resume"
+            )
 
     async def checkpoint(self) -> None:
         """Keep the learner as it is now."""
@@ -96,7 +118,8 @@ class Trainer:
     async def restore(self) -> None:
         """Go on from the newest good checkpoint, if there is one."""
         self.num_steps = await asyncio.to_thread(self.checkpoints.restore, self.updater.learner)
-        self.metrics.keep_until(self.num_steps)
+        records = (self.ledger.step(step) for step in self.ledger.step_numbers() if step <= self.num_steps)
+        self.metrics.rewrite(record["metrics"] for record in records if record is not None)
         if self.num_steps:
             self.progress.note(f"going on after step {self.num_steps}")
             await self.publisher.publish(PolicyVersion(self.num_steps))
@@ -107,6 +130,8 @@ class Trainer:
         first = step * section.tasks_per_step
         places = [divmod(first + number, num_tasks) for number in range(section.tasks_per_step)]
         orders = {epoch: self._order(epoch) for epoch in {epoch for epoch, _ in places}}
+        # Other members than the first time would make other weights than the later steps were sampled with.
+        is_settled = step + 1 in self.ledger.step_numbers()
         return [
             GroupRequest(
                 split="train",
@@ -114,6 +139,7 @@ class Trainer:
                 task=self.tasks[orders[epoch][at]],
                 num_samples=section.group_size,
                 version=PolicyVersion(step),
+                is_settled=is_settled,
             )
             for epoch, at in places
         ]

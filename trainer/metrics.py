@@ -3,12 +3,13 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ..agents.trajectory import Group
+from ..agents.trajectory import Group, Trajectory
+from ..envs import Failed, Ungraded
 from .folder import writing
 from .judge import Judgement
 
@@ -29,12 +30,35 @@ def episode_metrics(groups: Sequence[Group], maximum: float) -> dict[str, float]
     }
     if rewards:  # with nothing graded there is no mean, not a mean of zero
         found |= {
-            "reward": fmean(rewards),
+            "reward": math.fsum(reward / len(rewards) for reward in rewards),  # their sum may overflow
             "reward_min": min(rewards),
             "reward_max": max(rewards),
-            "pass_rate": fmean(reward >= maximum - 1e-9 for reward in rewards),
+            "pass_rate": fmean(is_solved(reward, maximum) for reward in rewards),
         }
     return found
+
+
+def is_solved(reward: float, maximum: float) -> bool:
+    """An episode passes with the environment's maximum; parts that add up to it may miss it by rounding.
+
+    >>> is_solved(0.7 + 0.2 + 0.1, 1.0)
+    True
+    """
+    return reward >= maximum - 1e-9
+
+
+def troubles(members: Iterable[Trajectory]) -> dict[str, int]:
+    """How many have no number, by reason, the most common first."""
+    found = Counter[str]()
+    for member in members:
+        match member.outcome:
+            case Failed(stage=stage, cause=cause, message=message):
+                found[f"{stage}: {cause}: {message}"] += 1
+            case Ungraded(reason=reason):
+                found[reason] += 1
+            case _:
+                pass
+    return dict(found.most_common())
 
 
 def judgement_metrics(judgement: Judgement) -> dict[str, float]:
@@ -57,22 +81,19 @@ class MetricsFile:
         self._path = path
 
     def write(self, metrics: Mapping[str, Any]) -> None:
-        """Append a line. A number that is not finite becomes null: JSON has no other word for it."""
-        metrics = {name: None if _is_not_finite(value) else value for name, value in metrics.items()}
+        """Append a line."""
         with writing(self._path), self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(metrics) + "\n")
+            file.write(_line(metrics))
 
-    def read(self) -> list[dict[str, Any]]:
-        """All lines, in order; a line that a crash cut short is left out."""
-        if not self._path.exists():
-            return []
-        lines = self._path.read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in lines[:-1]]
-
-    def keep_until(self, step: int) -> None:
-        """Forget the steps after `step`, which will be made again."""
-        kept = [row for row in self.read() if row["step"] <= step]
+    def rewrite(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Make the file anew, whatever is in it: the run file knows better (`Ledger.step`)."""
         partial = self._path.with_suffix(".partial")
         with writing(self._path):
-            partial.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+            partial.write_text("".join(map(_line, rows)), encoding="utf-8")
             partial.replace(self._path)
+
+
+def _line(metrics: Mapping[str, Any]) -> str:
+    """A number that is not finite becomes null: JSON has no other word for it."""
+    plain = {name: None if _is_not_finite(value) else value for name, value in metrics.items()}
+    return json.dumps(plain) + "\n"

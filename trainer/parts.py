@@ -2,18 +2,24 @@
 
 import inspect
 import os
-from collections.abc import AsyncGenerator, Callable
+import traceback
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..agents.collector import Collector
 from ..agents.engine import Engine, PolicyVersion, Sampling
+from ..agents.ledger import Ledger
 from ..agents.policy import EnginePolicy
 from ..agents.renderer import Renderer
 from ..agents.rollout import Rollout
+from ..agents.trajectory import Trajectory
 from ..envs import Env, Policy, Task, TaskSet, load_env
+from ..envs.errors import no_exit
 from .config import LearnerConfig, LoraConfig
-from .progress import Progress
+from .progress import Progress, waiting_for_episodes
 from .recipe import LoraSection, OptimizerSection, Recipe
 from .recipe_file import RecipeError
 from .schedule import OptimizerConfig
@@ -30,18 +36,43 @@ class Arena(NamedTuple):
 def load_arena(recipe: Recipe) -> Arena:
     """The environment and the split of its tasks. Raises `RecipeError` and `UnknownEnv`."""
     env = load_env(recipe.env.id)
-    try:
-        tasks = env.tasks(**recipe.env.tasks)
-    except TypeError as error:
-        known = ", ".join(inspect.signature(env.tasks).parameters) or "nothing"
-        raise RecipeError(f"env.tasks: {error}; it takes: {known}") from error
-    except (ValueError, OSError, NotImplementedError) as error:
-        raise RecipeError(f"env.tasks: {error}") from error
+    tasks = make_tasks("env.tasks", env, recipe.env.tasks)
     try:
         train, held_out = tasks.split(recipe.env.held_out, seed=recipe.seed)
     except ValueError as error:
         raise RecipeError(f"env.held_out: {error}") from error
     return Arena(env, train, held_out)
+
+
+def call(field: str, function: Callable[..., object], arguments: Mapping[str, Any]) -> object:
+    """A user's function with arguments from `field`. Raises `RecipeError`."""
+    signature = inspect.signature(function)
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        known = ", ".join(signature.parameters) or "nothing"
+        raise RecipeError(f"{field}: {error}; {function.__qualname__} takes: {known}") from error
+    try:
+        with no_exit():
+            return function(**arguments)
+    except ModuleNotFoundError:
+        raise  # `palaestra` names the extra that brings it
+    except (ValueError, OSError, NotImplementedError) as error:
+        raise RecipeError(f"{field}: {error}") from error
+    except Exception as error:  # code that is not ours: where it broke is what its author looks for
+        at, kind = traceback.extract_tb(error.__traceback__)[-1], type(error).__name__
+        raise RecipeError(f"{field}: {kind}: {error}, in {at.filename}, line {at.lineno}") from error
+
+
+def make_tasks(field: str, env: type[Env[Any]], options: Mapping[str, Any]) -> TaskSet:
+    """All tasks of an environment, one at least. Raises `RecipeError`, which names `field`."""
+    tasks = call(field, env.tasks, options)
+    if not isinstance(tasks, TaskSet):
+        kind = type(tasks).__name__
+        raise RecipeError(f"{field}: {env.__name__}.tasks returned {kind}; let it return TaskSet(tasks)")
+    if not tasks:
+        raise RecipeError(f"{field}: {env.__name__}.tasks made no task; ask for some")
+    return tasks
 
 
 def load_renderer(recipe: Recipe, model: Path) -> Renderer:
@@ -60,10 +91,18 @@ def make_rollout(
 ) -> Rollout:
     """How this run plays an episode."""
     sampling = Sampling(temperature=temperature, max_tokens=recipe.sampling.max_tokens)
-    max_context = recipe.env.budget.max_context
+    limits = arena.env.budget.merged(recipe.env.budget)
 
     def make_policy(task: Task, version: PolicyVersion, seed: int) -> EnginePolicy:
-        return EnginePolicy(engine, renderer, sampling, version=version, seed=seed, max_context=max_context)
+        return EnginePolicy(
+            engine,
+            renderer,
+            sampling,
+            version=version,
+            seed=seed,
+            max_context=limits.max_context,
+            max_tokens=limits.max_tokens,
+        )
 
     return Rollout(
         make_env=lambda: arena.env(**recipe.env.options),
@@ -82,6 +121,32 @@ def make_plain_rollout(recipe: Recipe, arena: Arena, make_policy: Callable[[Task
         run_seed=recipe.seed,
         budget=recipe.env.budget,
         grader_timeout_s=recipe.env.grader_timeout_s,
+    )
+
+
+def make_collector(
+    recipe: Recipe,
+    rollout: Rollout,
+    ledger: Ledger,
+    progress: Progress,
+    on_episode: Callable[[Trajectory], None] | None = None,
+) -> Collector:
+    """How this run plays many episodes. `on_episode`: default is to tell `progress`."""
+
+    def on_stuck(seconds: float) -> None:
+        places = ", ".join(f"{n} in {name}" for name, n in Counter(rollout.whereabouts.values()).items())
+        progress.note(f"no episode has ended for {seconds:.0f} s; in flight: {places or 'none'}")
+
+    return Collector(
+        rollout,
+        ledger,
+        max_in_flight=recipe.engine.max_in_flight,
+        max_attempts=recipe.grpo.max_attempts,
+        retry_s=recipe.grpo.retry_s,
+        on_episode=on_episode or progress.episode,
+        on_pause=lambda pausing: progress.waiting(waiting_for_episodes(pausing)),
+        on_stuck=on_stuck,
+        stuck_after_s=recipe.engine.stuck_after_s,
     )
 
 

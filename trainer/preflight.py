@@ -1,7 +1,6 @@
 """What can be known to fail before a run has cost anything."""
 
 import asyncio
-import inspect
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
@@ -10,7 +9,7 @@ from ..agents.errors import EngineError
 from ..envs import Env, SandboxToolEnv
 from ..sandboxes import open_sandbox
 from .losses import load_loss, loss_names
-from .parts import Arena, load_arena
+from .parts import Arena, call, load_arena
 from .recipe import GrpoSection, Recipe
 from .recipe_file import RecipeError
 
@@ -70,11 +69,7 @@ def check_loss(section: GrpoSection) -> None:
 
 def _check_env_options(recipe: Recipe, env: type[Env[Any]]) -> None:
     """An environment is made for each episode; the first one is made here."""
-    try:
-        env(**recipe.env.options)
-    except (TypeError, ValueError, OSError) as error:
-        known = ", ".join(inspect.signature(env).parameters) or "none"
-        raise RecipeError(f"env.options: {error}; {env.__name__} takes: {known}") from error
+    call("env.options", env, recipe.env.options)
 
 
 async def check_engine(recipe: Recipe) -> None:

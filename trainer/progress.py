@@ -34,6 +34,15 @@ class Progress(Protocol):
         ...
 
 
+def waiting_for_episodes(pausing: int) -> str:
+    """What to tell while `pausing` samples wait for another try.
+
+    >>> waiting_for_episodes(3)
+    'episodes; 3 pause after a failure'
+    """
+    return f"episodes; {pausing} pause after a failure" if pausing else "episodes"
+
+
 class Silent:
     """Nobody watches."""
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -14,9 +15,22 @@ from pydantic import (
 
 from ..envs import Budget
 
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+"""Of a run, or of an evaluation: it is part of a folder's name."""
+
+
+def _writable(path: Path) -> Path:
+    if "\0" in str(path):
+        raise ValueError("a path cannot hold the character NUL; leave it out")
+    return path
+
+
+AnyPath = Annotated[Path, AfterValidator(_writable)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class EnvSection(_Section):
@@ -56,7 +70,7 @@ class TinyModel(_Section):
 class ModelSection(_Section):
     """Exactly one of `path` and `tiny`."""
 
-    path: Path | None = None
+    path: AnyPath | None = None
     """A folder in Hugging Face format."""
     tiny: TinyModel | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -107,7 +121,7 @@ class OptimizerSection(_Section):
     min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Where a falling schedule ends, as a part of `lr`."""
     weight_decay: NonNegativeFloat = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     max_grad_norm: PositiveFloat = 1.0
 
 
@@ -127,7 +141,8 @@ class WarmStartSection(_Section):
 class LoraSection(_Section):
     rank: PositiveInt = 16
     alpha: PositiveFloat = 32.0
-    targets: list[str] | Literal["all-linear"] = "all-linear"
+    targets: Annotated[list[str], Field(min_length=1)] | Literal["all-linear"] = "all-linear"
+    """Names of linear layers such as "q_proj"; "all-linear": every one but the head."""
 
 
 class GrpoSection(_Section):
@@ -156,7 +171,9 @@ class GrpoSection(_Section):
     shuffle_rewards: bool = False
     """Control experiment: rewards are permuted over the whole batch, so that nothing can be learned."""
     max_attempts: PositiveInt = 3
-    """Tries of a sample whose failure is retryable."""
+    """Tries of a sample whose failure is retryable, in one start of the run."""
+    retry_s: NonNegativeFloat = 2.0
+    """Seconds before the second try, with jitter; the pause doubles from try to try."""
     micro_batch_tokens: PositiveInt = 2048
     """Tokens, padding included, of one forward and backward pass."""
 
@@ -182,10 +199,10 @@ class Recipe(_Section):
     0
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Annotated[str, Field(pattern=NAME)]
     """Name of the run's folder."""
-    runs_dir: Path = Path("runs")
-    seed: int = 0
+    runs_dir: AnyPath = Path("runs")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     deterministic: bool = False
     """Bit-identical results from the same recipe, also after a crash; somewhat slower."""
     threads: PositiveInt | None = None

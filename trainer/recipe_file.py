@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ..agents.formats import tool_format
-from .recipe import OptimizerSection, Recipe
+from .recipe import OptimizerSection, Recipe, TinyModel
 
 
 class RecipeError(ValueError):
@@ -57,6 +57,8 @@ def check_recipe(recipe: Recipe) -> None:
             f"model.path: {recipe.model.path} is not a folder with a config.json; give a Hugging Face model "
             "folder, or use model.tiny to make a small model on the spot"
         )
+    if recipe.model.tiny is not None:
+        _check_tiny(recipe.model.tiny)
     try:
         tool_format(recipe.model.tool_format)
     except ValueError as error:
@@ -84,6 +86,18 @@ def check_recipe(recipe: Recipe) -> None:
     _check_schedule("optimizer", recipe.optimizer, grpo.steps * grpo.updates_per_step)
     if warm is not None:
         _check_schedule("warm_start.optimizer", warm.optimizer, warm.steps)
+
+
+def _check_tiny(tiny: TinyModel) -> None:
+    for field, value, what, divisor in (
+        ("hidden", tiny.hidden, f"model.tiny.heads={tiny.heads}", tiny.heads),
+        ("heads", tiny.heads, f"model.tiny.kv_heads={tiny.kv_heads}", tiny.kv_heads),
+        ("head_dim", tiny.head_dim, "2", 2),
+    ):
+        if left := value % divisor:
+            raise RecipeError(
+                f"model.tiny.{field}: {value} is no multiple of {what}; {value + divisor - left} is one"
+            )
 
 
 def _check_schedule(name: str, section: OptimizerSection, updates: int) -> None:

@@ -8,7 +8,6 @@ runs/<name>/
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -18,21 +17,22 @@ from ..agents.collector import Collector, GroupRequest
 from ..agents.engine import Engine, PolicyVersion
 from ..agents.evaluation import evaluate
 from ..agents.ledger import Ledger
-from ..agents.rollout import Rollout
 from ..agents.trajectory import Trajectory
 from ._torch import use_processor
 from .checkpoint import Checkpoints
 from .config import LearnerConfig
-from .folder import make_whole, open_folder
+from .errors import NothingGraded
+from .folder import check_folder, make_folder, make_whole, open_folder
 from .interrupt import Interrupt, Interrupted
 from .learner import Learner
 from .loop import Trainer
-from .metrics import MetricsFile
+from .metrics import MetricsFile, is_solved
 from .model import load_model
 from .parts import (
     Arena,
     learner_config,
     load_renderer,
+    make_collector,
     make_plain_rollout,
     make_rollout,
     open_engine,
@@ -62,14 +62,17 @@ async def train(
     resume: bool = False,
     wrap_engine: Callable[[Engine], Engine] = lambda engine: engine,
 ) -> Summary:
-    """Run a recipe to its end. Raises `Interrupted` after a signal, when everything is on disk.
+    """Run a recipe to its end. Raises `Interrupted` after a signal, when everything is on disk, and what
+    `errors.py` names.
 
     `wrap_engine` may put something around the recipe's engine, such as a `FaultyEngine`.
     """
     use_processor(recipe.threads, deterministic=recipe.deterministic)
     arena = await preflight(recipe)
-    open_folder(recipe, resume=resume)
+    check_folder(recipe, resume=resume)
+    make_folder(recipe.folder)
     with Ledger(recipe.folder) as ledger:
+        open_folder(recipe, ledger, resume=resume)
         with counting_seconds(ledger), Interrupt() as interrupt:
             await _Run(
                 recipe=recipe,
@@ -154,10 +157,11 @@ class _Run:
         self.progress.phase("demonstrations", len(tasks))
         self.progress.waiting("episodes")
         rollout = make_plain_rollout(self.recipe, self.arena, self.arena.env.oracle)
-        collector = self._collector(rollout, self._count)
+        collector = make_collector(self.recipe, rollout, self.ledger, self.progress, self._count)
         groups = await self.interrupt.during(collector.collect(requests))
         played = [member for group in groups for member in group.members]
-        solved = [each for each in played if each.reward == self.arena.env.reward_range[1]]
+        maximum = self.arena.env.reward_range[1]
+        solved = [each for each in played if each.reward is not None and is_solved(each.reward, maximum)]
         if not solved:
             raise RecipeError(
                 f"env.id: the oracle of {self.recipe.env.id!r} solved none of {len(played)} tasks: "
@@ -186,7 +190,7 @@ class _Run:
                 await trainer.step()
                 self.progress.advance()
                 self.interrupt.check()
-        except Interrupted:
+        except (Interrupted, NothingGraded):
             await trainer.checkpoint()
             raise
         await trainer.checkpoint()
@@ -227,22 +231,7 @@ class _Run:
     def _player(self, engine: Engine, model: Path, temperature: float) -> Collector:
         renderer = load_renderer(self.recipe, model)
         rollout = make_rollout(self.recipe, self.arena, engine, renderer, temperature)
-        return self._collector(rollout, self.progress.episode)
-
-    def _collector(self, rollout: Rollout, on_episode: Callable[[Trajectory], None]) -> Collector:
-        def on_stuck(seconds: float) -> None:
-            places = ", ".join(f"{n} in {name}" for name, n in Counter(rollout.whereabouts.values()).items())
-            self.progress.note(f"no episode has ended for {seconds:.0f} s; in flight: {places or 'none'}")
-
-        return Collector(
-            rollout,
-            self.ledger,
-            max_in_flight=self.recipe.engine.max_in_flight,
-            max_attempts=self.recipe.grpo.max_attempts,
-            on_episode=on_episode,
-            on_stuck=on_stuck,
-            stuck_after_s=self.recipe.engine.stuck_after_s,
-        )
+        return make_collector(self.recipe, rollout, self.ledger, self.progress)
 
     async def _evaluate(self, split: str, engine: Engine, model: Path, version: PolicyVersion) -> None:
         """Play the held-out tasks; the result is in the ledger."""

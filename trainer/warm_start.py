@@ -30,11 +30,12 @@ def oracle_texts(recipe: Recipe, demonstrations: Iterable[Trajectory]) -> Iterat
 def demonstrate(key: EpisodeKey, episode: Episode, renderer: Renderer) -> Row:
     """The tokens that a policy would have seen and sampled, had it said what the episode's policy said.
 
-    What the assistant says is trained, the end of its turn included.
+    What the policy said is trained, the end of its turn included; answers in the opening are not.
     """
     ids: list[int] = []
     mask: list[bool] = []
-    answers = [at for at, said in enumerate(episode.messages) if isinstance(said, AssistantMessage)]
+    played = range(episode.num_opening, len(episode.messages))
+    answers = [at for at in played if isinstance(episode.messages[at], AssistantMessage)]
     last: AssistantMessage | None = None
     answer_ids: tuple[int, ...] = ()
     begin = 0

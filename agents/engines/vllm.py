@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import random
 import secrets
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -11,6 +10,7 @@ from typing import Any, Literal
 import aiohttp
 from yarl import URL
 
+from ..backoff import backoff_s
 from ..engine import Finish, Generation, PolicyVersion, Sampling, VersionSpan, WeightUpdate, policy_name
 from ..errors import EngineError, EngineRefused
 
@@ -158,7 +158,7 @@ class VllmEngine:
             except EngineError:
                 if attempt == self._tries:
                     raise
-            await asyncio.sleep(random.uniform(0.5, 1.5) * self._backoff_s * 2 ** (attempt - 1))
+            await asyncio.sleep(backoff_s(self._backoff_s, attempt))
         raise AssertionError("unreachable")
 
     async def _try(self, method: str, url: URL, body: bytes | None) -> bytes:
@@ -213,6 +213,6 @@ def _generation(answer: bytes, name: str, policy: PolicyVersion) -> Generation:
 def _authorization(api_key_env: str | None) -> dict[str, str]:
     if api_key_env is None:
         return {}
-    if not (key := os.environ.get(api_key_env)):
+    if not (key := os.environ.get(api_key_env, "").strip()):
         raise ValueError(f"api_key_env={api_key_env!r}: the environment has no such variable, or it is empty")
     return {"Authorization": f"Bearer {key}"}

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from ..episode import Episode, Workspace
 from ..outcome import Score
 from ..task import Task
-from .answer import final_answer
+from .answer import final_answer, reference_text
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Exact:
     """1 when the answer equals `str(task.reference)`, else 0. Runs of white space count as one space.
+
+    A task without a reference, or with a blank one, has no number: saying nothing would earn the maximum.
 
     >>> Exact(prefix="Answer:")
     Exact(prefix='Answer:', ignore_case=False)
@@ -21,12 +23,11 @@ class Exact:
     ignore_case: bool = False
 
     async def grade(self, task: Task, episode: Episode, workspace: Workspace | None) -> Score:
-        if task.reference is None:
-            raise ValueError(f"task {task.id!r} has no reference to compare with")
+        reference = reference_text(task)
         answer = final_answer(episode, self.prefix)
         if answer is None:
             return Score(reward=0.0, evidence=f"no {self.prefix!r} in the last message")
-        is_equal = self._normal(answer) == self._normal(str(task.reference))
+        is_equal = self._normal(answer) == self._normal(reference)
         return Score(reward=float(is_equal), evidence=f"answer {answer[:200]!r}, expected {task.reference!r}")
 
     def _normal(self, text: str) -> str:

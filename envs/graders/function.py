@@ -21,8 +21,8 @@ class FunctionGrader:
 
     async def grade(self, task: Task, episode: Episode, workspace: Workspace | None) -> Score:
         if inspect.iscoroutinefunction(self.function):
-            return Score(reward=float(await self.function(task, episode)))
-        return Score(reward=float(await in_thread(lambda: self.function(task, episode))))
+            return Score(reward=await self.function(task, episode))
+        return Score(reward=await in_thread(lambda: self.function(task, episode)))
 
 
 def grader(function: Judge) -> FunctionGrader:

@@ -1,6 +1,7 @@
 """The grader's protocol, and the one place where a grade becomes an outcome."""
 
 import asyncio
+import math
 from typing import Protocol
 
 from ..episode import Episode, Workspace
@@ -19,9 +20,18 @@ class Grader(Protocol):
 
 
 async def grade_episode(
-    grader: Grader | None, task: Task, episode: Episode, *, timeout_s: float = 60.0
+    grader: Grader | None,
+    task: Task,
+    episode: Episode,
+    *,
+    reward_range: tuple[float, float] = (-math.inf, math.inf),
+    timeout_s: float = 60.0,
 ) -> Scored | Ungraded | Failed:
-    """The outcome of an episode. A failed episode is not graded; a failed grader gives `Ungraded`."""
+    """The outcome of an episode. A failed episode is not graded.
+
+    A grader that fails gives `Ungraded`; so does a reward outside the env's `reward_range`, whose bounds
+    every report and every baseline relies on.
+    """
     if episode.failure is not None:
         return episode.failure
     if grader is None:
@@ -36,7 +46,18 @@ async def grade_episode(
         return Ungraded(reason=f"timeout: the grader took over {timeout_s:g} s{notes(error)}")
     except EpisodeFailed as error:
         return Ungraded(reason=f"crash: {error.failed.cause}: {error.failed.message}")
-    return Scored(reward=score.reward, components=score.components, evidence=utf8(score.evidence))
+    if not _is_within(score.reward, reward_range):
+        return Ungraded(
+            reason=f"range: the reward {score.reward:g} is outside the env's reward_range {reward_range}"
+        )
+    components = {utf8(name): part for name, part in score.components.items()}
+    return Scored(reward=score.reward, components=components, evidence=utf8(score.evidence))
+
+
+def _is_within(reward: float, bounds: tuple[float, float]) -> bool:
+    """Also a bound missed by rounding, as by 0.7 + 0.2 + 0.1."""
+    floor, maximum = bounds
+    return floor <= reward <= maximum or any(math.isclose(reward, bound, abs_tol=1e-9) for bound in bounds)
 
 
 class StepRewards:

@@ -9,7 +9,7 @@ from ..episode import Episode, Workspace
 from ..outcome import Score
 from ..task import Task
 from ..worker import WorkerDied, in_worker
-from .answer import final_answer
+from .answer import final_answer, reference_text
 
 MAX_CPU_S = 2.0
 """Processor time of one comparison: about fifty times what an ordinary one takes."""
@@ -29,9 +29,9 @@ class Math:
 
     async def grade(self, task: Task, episode: Episode, workspace: Workspace | None) -> Score:
         """Raises `ValueError` for a reference that is missing or that math-verify cannot read."""
-        if task.reference is None:
-            raise ValueError(f"task {task.id!r} has no reference to compare with")
-        reference = str(task.reference)
+        reference = reference_text(task)
+        if reference.strip().casefold() == "nan":  # math-verify would read n * a * n
+            raise ValueError(f"task {task.id!r}: the reference {reference!r} is no number and no formula")
         answer = final_answer(episode, self.prefix) or ""
         try:
             is_equal, why = await in_worker(compare, reference, answer)

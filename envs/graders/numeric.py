@@ -14,6 +14,7 @@ _NUMBER = re.compile(
 )
 # Without traps: no answer, however large, makes the arithmetic raise.
 _EXACT = Context(prec=60, traps=[])
+_DEFAULT_TOL = Decimal("1e-6")
 
 
 def numbers(text: str) -> list[Decimal]:
@@ -41,15 +42,16 @@ class Numeric:
     """1 when the answer's number is within the tolerance of the reference, else 0.
 
     >>> Numeric(prefix="Answer:", rel_tol=0.01)
-    Numeric(prefix='Answer:', rel_tol=0.01, abs_tol=1e-06)
+    Numeric(prefix='Answer:', rel_tol=0.01, abs_tol=None)
     """
 
     prefix: str | None = None
     """The first number after its last use counts; None: the last number of the last message."""
     rel_tol: float = 0.0
     """Allowed difference, as a share of the reference."""
-    abs_tol: float = 1e-6
-    """Allowed difference; the wider of the two tolerances holds."""
+    abs_tol: float | None = None
+    """Allowed difference; the wider of the two tolerances holds. None: 1e-6, or that share of a reference
+    under 1, which 0 would otherwise be near to."""
 
     async def grade(self, task: Task, episode: Episode, workspace: Workspace | None) -> Score:
         expected = numbers(str(task.reference))
@@ -64,5 +66,10 @@ class Numeric:
         return Score(reward=float(is_near), evidence=f"answer {number}, expected {expected[0]}"[:300])
 
     def _is_near(self, number: Decimal, expected: Decimal) -> bool:
-        allowed = max(Decimal(self.abs_tol), _EXACT.multiply(Decimal(self.rel_tol), abs(expected)))
+        size = expected.copy_abs()
+        if self.abs_tol is None:
+            absolute = _EXACT.multiply(_DEFAULT_TOL, min(size, Decimal(1)) if size else Decimal(1))
+        else:
+            absolute = Decimal(self.abs_tol)
+        allowed = max(absolute, _EXACT.multiply(Decimal(self.rel_tol), size))
         return _EXACT.subtract(number, expected).copy_abs() <= allowed

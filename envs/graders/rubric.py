@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Mapping
 
 from ..episode import Episode, Workspace
+from ..errors import no_exit, returned
 from ..outcome import Score
 from ..task import Task
 from .grading import Grader
@@ -26,7 +27,7 @@ class Rubric:
         try:
             async with asyncio.TaskGroup() as group:
                 for name, (_, part) in self._parts.items():
-                    grades[name] = group.create_task(part.grade(task, episode, workspace))
+                    grades[name] = group.create_task(_grade(part, task, episode, workspace))
         except ExceptionGroup as errors:
             first = errors.exceptions[0]
             failed = next(
@@ -43,3 +44,8 @@ class Rubric:
         evidence = "; ".join(f"{name}: {score.evidence}" for name, score in scores.items() if score.evidence)
         reward = sum(weight * scores[name].reward for name, (weight, _) in self._parts.items())
         return Score(reward=reward, components=components, evidence=evidence)
+
+
+async def _grade(part: Grader, task: Task, episode: Episode, workspace: Workspace | None) -> Score:
+    with no_exit():
+        return returned(await part.grade(task, episode, workspace), Score, by="the part")

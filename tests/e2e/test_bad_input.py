@@ -26,12 +26,17 @@ WRONG = [
     (["model.tool_format=xml"], ["model.tool_format", "'xml'", "hermes", "react"]),
     (["env.id=nope"], ["unknown env 'nope'", "arithmetic", "module:Class"]),
     (["env.id=nope:Env"], ["'nope:Env'", "No module named 'nope'", "PYTHONPATH"]),
-    (["env.id=cli_envs:Nope"], ["'cli_envs:Nope'", "has no attribute 'Nope'"]),
+    (["env.id=cli_envs:Nope"], ["'cli_envs:Nope'", "has no 'Nope'"]),
     (["env.id=cli_envs:Path"], ["'cli_envs:Path'", "not a subclass of palaestra.envs.Env"]),
     (["env.id=cli_envs:NoTasks"], ["env.tasks", "NoTasks", "define the classmethod `tasks`"]),
     (["env.id=cli_envs:NoOracle"], ["warm_start", "NoOracle has no oracle", "set model.path"]),
     (["env.id=cli_envs:NoOracle", "warm_start=null"], ["model.tiny", "NoOracle has no oracle"]),
-    (["env.tasks.sise=3"], ["env.tasks", "'sise'", "it takes: size, path"]),
+    (["env.id=cli_envs:BrokenTasks"], ["env.tasks", "KeyError: 'test-24'", "cli_envs.py, line"]),
+    (["env.id=cli_envs:ListTasks"], ["env.tasks", "ListTasks.tasks returned list", "TaskSet(tasks)"]),
+    (["env.id=cli_envs:BrokenInit"], ["env.options", "ZeroDivisionError", "cli_envs.py, line"]),
+    (["env.tasks.size=0"], ["env.tasks", "Odd.tasks made no task"]),
+    (["model.tiny.heads=3"], ["model.tiny.hidden", "32", "model.tiny.heads=3"]),
+    (["env.tasks.sise=3"], ["env.tasks", "'sise'", "Odd.tasks takes: size, path"]),
     (["env.tasks.path=/no/such.txt"], ["env.tasks", "No such file", "/no/such.txt"]),
     (["env.id=arithmetic", "env.tasks.generator=nope"], ["env.tasks", "generator='nope'", "reasoning-gym"]),
     (["env.held_out=99"], ["env.held_out", "99", "24 distinct prompts", "ask for fewer"]),
@@ -114,6 +119,9 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, content: bytes | No
         ("check env nope", ["unknown env 'nope'", "arithmetic"]),
         ("check env cli_envs:Odd --options 3", ["--options '3'", "mapping"]),
         ("check env cli_envs:Odd --options '{sise: 3}'", ["'sise'", "Odd.tasks"]),
+        ("check env cli_envs:Odd --options '{size: 0}'", ["--options '{size: 0}'", "made no task"]),
+        ("check env cli_envs:BrokenTasks", ["--options '{}'", "KeyError: 'test-24'", "cli_envs.py"]),
+        ("eval tiny.yaml --policy oracle --name ../../x", ["--name '../../x'", "letters, digits"]),
         ("check sandbox --backend chroot", ["--backend chroot", "namespaces, landlock, docker"]),
     ],
 )
@@ -191,7 +199,7 @@ def test_a_run_is_never_written_over(tiny_run: TinyRun) -> None:
     done = palaestra("train", "tiny.yaml", cwd=tiny_run.cwd)
     check_refused(done, ["runs/tiny holds a run", "--resume", "--set name="])
     done = palaestra("train", "tiny.yaml", "--resume", "--set", "seed=7", cwd=tiny_run.cwd)
-    check_refused(done, ["the recipe differs", "runs/tiny/recipe.yaml", "--set name="])
+    check_refused(done, ["the recipe differs", "runs/tiny/recipe.yaml", "seed was 0, is 7", "--set name="])
     done = palaestra("train", "tiny.yaml", "--resume", "--set", "name=other", cwd=tiny_run.cwd)
     check_refused(done, ["--resume", "no run in runs/other", "without --resume"])
     assert contents(tiny_run.cwd) == before

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import Done, TinyRun, forked, palaestra, write_recipe
+from command import Done, TinyRun, forked, leave_as_reader, palaestra, write_recipe
 from support import run_async
 
+from palaestra.cli.console import print_json
 from palaestra.trainer.engine_check import compare_engine
 from palaestra.trainer.progress import Silent
 from palaestra.trainer.recipe_file import load_recipe
@@ -110,9 +111,61 @@ def test_an_evaluation_of_the_trained_policy_is_kept_and_not_played_twice(own_ru
 
 def test_an_evaluation_does_not_go_on_with_another_policy(own_run: Path) -> None:
     assert palaestra("eval", "tiny.yaml", "--policy", "oracle", cwd=own_run).code == 0
-    for change in ("seed=1", "evaluation.temperature=0"):
+    for change in ("seed=1", "evaluation.temperature=0", "engine.max_context=32"):
         done = forked("eval", "tiny.yaml", "--policy", "oracle", "--set", change, cwd=own_run)
         assert done.code == 2 and "--name eval" in done.stderr and "another name" in done.stderr
+
+
+def test_runs_and_evaluations_do_not_take_each_others_folder(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path)
+    assert forked("eval", recipe, "--policy", "oracle", "--name", "a", cwd=tmp_path).code == 0
+    done = forked("train", recipe, "--set", "name=tiny.a", cwd=tmp_path)
+    assert done.code == 2 and "runs/tiny.a holds an evaluation" in done.stderr
+    (tmp_path / "runs" / "tiny.b").mkdir()
+    (tmp_path / "runs" / "tiny.b" / "recipe.yaml").write_text("name: tiny.b")
+    done = forked("eval", recipe, "--policy", "oracle", "--name", "b", cwd=tmp_path)
+    assert done.code == 2 and "runs/tiny.b holds a training run" in done.stderr
+
+
+def test_what_an_evaluation_was_asked_is_kept_without_a_password(tmp_path: Path) -> None:
+    endpoint = ("--policy", "http://me:c4n4ry@127.0.0.1:1/v1", "--model-name", "x")
+    sets = ("--set", "grpo.max_attempts=1", "--set", "env.held_out=1")
+    done = forked("eval", write_recipe(tmp_path), *endpoint, *sets, cwd=tmp_path)
+    assert done.code == 1
+    with closing(sqlite3.connect(tmp_path / "runs" / "tiny.eval" / "run.sqlite")) as db:
+        ((question,),) = db.execute("SELECT value FROM meta WHERE key = 'question'")
+    assert "http://[redacted]@127.0.0.1:1/v1" in question and "c4n4ry" not in question
+
+
+@pytest.mark.parametrize(
+    "arguments", ["eval tiny.yaml --policy oracle", "play tiny.yaml", "check env cli_envs:Chatty --tasks 2"]
+)
+def test_what_an_environment_prints_is_not_among_the_json(tmp_path: Path, arguments: str) -> None:
+    write_recipe(tmp_path, env={"id": "cli_envs:Chatty", "held_out": 4})
+    done = palaestra(*arguments.split(), "--json", cwd=tmp_path)
+    assert json.loads(done.stdout) and done.stderr.count("debug") >= 2
+
+
+def test_an_evaluation_in_which_nothing_ends_says_where_it_waits(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, env={"id": "cli_envs:Slow", "held_out": 4}, engine={"stuck_after_s": 0.1})
+    done = forked("eval", recipe, "--policy", "oracle", cwd=tmp_path)
+    assert done.code == 0 and re.search(r"no episode has ended for \d s; in flight: 4 in step", done.stdout)
+
+
+def test_a_run_goes_on_when_nobody_reads_its_output_any_more(tmp_path: Path) -> None:
+    done = forked("train", write_recipe(tmp_path), cwd=tmp_path, first=leave_as_reader)
+    assert done.code == 0 and "nobody reads standard output any more" in done.stderr
+    assert "step 2 " in done.stderr and (tmp_path / "runs" / "tiny" / "summary.json").is_file()
+
+
+def test_a_terminal_without_the_characters_gets_others(tiny_run: TinyRun) -> None:
+    done = palaestra("play", "tiny.yaml", cwd=tiny_run.cwd, env={"PYTHONIOENCODING": "ascii"})
+    assert done.code == 0 and done.stdout.isascii() and "user \\u2502 " in done.stdout, done
+
+
+def test_json_has_null_where_there_is_no_finite_number(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"loss": float("nan"), "nested": [{"x": float("inf")}, (1.5, "nan")]})
+    assert capsys.readouterr().out == '{"loss": null, "nested": [{"x": null}, [1.5, "nan"]]}\n'
 
 
 def test_a_run_with_an_adapter_leaves_a_policy_that_plays(tmp_path: Path) -> None:

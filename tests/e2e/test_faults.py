@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from statistics import fmean
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 from trained_envs import Shaky
-from trainings import TINY_RECIPE
+from trainings import TINY_RECIPE, timeless
 
 from palaestra.agents.faults import FaultyEngine
 from palaestra.agents.ledger import Ledger
@@ -25,6 +26,35 @@ from palaestra.trainer.summary import Summary
 RATE = 0.1
 
 
+def steps_of(ledger: Ledger) -> list[dict[str, Any]]:
+    """What each step was trained on, and its figures."""
+    records = [record for number in ledger.step_numbers() if (record := ledger.step(number))]
+    return [record | {"metrics": timeless(record["metrics"])} for record in records]
+
+
+def test_a_step_that_was_trained_on_keeps_its_failures_and_an_evaluation_gets_new_tries(
+    tmp_path: Path,
+) -> None:
+    faults = Faults(seed=2, rates={Fault.ENGINE_ERROR: 0.4})
+    fields: dict[str, Any] = json.loads(json.dumps(TINY_RECIPE))
+    fields["runs_dir"] = tmp_path
+    fields["grpo"] |= {"steps": 2, "group_size": 4, "max_attempts": 1}
+    fields["checkpoint"] = {"every": 1, "keep": 3}
+    recipe = Recipe.model_validate(fields)
+    first = asyncio.run(train(recipe, Silent(), wrap_engine=lambda engine: FaultyEngine(engine, faults)))
+    with Ledger(recipe.folder, read_only=True) as ledger:
+        before = steps_of(ledger)
+    assert first.train["failed"] and first.evaluations["warm-start"].outcomes["failed"]
+
+    for step in (1, 2):  # as after a kill in the first checkpoint
+        shutil.rmtree(recipe.folder / "checkpoints" / f"step-{step:06d}")
+    again = asyncio.run(train(recipe, Silent(), resume=True))
+    assert again.train == first.train
+    with Ledger(recipe.folder, read_only=True) as ledger:
+        assert steps_of(ledger) == before
+    assert again.evaluations["warm-start"].outcomes == {"scored": 4}
+
+
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Recipe, Summary, Faults]:
     """A whole training run under a tenth of every fault."""
@@ -33,7 +63,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Recipe, Summar
     fields: dict[str, Any] = json.loads(json.dumps(TINY_RECIPE))
     fields |= {"runs_dir": tmp_path, "deterministic": False}
     fields["env"] |= {"id": "trained_envs:Shaky", "grader_timeout_s": 0.05}
-    fields["grpo"] |= {"tasks_per_step": 4, "group_size": 6}
+    fields["grpo"] |= {"tasks_per_step": 4, "group_size": 6, "retry_s": 0.0}
     recipe = Recipe.model_validate(fields)
     summary = asyncio.run(train(recipe, Silent(), wrap_engine=lambda engine: FaultyEngine(engine, faults)))
     return recipe, summary, faults

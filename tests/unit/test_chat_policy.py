@@ -1,6 +1,7 @@
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from base64 import b64decode
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,30 +44,35 @@ def calls(*arguments: str) -> dict[str, Any]:
     )
 
 
+Answer = web.Response | dict[str, Any] | Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
 @dataclass
 class Endpoint:
     """Gives its answers one after the other, the last one again and again; remembers what it was asked."""
 
-    answers: list[web.Response | dict[str, Any]]
+    answers: list[Answer]
     url: str = ""
     asked: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     keys: list[str | None] = field(default_factory=list[str | None])
 
-    async def answer(self, request: web.Request) -> web.Response:
+    async def answer(self, request: web.Request) -> web.StreamResponse:
         self.asked.append(await request.json())
         self.keys.append(request.headers.get("Authorization"))
         found = self.answers[min(len(self.asked), len(self.answers)) - 1]
         if isinstance(found, dict):
             return web.json_response(found)
+        if callable(found):
+            return await found(request)
         return web.Response(status=found.status, text=found.text, headers=found.headers)
 
 
 @asynccontextmanager
-async def endpoint(*answers: web.Response | dict[str, Any]) -> AsyncGenerator[Endpoint]:
+async def endpoint(*answers: Answer) -> AsyncGenerator[Endpoint]:
     found = Endpoint(list(answers))
     app = web.Application()
     app.router.add_post("/v1/chat/completions", found.answer)
-    runner = web.AppRunner(app)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
@@ -78,7 +84,7 @@ async def endpoint(*answers: web.Response | dict[str, Any]) -> AsyncGenerator[En
 
 
 def ask(
-    *answers: web.Response | dict[str, Any],
+    *answers: Answer,
     messages: tuple[Message, ...] = TALK,
     tools: tuple[ToolSpec, ...] = (ADD,),
     **options: Any,
@@ -204,6 +210,123 @@ def test_the_key_is_read_from_the_environment_and_never_shown(monkeypatch: pytes
     monkeypatch.delenv("SOME_KEY")
     with pytest.raises(ValueError, match=r"api_key_env='SOME_KEY'.*not set"):
         ChatPolicy("http://127.0.0.1:1/v1", "m", api_key_env="SOME_KEY")
+
+
+@pytest.mark.parametrize("status", [401, 500])
+def test_an_endpoint_that_repeats_the_key_does_not_put_it_on_record(
+    status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def repeats(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=status, text="." * 290 + request.headers["Authorization"])
+
+    monkeypatch.setenv("SOME_KEY", "s3cret-s3cret\r\n")
+    with pytest.raises(EngineError) as told:
+        ask(repeats, api_key_env="SOME_KEY", max_retries=1)
+    assert f"HTTP {status}" in str(told.value) and "Bearer" in str(told.value)
+    assert "s3c" not in str(told.value)
+    with pytest.raises(EngineError, match=r"(?s)no chat completion.*redacted") as told:
+        ask({"choices": "Bearer s3cret-s3cret" + "." * 99}, api_key_env="SOME_KEY")
+    assert "s3c" not in str(told.value)
+
+
+def test_a_password_in_the_url_is_sent_and_never_shown() -> None:
+    async def repeats(request: web.Request) -> web.StreamResponse:
+        sent = request.headers["Authorization"]
+        login = b64decode(sent.removeprefix("Basic ")).decode()
+        return web.Response(status=400, text=f"{login == 'me:pass/word'} pass/word {sent}")
+
+    async def main() -> None:
+        async with endpoint(repeats) as found:
+            url = found.url.replace("//", "//me:pass%2Fword@")
+            async with ChatPolicy(url, "m") as policy:
+                await policy(TALK, ())
+
+    with pytest.raises(EngineRefused) as told:
+        run_async(main())
+    assert "HTTP 400: True [redacted] Basic [redacted];" in str(told.value)
+    assert "me:" not in str(told.value)
+
+
+@pytest.mark.parametrize("key", ["sk-\u2019quoted", "two\nlines", "\r\n"])
+def test_a_key_that_no_header_carries_is_refused_at_the_start(
+    key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_KEY", key)
+    with pytest.raises(ValueError, match=r"api_key_env='SOME_KEY'") as told:
+        ChatPolicy("http://127.0.0.1:1/v1", "m", api_key_env="SOME_KEY")
+    assert key not in str(told.value)
+
+
+async def trickles(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse()
+    await response.prepare(request)
+    while True:
+        await response.write(b" ")
+        await asyncio.sleep(0.02)
+
+
+async def floods(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse()
+    await response.prepare(request)
+    while True:
+        await response.write(b" " * (1 << 20))
+
+
+def test_an_answer_that_never_ends_is_given_up() -> None:
+    with pytest.raises(EngineError, match=r"in 1 tries; the last one: no whole answer within 0.3 s"):
+        ask(trickles, timeout_s=0.3, max_retries=0)
+    with pytest.raises(EngineError, match="answered with more than 32 MiB"):
+        ask(floods)
+
+
+def calls_as(**call: Any) -> dict[str, Any]:
+    return says(content=None, tool_calls=[call])
+
+
+@pytest.mark.parametrize(
+    ("call", "id", "arguments"),
+    [
+        ({"function": {"name": "add", "arguments": "{}"}}, "call00001", {}),
+        ({"id": None, "function": {"name": "add", "arguments": None}}, "call00001", {}),
+        ({"id": "a", "function": {"name": "add", "arguments": {"sum": "1"}}}, "a", {"sum": "1"}),
+    ],
+)
+def test_what_servers_leave_out_of_a_call_is_no_failure(
+    call: dict[str, Any], id: str, arguments: dict[str, str]
+) -> None:
+    answer, _ = ask(calls_as(**call))  # one call stands in the conversation already
+    assert [(found.id, found.arguments) for found in answer.tool_calls] == [(id, arguments)]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [{"name": None}, {"name": "", "arguments": "{}"}, {"name": "add", "arguments": {"sum": "\ud800"}}],
+)
+def test_what_is_no_call_is_the_models_fault(function: dict[str, Any]) -> None:
+    answer, _ = ask(calls_as(id="a", function=function))
+    assert (answer.tool_calls, len(answer.bad_calls)) == ((), 1)
+
+
+def test_content_in_parts_is_joined_and_odd_usage_counts_nothing() -> None:
+    parts = [
+        {"type": "text", "text": "a"},
+        {"type": "refusal", "refusal": "no"},
+        {"type": "text", "text": "b"},
+    ]
+    for odd in (None, -7):
+        usage = {"prompt_tokens": odd, "completion_tokens": odd}
+        answer, _ = ask({**says(content=parts), "usage": usage})
+        assert answer == AssistantMessage("ab", usage=Usage())
+
+
+def test_a_call_that_the_length_cut_is_a_bad_one() -> None:
+    cut = calls('{"sum": "1"}', '{"sum": "1"}')
+    cut["choices"][0]["finish_reason"] = "length"
+    answer, _ = ask(cut)
+    assert [call.id for call in answer.tool_calls] == ["c0"]
+    assert "cut by its length" in answer.bad_calls[0].error
+    answer, _ = ask(says("length", content="Action: add\nAction Input: 1+1"), format=React())
+    assert (answer.tool_calls, len(answer.bad_calls)) == ((), 1)
 
 
 def test_one_policy_serves_many_episodes_at_once() -> None:

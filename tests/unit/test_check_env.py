@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -211,7 +212,40 @@ class Hinting(Words):
 
 @pytest.mark.parametrize("env", [Telling, Hinting])
 def test_a_secret_that_reaches_the_model_is_found(env: type[Env[Any]]) -> None:
-    assert "stands in a user message" in failing(env)["privacy"]
+    assert "stands in a message of the user" in failing(env)["privacy"]
+
+
+def test_a_secret_in_an_example_of_the_opening_is_found() -> None:
+    class Shows(Words):
+        async def reset(self, task: Task, *, seed: int) -> Observation:
+            shown = AssistantMessage(str(task.reference))
+            return Observation(messages=(*task.messages, shown, UserMessage("and?")))
+
+    assert "stands in a message of the assistant" in failing(Shows)["privacy"]
+
+
+class Overpaid(Words):
+    grader: Grader | None = grader(lambda task, episode: 5.0)
+
+
+class OddFacts(Words):
+    def facts(self) -> Any:
+        return {"size": 3}
+
+
+@pytest.mark.parametrize(
+    ("env", "said"), [(Overpaid, "outside the env's reward_range (0.0, 1.0)"), (OddFacts, "facts returned 3")]
+)
+def test_what_a_run_would_not_take_is_found(env: type[Env[Any]], said: str) -> None:
+    assert said in failing(env)["oracle"]
+
+
+def test_an_environment_that_exits_gives_a_report_all_the_same() -> None:
+    class Leaves(Words):
+        async def reset(self, task: Task, *, seed: int) -> Observation:
+            sys.exit(0)
+
+    assert "CodeExited: sys.exit(0) was called" in failing(Leaves)["reset"]
 
 
 def test_slow_episodes_are_found() -> None:

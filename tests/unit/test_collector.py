@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -75,10 +76,66 @@ def test_a_retryable_failure_is_tried_again_and_every_try_is_on_record(tmp_path:
     async def main() -> None:
         arena = Arena(lambda key: WEATHER if key.attempt < 2 else Scored(reward=1.0))
         with Ledger(tmp_path) as ledger:
-            (group,) = await Collector(arena, ledger, max_attempts=3).collect(requests(1, 2))
+            (group,) = await Collector(arena, ledger, max_attempts=3, retry_s=0.0).collect(requests(1, 2))
             assert [member.reward for member in group.members] == [1.0, 1.0]
             assert ledger.counts("train") == {"failed": 4, "scored": 2}
         assert len({key.seed(7) for key in arena.played if key.sample == 0}) == 1
+
+    asyncio.run(main())
+
+
+class Clock:
+    """Time that passes only in pauses."""
+
+    def __init__(self) -> None:
+        self.now_s, self.pauses = 0.0, list[float]()
+
+    async def sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self.now_s += seconds
+        await asyncio.sleep(0)
+
+
+def test_a_short_outage_is_waited_for_with_a_longer_pause_each_time(tmp_path: Path) -> None:
+    async def main() -> None:
+        clock, told = Clock(), list[int]()
+        arena = Arena(lambda key: WEATHER if clock.now_s < 1.5 else Scored(reward=1.0))
+        with Ledger(tmp_path) as ledger:
+            collector = Collector(
+                arena, ledger, max_in_flight=1, retry_s=1.0, sleep=clock.sleep, on_pause=told.append
+            )
+            groups = await collector.collect(requests(20, 2))
+        assert [member.reward for group in groups for member in group.members] == [1.0] * 40
+        first, second = clock.pauses
+        assert 0.5 <= first <= 1.0 <= second <= 2.0
+        assert told == [1, 0, 1, 0]
+
+    asyncio.run(main())
+
+
+def test_what_was_given_up_gets_new_tries_on_a_later_start_and_every_try_is_counted(tmp_path: Path) -> None:
+    async def main() -> None:
+        away, back = Arena(lambda key: WEATHER if key.sample else BUG), Arena()
+        with Ledger(tmp_path) as ledger:
+            await Collector(away, ledger, max_attempts=2, retry_s=0.0).collect(requests(2, 2))
+            assert ledger.counts("train") == {"failed": 6}
+            groups = await Collector(back, ledger, max_attempts=2, retry_s=0.0).collect(requests(2, 2))
+            assert ledger.counts("train") == {"failed": 6, "scored": 2}
+        assert [[member.reward for member in group.members] for group in groups] == [[None, 1.0]] * 2
+        assert [(key.sample, key.attempt) for key in back.played] == [(1, 2)] * 2
+
+    asyncio.run(main())
+
+
+def test_what_a_policy_was_trained_on_stands_with_its_failures(tmp_path: Path) -> None:
+    async def main() -> None:
+        arena = Arena(lambda key: WEATHER if key.sample else Scored(reward=1.0))
+        settled = [replace(request, is_settled=True) for request in requests(2, 2)]
+        with Ledger(tmp_path) as ledger:
+            before = await Collector(arena, ledger, retry_s=0.0).collect(requests(2, 2))
+            again = Arena()
+            assert await Collector(again, ledger).collect(settled) == before
+        assert not again.played
 
     asyncio.run(main())
 
@@ -87,7 +144,7 @@ def test_attempts_are_bounded_and_bugs_are_not_retried(tmp_path: Path) -> None:
     async def main() -> None:
         arena = Arena(lambda key: WEATHER if key.sample == 0 else BUG)
         with Ledger(tmp_path) as ledger:
-            (group,) = await Collector(arena, ledger, max_attempts=2).collect(requests(1, 2))
+            (group,) = await Collector(arena, ledger, max_attempts=2, retry_s=0.0).collect(requests(1, 2))
         assert [member.outcome for member in group.members] == [WEATHER, BUG]
         assert len(arena.played) == 3
 

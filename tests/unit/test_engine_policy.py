@@ -11,15 +11,24 @@ from palaestra.agents.engines.scripted import ScriptedEngine, in_turn
 from palaestra.agents.errors import EngineError
 from palaestra.agents.policy import EnginePolicy, turn_seed
 from palaestra.agents.renderer import History, Renderer
+from palaestra.agents.trajectory import EpisodeKey
 from palaestra.envs import (
     AssistantMessage,
+    Budget,
+    Env,
     Message,
+    Observation,
     OutOfBudget,
+    Step,
     StopReason,
+    Task,
+    TaskSet,
     ToolMessage,
     ToolSpec,
     UserMessage,
 )
+from palaestra.trainer.parts import Arena, make_rollout
+from palaestra.trainer.recipe import Recipe
 
 END = 257
 ADD = ToolSpec(name="add", parameters={"properties": {"sum": {"type": "string"}}})
@@ -47,6 +56,7 @@ def policy(
     format: str = "hermes",
     max_tokens: int = 99,
     max_context: int | None = None,
+    budget_tokens: int | None = None,
 ) -> EnginePolicy:
     return EnginePolicy(
         engine,
@@ -55,6 +65,7 @@ def policy(
         version=PolicyVersion(0),
         seed=11,
         max_context=max_context,
+        max_tokens=budget_tokens,
     )
 
 
@@ -97,6 +108,15 @@ def test_an_answer_that_was_cut_is_closed_before_the_next_message() -> None:
     )
 
 
+def test_a_call_that_the_length_cut_is_a_bad_one() -> None:
+    said = "Action: add\nAction Input: 1+1"
+    (_, whole) = talk(policy(says(f"{said}00<|im_end|>"), format="react"), "a", tools=[ADD])
+    (_, cut) = talk(policy(says(f"{said}00"), format="react", max_tokens=len(said)), "a", tools=[ADD])
+    assert isinstance(whole, AssistantMessage) and isinstance(cut, AssistantMessage)
+    assert [dict(call.arguments) for call in whole.tool_calls] == [{"sum": "1+100"}]
+    assert (cut.tool_calls, [call.text for call in cut.bad_calls]) == ((), [said])
+
+
 def test_a_call_that_was_parsed_gets_an_id_of_its_own_in_the_episode() -> None:
     engine = says(f"{CALL}<|im_end|>")
     answers = [message for message in talk(policy(engine), "a", "b") if isinstance(message, AssistantMessage)]
@@ -120,6 +140,38 @@ def test_a_full_context_stops_the_episode_and_an_almost_full_one_shortens_the_an
         talk(policy(engine, max_context=size + 1), "a")
     assert stopped.value.reason is StopReason.CONTEXT
     assert len(engine.calls) == 1
+
+
+def test_the_last_answer_is_cut_where_the_tokens_of_the_episode_end() -> None:
+    engine = says("a long story")
+    p = policy(engine, max_tokens=6, budget_tokens=10)
+    said = talk(p, "a", "b")
+    assert [call.sampling.max_tokens for call in engine.calls] == [6, 4]
+    assert p.graph.num_sampled == 10
+    with pytest.raises(OutOfBudget) as stopped:
+        talk(p, "c", messages=said)
+    assert stopped.value.reason is StopReason.MAX_TOKENS
+    assert len(engine.calls) == 2
+
+
+class Endless(Env[Task]):
+    """Never has enough."""
+
+    budget = Budget(max_tokens=10)
+
+    async def step(self, action: AssistantMessage) -> Step:
+        return Step(Observation(messages=(UserMessage("more"),)), 0.0, False, False, {})
+
+
+@pytest.mark.parametrize(("override", "sampled"), [({}, 10), ({"max_tokens": 14}, 14)])
+def test_a_run_keeps_the_tokens_of_an_episode_to_its_budget(override: dict[str, int], sampled: int) -> None:
+    fields = {"name": "x", "grpo": {"steps": 1}, "sampling": {"max_tokens": 6}}
+    recipe = Recipe.model_validate(fields | {"env": {"id": "x", "budget": override}})
+    tasks = TaskSet([Task(id="a", messages=(UserMessage("a"),))])
+    arena = Arena(Endless, tasks, tasks)
+    rollout = make_rollout(recipe, arena, says("a long story"), renderer(), 1.0)
+    found = asyncio.run(rollout(EpisodeKey(epoch=0, task_id="a", sample=0), tasks[0], PolicyVersion(0)))
+    assert (found.graph.num_sampled, found.episode.stop) == (sampled, StopReason.MAX_TOKENS)
 
 
 def test_a_rewritten_history_forks_and_the_conversation_goes_on_from_there() -> None:

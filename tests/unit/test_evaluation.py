@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import random
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -59,10 +61,36 @@ def test_unanimous_tasks_still_leave_doubt() -> None:
     assert rate_interval([1.0] * 10).high == 1.0
 
 
-def test_the_mean_interval_is_the_normal_one() -> None:
-    found = mean_interval([0.0, 1.0, 2.0, 3.0])
-    half = 1.959964 * math.sqrt(5 / 3 / 4)
-    assert (found.value, found.low, found.high) == pytest.approx((1.5, 1.5 - half, 1.5 + half))
+def test_the_mean_interval_is_students_with_a_task_at_each_end_of_the_range() -> None:
+    found = mean_interval([0.0, 1.0, 2.0, 3.0], (-2.0, 5.0))
+    half = 2.571 * math.sqrt(29.5 / 5 / 6)  # t of 5 degrees; -2 and 5 beside the four
+    assert (found.value, found.low, found.high) == pytest.approx((1.5, 1.5 - half, 1.5 + half), abs=0.01)
+
+
+@pytest.mark.parametrize("mean", [0.0, 0.3, 1.0])
+def test_one_task_says_nothing_about_the_mean_reward(mean: float) -> None:
+    found = mean_interval([mean], (0.0, 1.0))
+    assert (found.value, found.low, found.high) == (mean, 0.0, 1.0)
+
+
+@given(st.lists(st.floats(0.0, 1.0), min_size=1, max_size=30))
+def test_a_mean_interval_is_within_the_range_around_the_mean_and_never_a_point(means: list[float]) -> None:
+    found = mean_interval([4 * mean - 1 for mean in means], (-1.0, 3.0))
+    assert -1.0 <= found.low <= found.value <= found.high <= 3.0
+    assert found.high - found.low > 1.0 / len(means)
+
+
+def test_mean_intervals_hold_the_truth_as_often_as_they_say() -> None:
+    chance = random.Random(0)
+    draws: list[tuple[Callable[[], float], float]] = [
+        (lambda: float(chance.random() < 0.05), 0.05),
+        (lambda: chance.betavariate(8, 2), 0.8),
+        (lambda: chance.choice((0.3, 0.31)), 0.305),
+    ]
+    for draw, truth in draws:
+        for size in (2, 5, 20, 100):
+            found = [mean_interval([draw() for _ in range(size)], (0.0, 1.0)) for _ in range(400)]
+            assert sum(each.low <= truth <= each.high for each in found) > 0.92 * 400
 
 
 def test_what_has_no_number_is_counted_and_bounded_and_in_no_mean() -> None:

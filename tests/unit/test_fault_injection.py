@@ -114,7 +114,7 @@ def test_every_500_that_reaches_an_episode_is_on_record_once(tmp_path: Path) -> 
         faults = Faults(seed=0, rates={Fault.ENGINE_ERROR: 0.1})
         with Ledger(tmp_path) as ledger:
             async with server(faults, tries=1) as engine:
-                groups = await Collector(one_answer(engine), ledger).collect(requests(4))
+                groups = await Collector(one_answer(engine), ledger, retry_s=0.0).collect(requests(4))
             stored = list(ledger.trajectories("train"))
         messages = [each.outcome.message for each in stored if isinstance(each.outcome, Failed)]
         assert 5 < len(faults.log) == len(messages)
@@ -131,7 +131,7 @@ def test_the_clients_own_tries_keep_a_tenth_of_500s_from_the_episodes(tmp_path: 
         faults = Faults(seed=0, rates={Fault.ENGINE_ERROR: 0.1})
         with Ledger(tmp_path) as ledger:
             async with server(faults) as engine:
-                await Collector(one_answer(engine), ledger).collect(requests(4))
+                await Collector(one_answer(engine), ledger, retry_s=0.0).collect(requests(4))
             assert ledger.counts("train") == {"scored": 120}
         assert faults.log
 
@@ -152,7 +152,7 @@ def test_an_environment_that_cannot_be_made_fails_its_episode_only(tmp_path: Pat
             make_env=make_env, make_policy=lambda task, version, seed: ScriptedPolicy(["A"]), run_seed=0
         )
         with Ledger(tmp_path) as ledger:
-            await Collector(rollout, ledger, max_in_flight=1).collect(requests(1)[:3])
+            await Collector(rollout, ledger, max_in_flight=1, retry_s=0.0).collect(requests(1)[:3])
             (failed,) = [each.outcome for each in ledger.trajectories("train") if each.reward is None]
             assert ledger.counts("train") == {"scored": 3, "failed": 1}
         assert failed == Failed(stage="reset", cause="OSError", retryable=True, message="no more files")

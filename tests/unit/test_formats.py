@@ -37,10 +37,10 @@ def says(*bodies: str) -> str:
 
 
 @pytest.mark.parametrize("name", ["hermes", "react", "none"])
-@given(text=hostile)
-def test_no_text_makes_a_parser_raise(name: str, text: str) -> None:
+@given(text=hostile, is_cut=st.booleans())
+def test_no_text_makes_a_parser_raise(name: str, text: str, is_cut: bool) -> None:
     for tools in ((), TOOLS):
-        parsed = tool_format(name).parse(text, tools)
+        parsed = tool_format(name).parse(text, tools, is_cut=is_cut)
         for call in parsed.tool_calls:
             json.dumps(dict(call.arguments), allow_nan=False).encode()
 
@@ -152,6 +152,32 @@ def test_a_malformed_react_call_says_what_is_wrong(text: str, error: str) -> Non
     parsed = React().parse(text, TOOLS)
     assert parsed.tool_calls == ()
     assert error in parsed.bad_calls[0].error
+
+
+WHOLE = {
+    "hermes": says('{"name": "square", "arguments": {"x": 3}}'),
+    "react": "Action: square\nAction Input: 3",
+}
+
+
+@pytest.mark.parametrize("name", ["hermes", "react"])
+@given(cut=st.integers(0, 80))
+def test_no_part_of_a_call_that_was_cut_is_called(name: str, cut: int) -> None:
+    text = f"Go.\n{WHOLE[name]}\n{WHOLE[name]}\n"
+    whole = tool_format(name).parse(text, TOOLS).tool_calls
+    found = tool_format(name).parse(text[:cut], TOOLS, is_cut=True).tool_calls
+    assert found == whole[: len(found)]
+
+
+@pytest.mark.parametrize(
+    "value", ["rm -rf /tmp", '{"expression": "1"}', '{"expression": "import os; os.remo']
+)
+def test_what_may_be_half_a_react_call_is_a_bad_one(value: str) -> None:
+    text = f"Action: square\nAction Input: 2\nAction: calculate\nAction Input: {value}"
+    parsed = React().parse(text, TOOLS, is_cut=True)
+    assert [call.name for call in parsed.tool_calls] == ["square"]
+    assert "cut by its length" in parsed.bad_calls[0].error
+    assert value in parsed.bad_calls[0].text
 
 
 def test_what_react_says_behind_an_observation_of_its_own_is_ignored() -> None:

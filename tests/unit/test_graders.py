@@ -1,7 +1,9 @@
 """Rule-based graders and the rubric."""
 
 import asyncio
+import sys
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
@@ -118,6 +120,11 @@ def test_a_number_equals_itself_however_it_is_written(number: Decimal) -> None:
         (Numeric(prefix="Answer:"), 5, "5", 0.0),
         (Numeric(), 5, "1e999 9" + "9" * 5000, 0.0),
         (Numeric(), 5, "", 0.0),
+        (Numeric(), 5e-7, "0", 0.0),
+        (Numeric(), 6.62607015e-34, "6.626070151e-34", 1.0),
+        (Numeric(), 6.62607015e-34, "6.7e-34", 0.0),
+        (Numeric(), 0, "5.6e-17", 1.0),
+        (Numeric(abs_tol=0.5), 0.25, "0", 1.0),
     ],
 )
 def test_numeric(grader: Grader, reference: object, said: str, expected: float) -> None:
@@ -125,9 +132,15 @@ def test_numeric(grader: Grader, reference: object, said: str, expected: float) 
 
 
 @pytest.mark.parametrize("grader", [Exact(), Numeric(), Math()])
-def test_a_task_without_a_usable_reference_is_not_graded(grader: Grader) -> None:
-    outcome = run_async(grade_episode(grader, Task(id="t"), episode("5")))
+@pytest.mark.parametrize("reference", [None, "", " ", float("nan")])
+def test_a_task_without_a_usable_reference_is_not_graded(grader: Grader, reference: object) -> None:
+    outcome = run_async(grade_episode(grader, Task(id="t", reference=reference), episode("")))
     assert isinstance(outcome, Ungraded) and "'t'" in outcome.reason
+
+
+def test_math_takes_no_missing_number_for_a_formula() -> None:
+    outcome = run_async(grade_episode(Math(), Task(id="t", reference="nan"), episode("1")))
+    assert isinstance(outcome, Ungraded) and "'nan' is no number" in outcome.reason
 
 
 @grader
@@ -138,6 +151,16 @@ def is_short(task: Task, episode: Episode) -> float:
 @grader
 async def breaks(task: Task, episode: Episode) -> float:
     raise ConnectionError("the judge is away")
+
+
+@dataclass(frozen=True, slots=True)
+class Returns:
+    """A grader that says the same of everything."""
+
+    value: Any
+
+    async def grade(self, task: Task, episode: Episode, workspace: Workspace | None) -> Any:
+        return self.value
 
 
 class Slow:
@@ -179,6 +202,46 @@ def test_a_rubric_with_a_broken_part_gives_no_number_and_stops_the_others() -> N
     assert slow.was_cancelled
 
 
+@pytest.mark.parametrize(
+    ("part", "why"),
+    [
+        (grader(lambda task, episode: sys.exit(2)), "CodeExited: sys.exit(2) was called"),
+        (Returns(1.0), "TypeError: the part returned 1.0; it must return Score"),
+    ],
+)
+def test_a_rubric_names_the_part_that_exits_or_lies(part: Grader, why: str) -> None:
+    outcome = run_async(grade_episode(Rubric(odd=(1.0, part)), Task(id="t"), episode("42")))
+    assert isinstance(outcome, Ungraded) and f"rubric part 'odd': {why}" in outcome.reason
+
+
+@pytest.mark.parametrize("value", [7.0, -1e-6])
+def test_a_reward_outside_the_declared_range_is_a_bug_and_no_score(value: float) -> None:
+    outcome = run_async(
+        grade_episode(Returns(Score(reward=value)), Task(id="t"), episode("42"), reward_range=(0.0, 4.0))
+    )
+    assert outcome == Ungraded(
+        reason=f"range: the reward {value:g} is outside the env's reward_range (0.0, 4.0)"
+    )
+
+
+def test_a_bound_that_rounding_missed_is_a_score() -> None:
+    value = 0.7 + 0.2 + 0.1 + 2e-16
+    outcome = run_async(
+        grade_episode(
+            Returns(Score(reward=value)), Task(id="t"), episode("42"), reward_range=(0.0, value - 3e-16)
+        )
+    )
+    assert outcome == Scored(reward=value)
+
+
+def test_an_answer_in_the_opening_is_an_example_and_not_the_policys() -> None:
+    shown = (UserMessage("1+1?"), AssistantMessage("2"), UserMessage("0+2?"))
+    asked = Episode(task_id="t", seed=0, messages=shown, num_opening=3, stop=StopReason.DONE)
+    assert (asked.num_turns, final_answer(asked, None)) == (0, "")
+    said = replace(asked, messages=(*shown, AssistantMessage("3")))
+    assert (said.num_turns, final_answer(said, None)) == (1, "3")
+
+
 def test_an_empty_rubric_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one part"):
         Rubric()
@@ -216,7 +279,7 @@ def test_an_answer_that_math_verify_cannot_finish_is_wrong_and_not_ungraded(answ
 
 
 @pytest.mark.usefixtures("math_workers")
-@pytest.mark.parametrize("reference", ["2**10**10", ""])
+@pytest.mark.parametrize("reference", ["2**10**10", "$$"])
 def test_a_reference_that_math_verify_cannot_read_is_not_graded(reference: str) -> None:
     outcome = run_async(grade_episode(Math(), Task(id="t", reference=reference), episode("1024")))
     assert isinstance(outcome, Ungraded)

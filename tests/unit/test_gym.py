@@ -12,6 +12,7 @@ from support import run_async
 
 import palaestra.envs
 from palaestra.envs import GymnasiumEnv, ScriptedPolicy, StopReason, Task, UserMessage, play
+from palaestra.envs.errors import CodeExited
 from palaestra.envs.gym import register_all
 
 
@@ -20,6 +21,11 @@ def lake() -> Any:
     env = gymnasium.make("palaestra/frozen-lake-v0", size=4, num_maps=5)
     yield env
     env.close()
+
+
+def test_gymnasium_alone_finds_an_environment_by_its_module() -> None:
+    code = "import gymnasium; gymnasium.make('palaestra.envs:palaestra/frozen-lake-v0').close()"
+    subprocess.run([sys.executable, "-P", "-c", code], check=True, timeout=60)
 
 
 def test_every_installed_environment_is_registered_by_the_import() -> None:
@@ -54,6 +60,21 @@ def test_it_also_runs_inside_a_running_event_loop() -> None:
         return str(text)
 
     assert asyncio.run(notebook()).endswith("at 0 0")
+
+
+@pytest.mark.parametrize("words", ["[" * 200_000, '{"name": 1}', "[]", "9" * 5000])
+def test_what_is_no_call_is_words(lake: Any, words: str) -> None:
+    lake.reset(seed=0)
+    assert lake.step(words)[1:3] == (0.0, False)
+
+
+def test_an_environment_that_exits_raises_and_the_next_reset_plays_on() -> None:
+    env = gymnasium.make("palaestra/frozen-lake-v0", env="plain_envs:Leaving")
+    env.reset(seed=0)
+    with pytest.raises(CodeExited, match=r"sys.exit\(0\)"):
+        env.step("go")
+    env.reset(seed=1)
+    env.close()
 
 
 def test_a_tool_call_is_json_and_the_grade_comes_with_the_last_reward() -> None:

@@ -9,7 +9,7 @@ from palaestra.agents.tokengraph import TokenGraph
 from palaestra.agents.trajectory import EpisodeKey, Group, Trajectory
 from palaestra.envs import Episode, Failed, Outcome, Scored, StopReason, Ungraded
 from palaestra.trainer.judge import judge
-from palaestra.trainer.metrics import MetricsFile, episode_metrics, judgement_metrics
+from palaestra.trainer.metrics import MetricsFile, episode_metrics, judgement_metrics, troubles
 from palaestra.trainer.recipe import GrpoSection
 
 
@@ -86,15 +86,25 @@ def test_rejections_are_counted_by_reason() -> None:
     }
 
 
-def test_metrics_of_steps_that_are_made_again_are_forgotten(tmp_path: Path) -> None:
-    file = MetricsFile(tmp_path / "metrics.jsonl")
-    for step in (1, 2, 3):
-        file.write({"step": step})
-    with (tmp_path / "metrics.jsonl").open("a") as cut_short:
-        cut_short.write('{"step": 4, "rew')
-    file.keep_until(2)
-    file.write({"step": 3, "again": True})
-    assert file.read() == [{"step": 1}, {"step": 2}, {"step": 3, "again": True}]
+@pytest.mark.parametrize("damage", [b'{"step": 4, "rew', b"\x00" * 512, b"\xff\n", b'{"stap": 1}\n', b"[]\n"])
+def test_metrics_are_made_anew_whatever_became_of_the_file(tmp_path: Path, damage: bytes) -> None:
+    file, path = MetricsFile(tmp_path / "metrics.jsonl"), tmp_path / "metrics.jsonl"
+    file.write({"step": 1})
+    path.write_bytes(path.read_bytes() + damage)
+    file.rewrite([{"step": 1}, {"step": 2, "loss": float("nan")}])
+    file.write({"step": 3})
+    assert path.read_text() == '{"step": 1}\n{"step": 2, "loss": null}\n{"step": 3}\n'
+
+
+def test_what_has_no_number_is_counted_by_its_reason() -> None:
+    members = group("a", NO_GRADE, BROKEN, BROKEN, *scored(1)).members
+    ((worst, twice), (other, once)) = troubles(members).items()
+    assert (twice, once) == (2, 1) and worst.startswith(f"{BROKEN.stage}: {BROKEN.cause}")
+    assert other == NO_GRADE.reason
+
+
+def test_rewards_whose_sum_would_overflow_have_a_mean() -> None:
+    assert episode_metrics([group("a", *scored(1.7e308, 1.7e308))], maximum=1.0)["reward"] == 1.7e308
 
 
 def test_a_metric_that_is_no_number_is_null_in_the_file(tmp_path: Path) -> None:

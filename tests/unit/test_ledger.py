@@ -2,8 +2,12 @@
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+import time
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -101,6 +105,46 @@ def test_a_corrupt_run_file_is_explained(tmp_path: Path, damage: bytes) -> None:
     (tmp_path / "run.sqlite").write_bytes(damage)
     with pytest.raises(LedgerError, match="corrupt"):
         Ledger(tmp_path)
+
+
+@pytest.mark.parametrize("column", ["episode", "graph", "outcome"])
+def test_an_episode_whose_json_was_cut_is_named(tmp_path: Path, column: str) -> None:
+    with Ledger(tmp_path) as ledger:
+        ledger.issue(trajectory().key, V3)
+        ledger.finish(trajectory())
+        ledger.record_step(1, {"loss": 0.1})
+    with closing(sqlite3.connect(tmp_path / "run.sqlite")) as db:
+        db.execute(f"UPDATE episodes SET {column} = substr({column}, 1, 20)")
+        db.execute("UPDATE steps SET record = '{'")
+        db.commit()
+    with Ledger(tmp_path) as ledger:
+        with pytest.raises(LedgerError, match=r"EpisodeKey.*task_id='t', sample=0.*cannot be read: .* EOF"):
+            ledger.finished(trajectory().key)
+        with pytest.raises(LedgerError, match=r"EpisodeKey.*task_id='t'"):
+            list(ledger.trajectories("train"))
+        with pytest.raises(LedgerError, match="the record of step 1 cannot be read"):
+            ledger.step(1)
+
+
+def test_what_json_would_change_is_never_written(tmp_path: Path) -> None:
+    with Ledger(tmp_path) as ledger:
+        ledger.issue(trajectory().key, V3)
+        with pytest.raises(ValueError, match="Expected `float`"):
+            ledger.finish(replace(trajectory(), outcome=Scored(reward="1")))  # type: ignore[arg-type]
+        assert ledger.counts("train") == {"issued": 1}
+
+
+def test_a_clock_that_goes_back_keeps_the_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([1000.0, 1001.0, 5.0, 6.0])
+    monkeypatch.setattr(time, "time", lambda: next(clock))
+    one, two = trajectory(), EpisodeKey(split="final", epoch=0, task_id="t", sample=0)
+    with Ledger(tmp_path) as ledger:
+        ledger.issue(one.key, V3)
+        ledger.finish(one)
+        ledger.issue(two, V3)
+    with Ledger(tmp_path) as ledger:
+        ledger.issue(replace(two, split="again"), V3)
+        assert ledger.splits() == ["train", "final", "again"]
 
 
 def test_a_run_file_of_another_schema_is_refused(tmp_path: Path) -> None:

@@ -30,6 +30,12 @@ async def out_of_context(messages: Sequence[Message], tools: Sequence[ToolSpec])
     raise OutOfBudget(StopReason.CONTEXT)
 
 
+async def then_out_of_context(messages: Sequence[Message], tools: Sequence[ToolSpec]) -> AssistantMessage:
+    if len(messages) > len(TASK.messages):
+        raise OutOfBudget(StopReason.CONTEXT)
+    return AssistantMessage("on")
+
+
 async def never_answers(messages: Sequence[Message], tools: Sequence[ToolSpec]) -> AssistantMessage:
     await forever()
     raise AssertionError
@@ -60,11 +66,10 @@ def test_an_episode_records_what_was_said_and_earned() -> None:
         (says("end"), {}, StopReason.DONE, 1),
         (says("on", "cut"), {}, StopReason.TRUNCATED, 2),
         (says(), {"max_turns": 3}, StopReason.MAX_TURNS, 3),
-        (says(), {"max_turns": 0}, StopReason.MAX_TURNS, 0),
         (says(spending(5, 4), spending(9, 6), "end"), {"max_tokens": 10}, StopReason.MAX_TOKENS, 2),
         (says(spending(5, 4), spending(9, 6), "end"), {"max_context": 15}, StopReason.CONTEXT, 2),
         (says(spending(5, 4), spending(9, 5), "end"), {"max_context": 15}, StopReason.DONE, 3),
-        (out_of_context, {}, StopReason.CONTEXT, 0),
+        (then_out_of_context, {}, StopReason.CONTEXT, 1),
     ],
 )
 def test_every_limit_has_a_stop_reason_of_its_own(
@@ -74,6 +79,25 @@ def test_every_limit_has_a_stop_reason_of_its_own(
     episode = run(env, policy, **limits)
     assert (episode.stop, episode.num_turns, len(episode.rewards)) == (stop, num_turns, num_turns)
     assert episode.workspace is not None and env.num_closed == 1
+
+
+@pytest.mark.parametrize(
+    ("policy", "limits", "cause"),
+    [
+        (out_of_context, {}, "context"),
+        (says("end"), {"max_turns": 0}, "max_turns"),
+        (says("end"), {"env_s": 0}, "env_seconds"),
+    ],
+)
+def test_a_limit_that_lets_nobody_play_is_no_grade_of_the_policy(
+    policy: Policy, limits: dict[str, Any], cause: str
+) -> None:
+    env = Room()
+    episode = run(env, policy, **limits)
+    assert episode.stop is StopReason.FAILED and episode.failure is not None
+    assert (episode.failure.stage, episode.failure.cause) == ("policy", cause)
+    assert not episode.failure.retryable and "'t' left no room" in episode.failure.message
+    assert env.num_closed == 1
 
 
 def test_the_environments_own_budget_holds_where_the_caller_sets_none() -> None:

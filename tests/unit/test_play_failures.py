@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -49,6 +50,7 @@ from palaestra.envs.graders import grade_episode
         (NotImplementedError("a bug"), False),
         (asyncio.CancelledError(), True),  # leaked from a task inside: nobody cancelled the episode
         (OutOfBudget(StopReason.CONTEXT), True),  # of a policy inside, such as a user simulator
+        (SystemExit(0), False),
     ],
 )
 def test_what_breaks_in_the_environment_is_on_record(
@@ -57,7 +59,8 @@ def test_what_breaks_in_the_environment_is_on_record(
     env = Room(**{stage: raising(error)})
     episode = run(env, says("end"))
     assert episode.stop is StopReason.FAILED and episode.failure is not None
-    assert (episode.failure.stage, episode.failure.cause) == (stage, type(error).__name__)
+    cause = "CodeExited" if isinstance(error, SystemExit) else type(error).__name__
+    assert (episode.failure.stage, episode.failure.cause) == (stage, cause)
     assert episode.failure.retryable is retryable
     assert env.num_closed == 1
 
@@ -91,12 +94,23 @@ def test_a_close_that_hangs_is_given_up(
     assert "TimeoutError" in f"{episode.failure} {dict(episode.env_info)}"
 
 
+END = Step(Observation(), 0.0, True, False, {})
+
+
+class Unsure:
+    def __bool__(self) -> bool:
+        raise TypeError("neither")
+
+
 class Lying(Room):
     """Returns what it must not."""
 
-    def __init__(self, *, first: Any = None, step: Any = None) -> None:
+    def __init__(self, *, first: Any = None, step: Any = END, left: Any = None) -> None:
         super().__init__()
-        self.first, self.taken = first, step
+        self.first, self.taken, self.left = first, step, left
+
+    async def workspace(self) -> Workspace | None:
+        return self.left  # type: ignore[no-any-return]  # that is the point
 
     async def reset(self, task: Task, *, seed: int) -> Observation:
         return Observation() if self.first is None else self.first
@@ -109,7 +123,10 @@ class Lying(Room):
     ("env", "said"),
     [
         (Lying(first="hello"), "reset returned 'hello'; it must return Observation"),
-        (Lying(step=(Observation(), None, True, False, {})), "float() argument"),
+        (Lying(step=(Observation(), None, True, False, {})), "the reward of step is None"),
+        (Lying(step=(Observation(), math.nan, True, False, {})), "the reward of step is nan"),
+        (Lying(step=(Observation(), 0.0, Unsure(), False, {})), "neither"),
+        (Lying(left={"a.txt": b"x"}), "workspace returned {'a.txt': b'x'}; it must return Workspace"),
         (Lying(step=("hello", 1.0, True, False, {})), "step returned 'hello'; it must return Observation"),
         (Lying(step=None), "cannot unpack"),
     ],
@@ -220,6 +237,22 @@ class Crashing(ToolEnv[Task]):
         await forever()
         return ""
 
+    @tool
+    async def leave(self) -> str:
+        sys.exit(0)
+
+    @tool
+    def leave_thread(self) -> str:
+        sys.exit(0)
+
+
+@pytest.mark.parametrize("name", ["leave", "leave_thread"])
+def test_a_tool_that_exits_fails_its_episode_and_not_the_process(name: str) -> None:
+    episode = run(Crashing(), says(call_tool(name), "done"))
+    assert episode.failure is not None and not episode.failure.retryable
+    assert (episode.failure.stage, episode.failure.cause) == ("step", "CodeExited")
+    assert "sys.exit(0)" in episode.failure.message
+
 
 def test_a_tool_that_crashes_fails_the_episode() -> None:
     episode = run(Crashing(), says(call_tool("crash"), "done"))
@@ -257,6 +290,8 @@ class BadGrader:
         (raising(TimeoutError("a judge's server")), "crash: TimeoutError: a judge's server"),
         (raising(asyncio.CancelledError()), "crash: CancelledError"),
         (lambda: 1.0, "crash: TypeError: the grader returned 1.0; it must return Score"),
+        (raising(SystemExit(0)), "crash: CodeExited: sys.exit(0) was called"),
+        (lambda: Score(reward=math.nan), "crash: TypeError: Score.reward is nan; it must be a finite number"),
     ],
 )
 def test_a_grader_that_cannot_tell_gives_no_number(result: Callable[[], Any], reason: str) -> None:

@@ -1,44 +1,150 @@
 """The folder of a run: whole files, no secrets, and no run mistaken for another."""
 
+import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from palaestra.trainer.folder import make_whole, open_folder, redacted, write_whole
+from palaestra.agents.errors import LedgerError
+from palaestra.agents.ledger import Ledger
+from palaestra.trainer import run
+from palaestra.trainer.folder import QUESTION, check_folder, make_folder, make_whole, open_folder, write_whole
+from palaestra.trainer.progress import Silent
 from palaestra.trainer.recipe import Recipe
 from palaestra.trainer.recipe_file import RecipeError
+from palaestra.trainer.redaction import redacted
 
 
-def recipe(runs_dir: Path, **fields: object) -> Recipe:
+def recipe(runs_dir: Path, **fields: Any) -> Recipe:
     base = {"name": "x", "runs_dir": runs_dir, "env": {"id": "arithmetic"}, "grpo": {"steps": 3}}
     return Recipe.model_validate({**base, **fields})
 
 
+def start(recipe: Recipe, *, resume: bool = False) -> None:
+    """What a run does first."""
+    check_folder(recipe, resume=resume)
+    make_folder(recipe.folder)
+    with Ledger(recipe.folder) as ledger:
+        open_folder(recipe, ledger, resume=resume)
+
+
+def model(folder: Path, weights: bytes = b"weights") -> dict[str, Any]:
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(weights)
+    return {"path": folder}
+
+
 def test_a_run_goes_on_only_with_resume_and_with_its_own_recipe(tmp_path: Path) -> None:
-    open_folder(recipe(tmp_path), resume=False)
-    open_folder(recipe(tmp_path), resume=True)
+    start(recipe(tmp_path))
+    start(recipe(tmp_path), resume=True)
     with pytest.raises(RecipeError, match="--resume"):
-        open_folder(recipe(tmp_path), resume=False)
-    with pytest.raises(RecipeError, match="differs"):
-        open_folder(recipe(tmp_path, seed=1), resume=True)
+        start(recipe(tmp_path))
+    with pytest.raises(RecipeError, match=r"differs .*: seed was 0, is 1; resume with"):
+        start(recipe(tmp_path, seed=1), resume=True)
+
+
+def test_a_refused_resume_lists_every_field_that_differs(tmp_path: Path) -> None:
+    start(recipe(tmp_path))
+    other = recipe(
+        tmp_path, grpo={"steps": 4}, lora={"rank": 2}, env={"id": "arithmetic", "options": {"a": 1}}
+    )
+    with pytest.raises(RecipeError) as error:
+        start(other, resume=True)
+    for words in (
+        "env.options was {}, is not there",
+        "env.options.a was not there, is 1",
+        "grpo.steps was 3, is 4",
+        "lora was None, is not there",
+        "lora.rank was not there, is 2",
+    ):
+        assert words in str(error.value)
+
+
+def test_a_run_goes_on_where_it_was_moved_to_and_with_what_changes_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(recipe(tmp_path / "here", model=model(tmp_path / "model")))
+    (tmp_path / "here").rename(tmp_path / "there")
+    (tmp_path / "there" / "x").rename(tmp_path / "there" / "y")
+    moved = model(tmp_path / "model").pop("path").rename(tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+    free = {"threads": 3, "checkpoint": {"every": 1, "keep": 9}, "engine": {"stuck_after_s": 1.0, "port": 81}}
+    fields = {"name": "y", "model": {"path": moved}, **free}
+    start(recipe(Path("there"), **fields), resume=True)
+    with pytest.raises(RecipeError, match=r"differs .*: engine.slots was 128, is 4;"):
+        start(recipe(Path("there"), **fields | {"engine": {"slots": 4}}), resume=True)
+
+
+def test_the_number_of_threads_is_part_of_a_deterministic_run(tmp_path: Path) -> None:
+    start(recipe(tmp_path, deterministic=True, threads=1))
+    with pytest.raises(RecipeError, match="threads was 1, is 2"):
+        start(recipe(tmp_path, deterministic=True, threads=2), resume=True)
+
+
+def test_a_run_does_not_go_on_from_another_model_in_the_same_folder(tmp_path: Path) -> None:
+    start(recipe(tmp_path, model=model(tmp_path / "model")))
+    start(recipe(tmp_path, model=model(tmp_path / "model")), resume=True)
+    other = recipe(tmp_path, model=model(tmp_path / "model", b"WEIGHTS"))
+    with pytest.raises(RecipeError, match=r"model.path: .* other weights"):
+        start(other, resume=True)
+
+
+def test_a_recipe_that_cannot_be_read_any_more_is_named(tmp_path: Path) -> None:
+    start(recipe(tmp_path))
+    (tmp_path / "x" / "recipe.yaml").write_bytes(b"\xff")
+    with pytest.raises(RecipeError, match=r"recipe.yaml is not YAML any more"):
+        start(recipe(tmp_path), resume=True)
+
+
+def test_who_loses_a_race_for_a_folder_leaves_it_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both looked before either had started."""
+    first, second = (
+        recipe(tmp_path, seed=1),
+        recipe(tmp_path, seed=2, env={"id": "cli_envs:Odd", "held_out": 4}),
+    )
+
+    def look(recipe: Recipe, *, resume: bool) -> None:
+        """As long as there is nothing to be seen."""
+
+    monkeypatch.setattr(run, "check_folder", look)
+    make_folder(first.folder)
+    with Ledger(first.folder) as ledger:
+        open_folder(first, ledger, resume=False)
+        with pytest.raises(LedgerError, match="is being written by process"):
+            asyncio.run(run.train(second, Silent()))
+    with pytest.raises(RecipeError, match="holds a run"):
+        asyncio.run(run.train(second, Silent()))
+    assert yaml.safe_load((first.folder / "recipe.yaml").read_text())["seed"] == 1
+
+
+def test_a_run_does_not_take_the_folder_of_an_evaluation(tmp_path: Path) -> None:
+    make_folder(tmp_path / "x")
+    with Ledger(tmp_path / "x") as ledger:
+        ledger.set_meta(QUESTION, "who plays?")
+    with pytest.raises(RecipeError, match=r"name: .* holds an evaluation"):
+        start(recipe(tmp_path))
 
 
 def test_nothing_can_be_resumed_where_nothing_was_started(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="there is no run"):
-        open_folder(recipe(tmp_path), resume=True)
+        start(recipe(tmp_path), resume=True)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_made_is_explained(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RecipeError, match="runs_dir: cannot make"):
-        open_folder(recipe(tmp_path / "file"), resume=False)
+        start(recipe(tmp_path / "file"))
 
 
 def test_the_stored_recipe_has_no_secret(tmp_path: Path) -> None:
     options = {"api_key": "sk-canary", "nested": [{"TOKEN": "sk-canary"}], "seed": 1}
-    open_folder(recipe(tmp_path, env={"id": "arithmetic", "options": options}), resume=False)
+    start(recipe(tmp_path, env={"id": "arithmetic", "options": options}))
     text = (tmp_path / "x" / "recipe.yaml").read_text()
     assert "sk-canary" not in text
     assert yaml.safe_load(text)["env"]["options"]["seed"] == 1
@@ -53,6 +159,38 @@ def test_redaction_goes_by_the_name_of_the_field() -> None:
         "password": "",
         "keys": "[redacted]",
     }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "apikey",
+        "apiKey",
+        "APIKEY",
+        "x-api-key",
+        "accessKey",
+        "auth",
+        "Authorization",
+        "passwd",
+        "credentials",
+    ],
+)
+def test_a_secret_is_known_by_many_names(name: str) -> None:
+    assert redacted({"headers": {name: "sk-1"}}) == {"headers": {name: "[redacted]"}}
+
+
+@pytest.mark.parametrize("name", ["author", "monkey", "tokenizer", "key_file", "token_budget", "secretary"])
+def test_what_only_looks_like_a_secret_is_kept(name: str) -> None:
+    assert redacted({name: "x", 5: "y"}) == {name: "x", 5: "y"}
+
+
+def test_a_url_is_kept_without_the_password_in_it() -> None:
+    urls = {"url": "http://me:p@ss@host:80/v1?x=a@b", "args": ["--db=postgres://u:pw@h/d", "git://tok@h"]}
+    assert redacted(urls) == {
+        "url": "http://[redacted]@host:80/v1?x=a@b",
+        "args": ["--db=postgres://[redacted]@h/d", "git://[redacted]@h"],
+    }
+    assert redacted(plain := ["http://host/@me", "me@host", "http://host"]) == plain
 
 
 def test_a_secret_among_arguments_is_blanked_by_its_flag() -> None:

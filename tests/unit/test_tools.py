@@ -170,6 +170,8 @@ def test_arguments_arrive_in_their_types_and_results_leave_as_json() -> None:
         (call("add", b=1), "wrong arguments: a: Field required; call it as add(a: number, b?: number)"),
         (call("add", a=1, z=1), "z: Extra inputs are not permitted"),
         (call("add", a="one"), "a: Input should be a valid number"),
+        (call("add", a="nan"), "a: Input should be a finite number"),
+        (call("add", a=10**400), "a: Input should be a finite number"),
         (call("pick", colour="green", at={"x": 1}), "at.y: Field required"),
         (call("add", a="\ud800"), "half of a surrogate pair"),
         (call("sub", a=1), "there is no tool 'sub'; the tools are: add, thread_name"),

@@ -86,6 +86,15 @@ def test_a_reward_that_is_no_number_is_refused(reward: float) -> None:
         advantages([1.0, reward])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_rewards_of_any_size_make_finite_advantages_or_a_rejection(kind: AdvantageKind) -> None:
+    large = credit(make_group(1e30, -1e30, 0.0), kind)
+    assert all(math.isfinite(each.advantage) for each in large.accepted) and len(large.accepted) == 3
+    over = credit(make_group(1.7e308, -1.7e308, 0.0), kind)
+    assert over.accepted == () and {each.reason for each in over.rejected} == {Reason.OVERFLOW}
+    assert over.rejected[0].detail == "a reward of 1.7e+308"
+
+
 def test_members_without_a_number_are_in_no_baseline() -> None:
     with_them = make_group(
         1.0,

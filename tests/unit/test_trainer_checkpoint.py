@@ -17,7 +17,7 @@ from palaestra.trainer.checkpoint import (
     save_checkpoint,
 )
 from palaestra.trainer.config import LearnerConfig, LoraConfig
-from palaestra.trainer.folder import CorruptCheckpoint
+from palaestra.trainer.errors import CorruptCheckpoint
 from palaestra.trainer.learner import Learner
 from palaestra.trainer.rows import make_batch
 from palaestra.trainer.schedule import OptimizerConfig
@@ -132,7 +132,7 @@ def test_only_the_last_ones_are_kept(tmp_path: Path) -> None:
     assert saved(tmp_path, 1, 2, 3, keep=2).steps() == [2, 3]
 
 
-@pytest.mark.parametrize("dies_in", ["write_tensors", "_sha256", "_fsync"])
+@pytest.mark.parametrize("dies_in", ["write_tensors", "sha256", "_fsync"])
 def test_a_save_that_dies_halfway_leaves_the_older_ones_and_no_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_in: str
 ) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from trainer_builders import gradients, make_learner, make_llama_learner, make_row, on_policy, random_rows
 
 from palaestra.trainer.config import LearnerConfig, LoraConfig
+from palaestra.trainer.errors import Diverged
 from palaestra.trainer.learner import Learner
 from palaestra.trainer.rows import Row, make_batch, split_batch
 from palaestra.trainer.schedule import OptimizerConfig, learning_rate
@@ -199,6 +200,14 @@ def test_a_gradient_that_is_not_finite_is_thrown_away() -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, learner.parameters.values(), strict=True))
     learner.forward_backward(make_batch(random_rows(2)))
     assert not learner.optim_step().is_skipped
+
+
+@pytest.mark.parametrize("lr", [1e160, 1e307, math.inf])
+def test_a_step_that_breaks_the_weights_is_an_error(lr: float) -> None:
+    learner = make_learner(LearnerConfig(optimizer=OptimizerConfig(lr=lr)))
+    learner.forward_backward(make_batch(random_rows(2)))
+    with pytest.raises(Diverged, match=r"optimizer step 1 \(lr .* a lower lr"):
+        learner.optim_step()
 
 
 def test_a_step_without_a_gradient_is_refused() -> None:

@@ -118,6 +118,17 @@ def demonstration(folder: Path, format: str = "hermes") -> Row:
     return demonstrate(EpisodeKey(epoch=0, task_id="t", sample=0), episode, renderer)
 
 
+def test_an_answer_in_the_opening_is_shown_in_a_demonstration_and_not_trained(folder: Path) -> None:
+    shown = (UserMessage("1-1"), AssistantMessage("Answer: 0"), *TALK)
+    episode = Episode(task_id="t", seed=0, messages=shown, num_opening=3, tools=TOOLS, stop=StopReason.DONE)
+    renderer = Renderer.from_pretrained(folder)
+    row = demonstrate(EpisodeKey(epoch=0, task_id="t", sample=0), episode, renderer)
+    trained = [token for token, mask in zip(row.tokens.ids, row.tokens.mask, strict=True) if mask]
+    assert row.tokens.ids[: row.tokens.mask.index(True)] == renderer.opening(shown[:3], TOOLS)
+    plain = demonstration(folder).tokens
+    assert trained == [token for token, mask in zip(plain.ids, plain.mask, strict=True) if mask]
+
+
 @pytest.mark.parametrize("format", ["hermes", "react"])
 def test_a_demonstration_trains_what_the_assistant_says_and_the_end_of_its_turns(
     folder: Path, format: str

@@ -13,6 +13,7 @@ from plain_envs import PlainCounter, PlainStep, hang_with_a_child
 from support import ROOT, run_async
 
 from palaestra.envs import Budget, Env, Episode, ScriptedPolicy, StopReason, Task, play
+from palaestra.envs.errors import CodeExited
 from palaestra.envs.worker import Worker, WorkerDied, in_worker
 from palaestra.envs.worker_env import adopt
 
@@ -65,6 +66,17 @@ def test_an_error_comes_back_as_itself_with_the_far_traceback() -> None:
     with pytest.raises(FileNotFoundError) as caught:
         run_async(in_worker(os.listdir, "/nowhere"))
     assert "_serve" in "".join(caught.value.__notes__)
+
+
+def test_an_exit_in_the_process_is_an_error_and_the_process_lives_on() -> None:
+    async def main() -> tuple[int, int]:
+        before = await in_worker(os.getpid)
+        with pytest.raises(CodeExited, match=r"sys.exit\(3\)"):
+            await in_worker(sys.exit, 3)
+        return before, await in_worker(os.getpid)
+
+    before, after = run_async(main())
+    assert before == after
 
 
 def test_a_function_that_cannot_travel_is_refused_here() -> None:
