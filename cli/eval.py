@@ -38,7 +38,7 @@ def evaluate(
     overrides: Sets = None,
     as_json: Json = False,
 ) -> None:
-    """Evaluate a policy; every episode is kept in the folder RUNS_DIR/RECIPE.NAME."""
+    """Evaluate a policy. Every episode is kept in the folder RUNS_DIR/RECIPE.NAME."""
     if not re.fullmatch(NAME, name):
         raise RecipeError(
             f"--name {name!r}: use letters, digits, '.', '_' and '-', and begin with a letter or a digit"

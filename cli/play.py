@@ -31,7 +31,7 @@ def play(
     overrides: Sets = None,
     as_json: Json = False,
 ) -> None:
-    """Play one held-out task and watch; exit code 1 when something broke under the episode."""
+    """Play one held-out task and watch. Exit code 1 when something broke under the episode."""
     console = open_console(stderr=as_json)
     loaded = load_recipe(recipe, overrides or ())
     seat = Seat(policy=policy, model_name=model_name, api_key_env=api_key_env)

@@ -39,7 +39,7 @@ def replay(
     step: Annotated[int | None, typer.Option(help="Which step; default: all.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Compute masks, advantages and loss of stored steps again; exit code 1 where they differ."""
+    """Compute masks, advantages and loss of stored steps again. Exit code 1 where they differ."""
     recipe = read_recipe(run / "recipe.yaml")
     with Ledger(run, read_only=True) as ledger:
         stored = ledger.step_numbers()

@@ -30,7 +30,7 @@ def train(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Train and evaluate a policy; exit code 1 when nothing of the final evaluation has a number."""
+    """Train and evaluate a policy. Exit code 1 when nothing of the final evaluation has a number."""
     loaded = load_recipe(recipe, overrides or ())
     if dry_run:
         _plan(loaded, as_json)
