@@ -20,7 +20,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[all]' --group dev
 	touch $@
 
-quickstart: $(INSTALLED)  ## train and evaluate a tool-using agent, about 6 minutes on two cores
+quickstart: $(INSTALLED)  ## train and evaluate a tool-using agent, about 5 minutes on two cores
 	$(BIN)/palaestra train examples/quickstart.yaml
 
 test: $(INSTALLED)  ## all tests; what is missing (vLLM, Docker, data) is skipped with its reason

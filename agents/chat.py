@@ -172,7 +172,8 @@ def _without_login(url: str) -> tuple[str, tuple[str, str] | None]:
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:
-        raise ValueError(f"base_url: {error}") from error
+        # Not httpx's words: they show the part that it stumbled over, which may be one of a password.
+        raise ValueError("base_url is no URL; percent-encode what stands before the host") from error
     if not parsed.userinfo:
         return url, None
     return str(parsed.copy_with(userinfo=b"")), (parsed.username, parsed.password)

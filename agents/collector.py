@@ -142,7 +142,7 @@ class Collector:
         kept = None
         while (stored := self._ledger.finished(key)) is not None:
             kept, key = stored, _next_try(key)
-            if not _is_retryable(kept):
+            if not is_retryable(kept):
                 return kept
         if kept is not None and request.is_settled:
             return kept
@@ -150,7 +150,7 @@ class Collector:
         while True:
             trajectory = await self._episode(key, request)
             failures, key = failures + 1, _next_try(key)
-            if failures == self._max_attempts or not _is_retryable(trajectory):
+            if failures == self._max_attempts or not is_retryable(trajectory):
                 return trajectory
             await self._pause(failures)
 
@@ -181,5 +181,6 @@ def _next_try(key: EpisodeKey) -> EpisodeKey:
     return replace(key, attempt=key.attempt + 1)
 
 
-def _is_retryable(trajectory: Trajectory) -> bool:
+def is_retryable(trajectory: Trajectory) -> bool:
+    """Whether it failed for a passing reason."""
     return isinstance(trajectory.outcome, Failed) and trajectory.outcome.retryable

@@ -79,7 +79,9 @@ def summarize(split: str, groups: Sequence[Group], reward_range: tuple[float, fl
     graded = [[m.reward for m in group.members if m.reward is not None] for group in groups]
     rewards = [reward for group in graded for reward in group]
     missing = len(members) - len(rewards)
-    passes = [(sum(reward >= maximum - 1e-9 for reward in group), len(group)) for group in graded if group]
+    graded = [group for group in graded if group]
+    passes = [(sum(is_solved(each, maximum) for each in group), len(group)) for group in graded]
+    floor, maximum = min([floor, *rewards]), max([maximum, *rewards])
     sizes = [n for _, n in passes]
     ks = [k for k in (1, 2, 4, 8, 16, 32, 64) if sizes and k <= min(sizes)]
     return Evaluation(
@@ -88,7 +90,7 @@ def summarize(split: str, groups: Sequence[Group], reward_range: tuple[float, fl
         num_episodes=len(members),
         outcomes=dict(Counter(member.outcome.kind for member in members)),
         stops=dict(Counter(member.episode.stop.value for member in members)),
-        reward=mean_interval([fmean(group) for group in graded if group], reward_range) if rewards else None,
+        reward=mean_interval(list(map(fmean, graded)), (floor, maximum)) if graded else None,
         bounds=(
             (
                 (sum(rewards) + missing * floor) / len(members),
@@ -100,6 +102,15 @@ def summarize(split: str, groups: Sequence[Group], reward_range: tuple[float, fl
         pass_at={k: rate_interval([pass_at_k(n, c, k) for c, n in passes]) for k in ks},
         pass_hat={k: rate_interval([pass_hat_k(n, c, k) for c, n in passes]) for k in ks},
     )
+
+
+def is_solved(reward: float, maximum: float) -> bool:
+    """An episode passes with the environment's maximum; parts that add up to it may miss it by rounding.
+
+    >>> is_solved(0.7 + 0.2 + 0.1, 1.0)
+    True
+    """
+    return reward >= maximum - 1e-9
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
@@ -125,10 +136,16 @@ def mean_interval(task_means: Sequence[float], reward_range: tuple[float, float]
 
     Student's t interval over the tasks and two more, one at each end of the range, as Agresti and Coull
     (The American Statistician 52, 1998) add successes and failures to a rate. So it has a width also where
-    every task agrees, and one task alone says nothing: the interval is the whole range.
+    every task agrees, and one task alone says nothing: the interval is the whole range. The price: it is as
+    wide as the declared range is, over the number of tasks. A range without an end adds nothing.
     """
     floor, maximum = reward_range
-    seen = [*task_means, floor, maximum]
+    if math.isfinite(maximum - floor):
+        seen = [*task_means, floor, maximum]
+    elif len(task_means) > 1:
+        seen = list(task_means)
+    else:
+        return Estimate(value=task_means[0], low=floor, high=maximum)
     mean, centre = fmean(task_means), fmean(seen)
     half = _t95(len(seen) - 1) * _standard_error(seen)
     low, high = max(floor, centre - half), min(maximum, centre + half)

@@ -153,11 +153,14 @@ class Renderer:
     def _guarded(self, rows: list[Row]) -> list[Row]:
         """Control tokens that stand in a message are text, or a tool's answer could speak as the system.
 
-        Of what the assistant says, only special ones: its thoughts and calls may stand in its content.
+        Of what the assistant and the system say, only special ones: thoughts and calls may stand in an
+        answer, and a system prompt may ask for them by their tokens.
         """
         for row in rows:
-            is_own = row["role"] == "assistant"
+            is_own = row["role"] in ("assistant", "system")
             for name, value in row.items():
+                if name == "role":  # templates compare it
+                    continue
                 in_text = is_own and name != "tool_calls"
                 row[name] = _guarded(value, self._encoder.guard_special if in_text else self._encoder.guard)
         return rows

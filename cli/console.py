@@ -1,15 +1,14 @@
 """Where text for people goes, and JSON for machines."""
 
-import json
-import math
 import os
 import sys
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any, cast
 
 import typer
 from rich.console import Console
+
+from ..trainer.metrics import strict_json
 
 WIDE = 160
 """Columns where nobody has a terminal: a log need not be wrapped."""
@@ -54,18 +53,7 @@ def only_json(as_json: bool) -> Generator[None, None, None]:
 
 def print_json(value: object) -> None:
     """One line of strict JSON."""
-    typer.echo(json.dumps(_strict(value), allow_nan=False))
-
-
-def _strict(value: object) -> Any:
-    """The same with null for each number that is not finite: JSON has no other word for it."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {name: _strict(each) for name, each in cast(Mapping[str, object], value).items()}
-    if isinstance(value, list | tuple):
-        return [_strict(each) for each in cast(list[object], value)]
-    return value
+    typer.echo(strict_json(value))
 
 
 def printable(text: str) -> str:

@@ -72,7 +72,7 @@ class _Question:
             if (folder / "recipe.yaml").exists():
                 raise RecipeError(f"--name {self.name}: {folder} holds a training run; choose another name")
             with Ledger(folder) as ledger:
-                self._stay_the_same(ledger)
+                await self._stay_the_same(ledger, progress)
                 found = await self._play(player, ledger, progress)
                 return found, troubles(ledger.trajectories(self.name))
 
@@ -91,15 +91,16 @@ class _Question:
             on_group=lambda group: progress.advance(len(group.members)),
         )
 
-    def _stay_the_same(self, ledger: Ledger) -> None:
+    async def _stay_the_same(self, ledger: Ledger, progress: TerminalProgress) -> None:
         """An evaluation goes on only as what it began as: the same policy, tasks and sampling."""
+        progress.waiting("the model's fingerprint")
         recipe, model = self.recipe, self.seat.model(self.recipe)
         question = {
             "seat": dataclasses.asdict(self.seat),
             "recipe": recipe.model_dump(mode="json", include={"seed", "env", "model", "sampling"}),
             "max_context": recipe.engine.max_context,
             "temperature": recipe.evaluation_temperature,
-            "model": None if model is None else fingerprint(model),
+            "model": None if model is None else await asyncio.to_thread(fingerprint, model),
         }
         asked = json.dumps(redacted(question), sort_keys=True)
         if (before := ledger.meta(QUESTION)) is None:
@@ -127,4 +128,4 @@ def _show(console: Console, found: Evaluation, reasons: dict[str, int]) -> None:
     table.add_row("stops", ", ".join(f"{stop} {count}" for stop, count in sorted(found.stops.items())))
     console.print(table)
     for reason, count in list(reasons.items())[:5]:
-        console.print(f"{count} without a number: {printable(reason)}", markup=False, highlight=False)
+        console.print(f"{count} tries without a number: {printable(reason)}", markup=False, highlight=False)

@@ -104,4 +104,4 @@ def _open_chat(recipe: Recipe, seat: Seat) -> ChatPolicy:
     try:
         return ChatPolicy(seat.policy, seat.model_name, api_key_env=seat.api_key_env, options=options)
     except ValueError as error:
-        raise RecipeError(f"--api-key-env: {error}") from error
+        raise RecipeError(f"--policy with --api-key-env {seat.api_key_env}: {error}") from error

@@ -41,7 +41,8 @@ class Env(Generic[TaskT]):
     """
 
     reward_range: ClassVar[tuple[float, float]] = (0.0, 1.0)
-    """(floor, maximum) of an episode's reward; an episode with one outside is `Ungraded`."""
+    """(floor, maximum) of an episode's reward: it passes with the maximum. A grader's score outside is
+    `Ungraded`; step rewards count as they are."""
     grader: Grader | None = None
     """None: the reward is the sum of the step rewards."""
     budget: Budget = Budget(max_turns=16)

@@ -7,6 +7,7 @@ EpisodeFailed    from `boundary` to `play`: infrastructure broke, and there is n
 """
 
 import asyncio
+import traceback
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -67,6 +68,15 @@ def no_exit() -> Generator[None, None, None]:
         yield
     except SystemExit as error:
         raise CodeExited(f"sys.exit({error.code!r}) was called; code in a run must raise instead") from error
+
+
+def where(error: BaseException) -> str:
+    """Where foreign code broke, which is what its author looks for: "in my_envs.py, line 3"."""
+    origin = error.__cause__ or error
+    if isinstance(origin, SyntaxError):
+        return f"in {origin.filename}, line {origin.lineno}"
+    at = traceback.extract_tb(origin.__traceback__)[-1]
+    return f"in {at.filename}, line {at.lineno}"
 
 
 @contextmanager

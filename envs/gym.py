@@ -181,7 +181,10 @@ async def _without_exit(work: Coroutine[Any, Any, T]) -> T:
 class GymnasiumEnv(Env[Task]):
     """A Gymnasium environment played in messages. Its calls run on the event loop: they should be quick.
 
-    GymnasiumEnv(lambda task: gymnasium.make("Blackjack-v1"), describe=describe, parse=parse)
+    class Blackjack(GymnasiumEnv):
+        reward_range = (-1.0, 1.0)
+
+    Blackjack(lambda task: gymnasium.make("Blackjack-v1"), describe=describe, parse=parse)
     """
 
     def __init__(

@@ -1,13 +1,12 @@
 """Environments by name, through plain Python entry points (group "palaestra.envs")."""
 
 import importlib
-import traceback
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any, TypeGuard
 
 from .env import Env
-from .errors import no_exit
+from .errors import no_exit, where
 
 GROUP = "palaestra.envs"
 
@@ -64,6 +63,5 @@ def _imported(name: str, load: Callable[[], object]) -> object:
     except ModuleNotFoundError:
         raise  # perhaps of an extra, which the command line names
     except Exception as error:  # every kind: an import runs other people's code
-        at = traceback.extract_tb((error.__cause__ or error).__traceback__)[-1]
-        why = f"{type(error).__name__}: {error}, in {at.filename}, line {at.lineno}"
+        why = f"{type(error).__name__}: {error}, {where(error)}"
         raise UnknownEnv(f"env {name!r} cannot be loaded: {why}") from error

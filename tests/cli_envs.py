@@ -8,15 +8,25 @@ from typing import Any
 from palaestra.envs import (
     AssistantMessage,
     Env,
+    Episode,
     Observation,
     Policy,
     SandboxToolEnv,
+    Score,
     ScriptedPolicy,
     Step,
     Task,
     TaskSet,
     UserMessage,
+    Workspace,
 )
+
+
+class NoVerdict:
+    """Cannot tell."""
+
+    async def grade(self, task: Task, episode: Episode, workspace: Workspace | None) -> Score:
+        raise ValueError("no verdict")
 
 
 class Odd(Env[Task]):
@@ -99,6 +109,12 @@ class Served(Odd):
         if os.environ.get("SERVICE") != "up":
             raise ConnectionError("the service is down")
         return await super().reset(task, seed=seed)
+
+
+class NeverGraded(Odd):
+    """Has a bug in its grader."""
+
+    grader = NoVerdict()
 
 
 class Slow(Odd):

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
@@ -27,6 +27,7 @@ _FREE = {
     "engine.port",
     "engine.stuck_after_s",
     "engine.url",
+    "grpo.max_attempts",
     "grpo.retry_s",
     "model.path",  # its files have a fingerprint
     "threads",
@@ -50,14 +51,18 @@ def writing(path: Path) -> Generator[None, None, None]:
         ) from error
 
 
-def open_folder(recipe: Recipe, ledger: Ledger, *, resume: bool) -> None:
-    """Make the folder that `ledger` has locked the run's own. Raises `RecipeError` as `check_folder` does."""
+def open_folder(recipe: Recipe, ledger: Ledger, model: Mapping[str, str] | None, *, resume: bool) -> None:
+    """Make the folder that `ledger` has locked the run's own. Raises `RecipeError` as `check_folder` does.
+
+    `model`: the fingerprint of `model.path`.
+    """
     check_folder(recipe, resume=resume)  # again: somebody else may have had the folder before the lock
     if ledger.meta(QUESTION) is not None:
         raise RecipeError(
             f"name: {recipe.folder} holds an evaluation; name the run otherwise by --set name=..."
         )
-    _keep_model(recipe, ledger, resume=resume)
+    if model is not None:
+        _keep_model(recipe, ledger, json.dumps(model), resume=resume)
     if resume:
         return
     stored = recipe.folder / "recipe.yaml"
@@ -111,11 +116,8 @@ def _leaves(value: object, name: str = "") -> dict[str, str]:
     }
 
 
-def _keep_model(recipe: Recipe, ledger: Ledger, *, resume: bool) -> None:
+def _keep_model(recipe: Recipe, ledger: Ledger, model: str, *, resume: bool) -> None:
     """The run file remembers the model of `model.path`. Raises `RecipeError` when it is another now."""
-    if recipe.model.path is None:
-        return
-    model = json.dumps(fingerprint(recipe.model.path))
     if not resume:
         ledger.set_meta("model", model)
     elif ledger.meta("model") != model:
@@ -126,7 +128,10 @@ def _keep_model(recipe: Recipe, ledger: Ledger, *, resume: bool) -> None:
 
 
 def fingerprint(model: Path) -> dict[str, str]:
-    """SHA-256 of each file that makes the model, by name: the same folder may hold another one later."""
+    """SHA-256 of each file that makes the model, by name: the same folder may hold another one later.
+
+    Reads all of it: seconds for billions of parameters.
+    """
     files = (path for ending in ("safetensors", "json", "jinja") for path in model.glob(f"*.{ending}"))
     return {path.name: sha256(path) for path in sorted(files)}
 

@@ -14,10 +14,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..agents.collector import Collector, GroupRequest
+from ..agents.backoff import backoff_s
+from ..agents.collector import Collector, GroupRequest, is_retryable
 from ..agents.engine import PolicyVersion
 from ..agents.ledger import Ledger
-from ..agents.trajectory import Group
+from ..agents.trajectory import Group, Trajectory
 from ..envs import TaskSet
 from .checkpoint import Checkpoints
 from .errors import NothingGraded
@@ -29,8 +30,10 @@ from .publisher import Publisher
 from .recipe import Recipe
 from .update import Updater
 
+MAX_OUTAGE_TRIES = 10
+"""Of a step in which nobody could play for a passing reason: several minutes at the usual pauses."""
 MAX_BLIND_STEPS = 3
-"""A service may be down for a while. After so many steps that nobody could play or grade, ask a person."""
+"""After so many steps in which nobody could play or grade for a lasting reason, ask a person."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -59,7 +62,7 @@ class Trainer:
         """One turn of the loop."""
         clock, step = _Clock(), self.num_steps
         self.progress.waiting("episodes")
-        groups = await self.interrupt.during(self.collector.collect(self.requests(step)))
+        groups = await self._groups(step)
         clock.lap("collect_s")
 
         self.progress.waiting("learner")
@@ -95,6 +98,26 @@ class Trainer:
             await self.checkpoint()
         self._expect_numbers(groups)
 
+    async def _groups(self, step: int) -> list[Group]:
+        """The step's groups. While nobody can play for a passing reason, its samples get new tries: a step
+        without a number would use them up."""
+        is_settled = step + 1 in self.ledger.step_numbers()
+        for tries in range(1, MAX_OUTAGE_TRIES + 1):
+            groups = await self.interrupt.during(self.collector.collect(self.requests(step)))
+            members = [member for group in groups for member in group.members]
+            if is_settled or any(member.reward is not None for member in members):
+                return groups
+            if not any(map(is_retryable, members)):
+                return groups
+            if tries == MAX_OUTAGE_TRIES:
+                raise NothingGraded(
+                    f"nobody could play step {step + 1} in {tries} tries of all its episodes: "
+                    f"{_most(members)}; mend that and go on with --resume"
+                )
+            self.progress.waiting("an outage to be over")
+            await self.interrupt.during(asyncio.sleep(backoff_s(self.recipe.grpo.retry_s, tries + 1)))
+        raise AssertionError("the last try returns or raises")
+
     def _expect_numbers(self, groups: Sequence[Group]) -> None:
         """Raise `NothingGraded` after a few steps in a row in which no episode has a number."""
         members = [member for group in groups for member in group.members]
@@ -103,10 +126,9 @@ class Trainer:
             return
         self.blind_steps += 1
         if self.blind_steps == MAX_BLIND_STEPS:
-            reason, count = next(iter(troubles(members).items()))
             raise NothingGraded(
-                f"no episode of the last {MAX_BLIND_STEPS} steps has a number, so that nothing is learned; "
-                f"{count} of {len(members)} ended with: {reason}; mend that and go on with --resume"
+                f"no episode of the last {MAX_BLIND_STEPS} steps has a number, so that nothing is learned: "
+                f"{_most(members)}; mend that and go on with --resume"
             )
 
     async def checkpoint(self) -> None:
@@ -148,6 +170,12 @@ class Trainer:
         order = list(range(len(self.tasks)))
         random.Random(f"{self.recipe.seed}/{epoch}").shuffle(order)
         return order
+
+
+def _most(members: Sequence[Trajectory]) -> str:
+    """The most common trouble."""
+    reason, number = next(iter(troubles(members).items()))
+    return f"{number} of {len(members)} ended with: {reason}"
 
 
 class _Clock:

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, cast
 
+from ..agents.evaluation import is_solved
 from ..agents.trajectory import Group, Trajectory
 from ..envs import Failed, Ungraded
 from .folder import writing
@@ -38,17 +39,8 @@ def episode_metrics(groups: Sequence[Group], maximum: float) -> dict[str, float]
     return found
 
 
-def is_solved(reward: float, maximum: float) -> bool:
-    """An episode passes with the environment's maximum; parts that add up to it may miss it by rounding.
-
-    >>> is_solved(0.7 + 0.2 + 0.1, 1.0)
-    True
-    """
-    return reward >= maximum - 1e-9
-
-
 def troubles(members: Iterable[Trajectory]) -> dict[str, int]:
-    """How many have no number, by reason, the most common first."""
+    """How many of these tries have no number, by reason, the most common first."""
     found = Counter[str]()
     for member in members:
         match member.outcome:
@@ -70,8 +62,23 @@ def judgement_metrics(judgement: Judgement) -> dict[str, float]:
     }
 
 
-def _is_not_finite(value: object) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)
+def strict_json(value: object, indent: int | None = None) -> str:
+    """JSON with null for each number that is not finite: it has no other word for it.
+
+    >>> strict_json({"loss": float("nan"), "bounds": (0.5, float("inf"))})
+    '{"loss": null, "bounds": [0.5, null]}'
+    """
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: object) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {name: _finite(each) for name, each in cast(Mapping[str, object], value).items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in cast(list[object], value)]
+    return value
 
 
 class MetricsFile:
@@ -83,17 +90,11 @@ class MetricsFile:
     def write(self, metrics: Mapping[str, Any]) -> None:
         """Append a line."""
         with writing(self._path), self._path.open("a", encoding="utf-8") as file:
-            file.write(_line(metrics))
+            file.write(strict_json(metrics) + "\n")
 
     def rewrite(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Make the file anew, whatever is in it: the run file knows better (`Ledger.step`)."""
         partial = self._path.with_suffix(".partial")
         with writing(self._path):
-            partial.write_text("".join(map(_line, rows)), encoding="utf-8")
+            partial.write_text("".join(strict_json(row) + "\n" for row in rows), encoding="utf-8")
             partial.replace(self._path)
-
-
-def _line(metrics: Mapping[str, Any]) -> str:
-    """A number that is not finite becomes null: JSON has no other word for it."""
-    plain = {name: None if _is_not_finite(value) else value for name, value in metrics.items()}
-    return json.dumps(plain) + "\n"

@@ -2,7 +2,6 @@
 
 import inspect
 import os
-import traceback
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -17,7 +16,7 @@ from ..agents.renderer import Renderer
 from ..agents.rollout import Rollout
 from ..agents.trajectory import Trajectory
 from ..envs import Env, Policy, Task, TaskSet, load_env
-from ..envs.errors import no_exit
+from ..envs.errors import no_exit, where
 from .config import LearnerConfig, LoraConfig
 from .progress import Progress, waiting_for_episodes
 from .recipe import LoraSection, OptimizerSection, Recipe
@@ -60,8 +59,7 @@ def call(field: str, function: Callable[..., object], arguments: Mapping[str, An
     except (ValueError, OSError, NotImplementedError) as error:
         raise RecipeError(f"{field}: {error}") from error
     except Exception as error:  # code that is not ours: where it broke is what its author looks for
-        at, kind = traceback.extract_tb(error.__traceback__)[-1], type(error).__name__
-        raise RecipeError(f"{field}: {kind}: {error}, in {at.filename}, line {at.lineno}") from error
+        raise RecipeError(f"{field}: {type(error).__name__}: {error}, {where(error)}") from error
 
 
 def make_tasks(field: str, env: type[Env[Any]], options: Mapping[str, Any]) -> TaskSet:

@@ -15,18 +15,18 @@ from pathlib import Path
 
 from ..agents.collector import Collector, GroupRequest
 from ..agents.engine import Engine, PolicyVersion
-from ..agents.evaluation import evaluate
+from ..agents.evaluation import evaluate, is_solved
 from ..agents.ledger import Ledger
 from ..agents.trajectory import Trajectory
 from ._torch import use_processor
 from .checkpoint import Checkpoints
 from .config import LearnerConfig
 from .errors import NothingGraded
-from .folder import check_folder, make_folder, make_whole, open_folder
+from .folder import check_folder, fingerprint, make_folder, make_whole, open_folder
 from .interrupt import Interrupt, Interrupted
 from .learner import Learner
 from .loop import Trainer
-from .metrics import MetricsFile, is_solved
+from .metrics import MetricsFile
 from .model import load_model
 from .parts import (
     Arena,
@@ -71,8 +71,11 @@ async def train(
     arena = await preflight(recipe)
     check_folder(recipe, resume=resume)
     make_folder(recipe.folder)
+    progress.waiting("the model's fingerprint")
+    path = recipe.model.path
+    model = None if path is None else await asyncio.to_thread(fingerprint, path)
     with Ledger(recipe.folder) as ledger:
-        open_folder(recipe, ledger, resume=resume)
+        open_folder(recipe, ledger, model, resume=resume)
         with counting_seconds(ledger), Interrupt() as interrupt:
             await _Run(
                 recipe=recipe,

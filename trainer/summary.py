@@ -1,7 +1,6 @@
 """What a run came to: `summary.json`, all of it read from the run file."""
 
 import dataclasses
-import json
 import time
 from collections import Counter
 from collections.abc import Generator
@@ -15,6 +14,7 @@ from ..agents.evaluation import Evaluation, summarize
 from ..agents.ledger import Ledger
 from ..agents.trajectory import Group, Trajectory
 from .folder import write_whole, writing
+from .metrics import strict_json
 from .recipe import Recipe
 
 
@@ -38,7 +38,7 @@ class Summary:
 
     def write(self, path: Path) -> None:
         with writing(path):
-            write_whole(path, json.dumps(self.to_json(), indent=2) + "\n")
+            write_whole(path, strict_json(self.to_json(), indent=2) + "\n")
 
 
 @contextmanager

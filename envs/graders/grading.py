@@ -29,26 +29,26 @@ async def grade_episode(
 ) -> Scored | Ungraded | Failed:
     """The outcome of an episode. A failed episode is not graded.
 
-    A grader that fails gives `Ungraded`; so does a reward outside the env's `reward_range`, whose bounds
-    every report and every baseline relies on.
+    A grader that fails gives `Ungraded`; so does one whose score is outside the env's `reward_range`. Step
+    rewards stand as they are: what a policy can cause keeps its reward, or it learns to cause it.
     """
     if episode.failure is not None:
         return episode.failure
-    if grader is None:
-        grader = StepRewards()
+    judge = StepRewards() if grader is None else grader
     limit = asyncio.timeout(timeout_s)
     try:
         async with limit:
             with boundary("grade"):
-                score = await grader.grade(task, episode, episode.workspace)
+                score = await judge.grade(task, episode, episode.workspace)
                 score = returned(score, Score, by="the grader")
     except TimeoutError as error:
         return Ungraded(reason=f"timeout: the grader took over {timeout_s:g} s{notes(error)}")
     except EpisodeFailed as error:
         return Ungraded(reason=f"crash: {error.failed.cause}: {error.failed.message}")
-    if not _is_within(score.reward, reward_range):
+    if grader is not None and not _is_within(score.reward, reward_range):
         return Ungraded(
-            reason=f"range: the reward {score.reward:g} is outside the env's reward_range {reward_range}"
+            reason=f"range: the reward {score.reward:g} is outside the env's reward_range {reward_range}; "
+            "declare a wider one on the environment, or mend the grader"
         )
     components = {utf8(name): part for name, part in score.components.items()}
     return Scored(reward=score.reward, components=components, evidence=utf8(score.evidence))

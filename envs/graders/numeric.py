@@ -15,6 +15,7 @@ _NUMBER = re.compile(
 # Without traps: no answer, however large, makes the arithmetic raise.
 _EXACT = Context(prec=60, traps=[])
 _DEFAULT_TOL = Decimal("1e-6")
+_DEFAULT_SHARE = Decimal("1e-3")
 
 
 def numbers(text: str) -> list[Decimal]:
@@ -50,8 +51,8 @@ class Numeric:
     rel_tol: float = 0.0
     """Allowed difference, as a share of the reference."""
     abs_tol: float | None = None
-    """Allowed difference; the wider of the two tolerances holds. None: 1e-6, or that share of a reference
-    under 1, which 0 would otherwise be near to."""
+    """Allowed difference; the wider of the two tolerances holds. None: 1e-6, but no more than a
+    thousandth of the reference, which 0 would otherwise be near to."""
 
     async def grade(self, task: Task, episode: Episode, workspace: Workspace | None) -> Score:
         expected = numbers(str(task.reference))
@@ -68,7 +69,7 @@ class Numeric:
     def _is_near(self, number: Decimal, expected: Decimal) -> bool:
         size = expected.copy_abs()
         if self.abs_tol is None:
-            absolute = _EXACT.multiply(_DEFAULT_TOL, min(size, Decimal(1)) if size else Decimal(1))
+            absolute = min(_DEFAULT_TOL, _EXACT.multiply(_DEFAULT_SHARE, size)) if size else _DEFAULT_TOL
         else:
             absolute = Decimal(self.abs_tol)
         allowed = max(absolute, _EXACT.multiply(Decimal(self.rel_tol), size))

@@ -7,14 +7,14 @@ from typing import Any
 from command import TinyRun, forked, write_recipe
 
 
-def served(folder: Path, tiny_run: TinyRun, **grpo: int) -> Path:
-    """A recipe of an environment whose service is down unless SERVICE says so, from a model that exists."""
+def recipe_of(env: str, folder: Path, tiny_run: TinyRun, *, steps: int) -> Path:
+    """A recipe for a model that exists."""
     return write_recipe(
         folder,
-        env={"id": "cli_envs:Served", "held_out": 4},
+        env={"id": f"cli_envs:{env}", "held_out": 4},
         model={"path": str(tiny_run.folder / "model"), "tool_format": "none"},
         warm_start=None,
-        grpo={"tasks_per_step": 4, "group_size": 4, "retry_s": 0, **grpo},
+        grpo={"tasks_per_step": 4, "group_size": 4, "retry_s": 0, "steps": steps},
     )
 
 
@@ -24,20 +24,28 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_a_service_that_is_down_stops_the_run_until_it_is_up(tmp_path: Path, tiny_run: TinyRun) -> None:
-    recipe = served(tmp_path, tiny_run, steps=5)
+    recipe = recipe_of("Served", tmp_path, tiny_run, steps=5)
     done = forked("train", recipe, cwd=tmp_path)
     assert done.code == 2 and done.stderr.count("\n") == 1, done
-    assert "no episode of the last 3 steps has a number" in done.stderr
+    assert "nobody could play step 1 in 10 tries" in done.stderr
     assert "16 of 16 ended with: reset: ConnectionError: the service is down" in done.stderr
     assert "--resume" in done.stderr
     assert not (tmp_path / "runs" / "tiny" / "policy").exists()
     done = forked("train", recipe, "--resume", cwd=tmp_path, env={"SERVICE": "up"})
     assert done.code == 0, done
-    assert [line["scored"] for line in metrics(tmp_path)] == [0, 0, 0, 16, 16]
+    assert [line["scored"] for line in metrics(tmp_path)] == [16] * 5
+
+
+def test_a_grader_that_never_has_a_number_stops_the_run(tmp_path: Path, tiny_run: TinyRun) -> None:
+    recipe = recipe_of("NeverGraded", tmp_path, tiny_run, steps=5)
+    done = forked("train", recipe, cwd=tmp_path)
+    assert done.code == 2 and done.stderr.count("\n") == 1, done
+    assert "no episode of the last 3 steps has a number" in done.stderr
+    assert [line["ungraded"] for line in metrics(tmp_path)] == [16] * 3
 
 
 def test_a_final_evaluation_without_a_number_is_exit_code_1(tmp_path: Path, tiny_run: TinyRun) -> None:
-    done = forked("train", served(tmp_path, tiny_run, steps=1), "--json", cwd=tmp_path)
+    done = forked("train", recipe_of("NeverGraded", tmp_path, tiny_run, steps=1), "--json", cwd=tmp_path)
     assert done.code == 1
     assert json.loads(done.stdout)["evaluations"]["final"]["reward"] is None
 

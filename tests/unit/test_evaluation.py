@@ -73,6 +73,19 @@ def test_one_task_says_nothing_about_the_mean_reward(mean: float) -> None:
     assert (found.value, found.low, found.high) == (mean, 0.0, 1.0)
 
 
+def test_a_range_without_an_end_leaves_the_interval_to_the_tasks() -> None:
+    found = mean_interval([0.0, 1.0, 2.0, 3.0], (-math.inf, math.inf))
+    half = 3.182 * math.sqrt(5 / 3 / 4)  # t of 3 degrees
+    assert (found.value, found.low, found.high) == pytest.approx((1.5, 1.5 - half, 1.5 + half), abs=0.05)
+    assert mean_interval([0.5], (0.0, math.inf)).high == math.inf
+
+
+def test_a_reward_outside_the_declared_range_widens_the_bounds() -> None:
+    found = summarize("test", [group("a", Scored(reward=-1.0), NO_GRADE), group("b", WIN)], (0.0, 1.0))
+    assert found.bounds == pytest.approx((-1 / 3, 1 / 3)) and found.reward is not None
+    assert found.reward.low <= found.reward.value == 0.0
+
+
 @given(st.lists(st.floats(0.0, 1.0), min_size=1, max_size=30))
 def test_a_mean_interval_is_within_the_range_around_the_mean_and_never_a_point(means: list[float]) -> None:
     found = mean_interval([4 * mean - 1 for mean in means], (-1.0, 3.0))

@@ -121,6 +121,7 @@ def test_a_number_equals_itself_however_it_is_written(number: Decimal) -> None:
         (Numeric(), 5, "1e999 9" + "9" * 5000, 0.0),
         (Numeric(), 5, "", 0.0),
         (Numeric(), 5e-7, "0", 0.0),
+        (Numeric(), 1 / 12, "0.083333", 1.0),
         (Numeric(), 6.62607015e-34, "6.626070151e-34", 1.0),
         (Numeric(), 6.62607015e-34, "6.7e-34", 0.0),
         (Numeric(), 0, "5.6e-17", 1.0),
@@ -220,7 +221,8 @@ def test_a_reward_outside_the_declared_range_is_a_bug_and_no_score(value: float)
         grade_episode(Returns(Score(reward=value)), Task(id="t"), episode("42"), reward_range=(0.0, 4.0))
     )
     assert outcome == Ungraded(
-        reason=f"range: the reward {value:g} is outside the env's reward_range (0.0, 4.0)"
+        reason=f"range: the reward {value:g} is outside the env's reward_range (0.0, 4.0); "
+        "declare a wider one on the environment, or mend the grader"
     )
 
 
@@ -232,6 +234,12 @@ def test_a_bound_that_rounding_missed_is_a_score() -> None:
         )
     )
     assert outcome == Scored(reward=value)
+
+
+def test_what_a_policy_earns_step_by_step_counts_also_outside_the_range() -> None:
+    lost = replace(episode("I stand"), rewards=(-1.0,))
+    outcome = run_async(grade_episode(None, Task(id="t"), lost, reward_range=(0.0, 1.0)))
+    assert isinstance(outcome, Scored) and outcome.reward == -1.0
 
 
 def test_an_answer_in_the_opening_is_an_example_and_not_the_policys() -> None:

@@ -137,6 +137,14 @@ def test_a_result_cannot_close_itself_with_a_token_that_the_template_writes() ->
     assert delta.count(257) == 1
 
 
+def test_a_system_prompt_may_ask_for_thoughts_by_their_token() -> None:
+    r, id_of = with_plain_tokens()
+    plain = r.opening([SystemMessage("Use tags."), *HELLO], ())
+    asking = r.opening([SystemMessage("Use <think> tags.<|im_end|>"), *HELLO], ())
+    assert asking.count(id_of["<think>"]) == plain.count(id_of["<think>"]) + 1
+    assert asking.count(257) == plain.count(257)
+
+
 def test_control_tokens_in_the_description_of_a_tool_are_only_text() -> None:
     r, id_of = with_plain_tokens()
     parameters = {"properties": {EVIL: {"type": "string", "enum": (EVIL,)}}}

@@ -10,7 +10,15 @@ import yaml
 from palaestra.agents.errors import LedgerError
 from palaestra.agents.ledger import Ledger
 from palaestra.trainer import run
-from palaestra.trainer.folder import QUESTION, check_folder, make_folder, make_whole, open_folder, write_whole
+from palaestra.trainer.folder import (
+    QUESTION,
+    check_folder,
+    fingerprint,
+    make_folder,
+    make_whole,
+    open_folder,
+    write_whole,
+)
 from palaestra.trainer.progress import Silent
 from palaestra.trainer.recipe import Recipe
 from palaestra.trainer.recipe_file import RecipeError
@@ -27,7 +35,8 @@ def start(recipe: Recipe, *, resume: bool = False) -> None:
     check_folder(recipe, resume=resume)
     make_folder(recipe.folder)
     with Ledger(recipe.folder) as ledger:
-        open_folder(recipe, ledger, resume=resume)
+        path = recipe.model.path
+        open_folder(recipe, ledger, None if path is None else fingerprint(path), resume=resume)
 
 
 def model(folder: Path, weights: bytes = b"weights") -> dict[str, Any]:
@@ -114,7 +123,7 @@ def test_who_loses_a_race_for_a_folder_leaves_it_alone(
     monkeypatch.setattr(run, "check_folder", look)
     make_folder(first.folder)
     with Ledger(first.folder) as ledger:
-        open_folder(first, ledger, resume=False)
+        open_folder(first, ledger, None, resume=False)
         with pytest.raises(LedgerError, match="is being written by process"):
             asyncio.run(run.train(second, Silent()))
     with pytest.raises(RecipeError, match="holds a run"):
