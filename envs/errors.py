@@ -2,6 +2,7 @@
 
 ToolError        a tool says that it failed: the policy reads the message and goes on
 CodeExited       foreign code called `sys.exit`
+Tampered         a grader has evidence that it was attacked: the episode is scored the floor
 OutOfBudget      a policy cannot answer within what is left: the episode stops, and is graded
 EpisodeFailed    from `boundary` to `play`: infrastructure broke, and there is no grade
 """
@@ -30,6 +31,11 @@ class OutOfBudget(Exception):
     def __init__(self, reason: StopReason) -> None:
         super().__init__(reason.value)
         self.reason = reason
+
+
+class Tampered(Exception):
+    """Raised by a grader that was attacked, with the evidence: the score is the floor of the env's
+    `reward_range`, or 0.0 where that has none."""
 
 
 class CodeExited(Exception):

@@ -7,6 +7,7 @@ from .grading import Grader, grade_episode
 from .math import Math
 from .numeric import Numeric, as_number, numbers
 from .rubric import Rubric
+from .unit_tests import UnitTests
 
 __all__ = [
     "Exact",
@@ -15,6 +16,7 @@ __all__ = [
     "Math",
     "Numeric",
     "Rubric",
+    "UnitTests",
     "as_number",
     "final_answer",
     "grade_episode",

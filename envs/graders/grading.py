@@ -5,7 +5,7 @@ import math
 from typing import Protocol
 
 from ..episode import Episode, Workspace
-from ..errors import EpisodeFailed, boundary, notes, returned
+from ..errors import EpisodeFailed, Tampered, boundary, notes, returned
 from ..message import utf8
 from ..outcome import Failed, Score, Scored, Ungraded
 from ..task import Task
@@ -30,7 +30,8 @@ async def grade_episode(
     """The outcome of an episode. A failed episode is not graded.
 
     A grader that fails gives `Ungraded`; so does one whose score is outside the env's `reward_range`. Step
-    rewards stand as they are: what a policy can cause keeps its reward, or it learns to cause it.
+    rewards stand as they are: what a policy can cause keeps its reward, or it learns to cause it. Evidence of
+    tampering is no failure either: it gives the floor.
     """
     if episode.failure is not None:
         return episode.failure
@@ -39,7 +40,10 @@ async def grade_episode(
     try:
         async with limit:
             with boundary("grade"):
-                score = await judge.grade(task, episode, episode.workspace)
+                try:
+                    score = await judge.grade(task, episode, episode.workspace)
+                except Tampered as found:
+                    score = _floor(found, reward_range[0])
                 score = returned(score, Score, by="the grader")
     except TimeoutError as error:
         return Ungraded(reason=f"timeout: the grader took over {timeout_s:g} s{notes(error)}")
@@ -52,6 +56,10 @@ async def grade_episode(
         )
     components = {utf8(name): part for name, part in score.components.items()}
     return Scored(reward=score.reward, components=components, evidence=utf8(score.evidence))
+
+
+def _floor(found: Tampered, floor: float) -> Score:
+    return Score(reward=floor if math.isfinite(floor) else 0.0, evidence=f"tampered: {found}")
 
 
 def _is_within(reward: float, bounds: tuple[float, float]) -> bool:

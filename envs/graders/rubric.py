@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping
 
 from ..episode import Episode, Workspace
-from ..errors import no_exit, returned
+from ..errors import Tampered, no_exit, returned
 from ..outcome import Score
 from ..task import Task
 from .grading import Grader
@@ -22,18 +22,20 @@ class Rubric:
         self._parts: Mapping[str, tuple[float, Grader]] = parts
 
     async def grade(self, task: Task, episode: Episode, workspace: Workspace | None) -> Score:
-        """One part that cannot tell means that the rubric cannot: its error is raised, the rest cancelled."""
+        """One part that cannot tell means that the rubric cannot: its error is raised, the rest cancelled.
+        A part that was tampered with makes `Tampered` of the whole."""
         grades: dict[str, asyncio.Task[Score]] = {}
         try:
             async with asyncio.TaskGroup() as group:
                 for name, (_, part) in self._parts.items():
                     grades[name] = group.create_task(_grade(part, task, episode, workspace))
         except ExceptionGroup as errors:
-            first = errors.exceptions[0]
+            first = next((e for e in errors.exceptions if isinstance(e, Tampered)), errors.exceptions[0])
             failed = next(
                 name for name, grade in grades.items() if not grade.cancelled() and grade.exception() is first
             )
-            raise RuntimeError(f"rubric part {failed!r}: {type(first).__name__}: {first}") from first
+            kind = Tampered if isinstance(first, Tampered) else RuntimeError
+            raise kind(f"rubric part {failed!r}: {type(first).__name__}: {first}") from first
         return self._total({name: grade.result() for name, grade in grades.items()})
 
     def _total(self, scores: Mapping[str, Score]) -> Score:
