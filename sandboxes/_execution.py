@@ -4,6 +4,7 @@ The supervisor runs this. It is the only process that holds the driver's socket,
 prints or does can forge the result.
 """
 
+import marshal
 import mmap
 import os
 import resource
@@ -16,14 +17,15 @@ from dataclasses import dataclass
 from functools import cache
 from typing import NoReturn, Protocol
 
-from . import _linux, _program
+from . import _linux, _program, _wire
+from ._pages import Capture, Pages
 from ._watch import Check
-from .output import HeadTail
 
-_CHUNK = 1 << 16
 _DEFAULT = int(signal.SIG_DFL)
 _FIRST_TICK_S = 0.01
 _MEMORY_SIGNS = (b"MemoryError", b"std::bad_alloc", b"Cannot allocate memory")
+_LAST_WORDS = 400
+"""Bytes at the end of stderr in which a reason is looked for."""
 _PIDS_SIGNS = (b"can't start new thread", b"Resource temporarily unavailable", b"Cannot fork")
 
 _READ_AT_START = ("PYTHON", "PATH", "LANG", "LC_", "LD_", "TZ", "MALLOC_", "GLIBC_")
@@ -61,8 +63,9 @@ class Order:
     """One `Sandbox.run` as it came over the wire."""
 
     seq: int
-    argv: tuple[str, ...]
-    stdin: bytes
+    payload: Pages
+    """The command line, by marshal, and then standard input. The supervisor leaves the former unread."""
+    argv_size: int
     timeout_s: float
     output_limit: int
     env: Mapping[str, str]
@@ -77,9 +80,9 @@ class Execution:
         self._cell = cell
         self._control = control
         self._cancelled = cancelled
-        self._outputs: dict[int, HeadTail] = {}
+        self._outputs: dict[int, Capture] = {}
         self._stdin = -1
-        self._unsent = memoryview(order.stdin)
+        self._sent = order.argv_size
         self._poll = select.poll()
         self._was_full = False
         self._pid = 0
@@ -89,18 +92,16 @@ class Execution:
     def start(self) -> _program.Program | None:
         """Fork. In the child: what it is to become, if that needs no exec. In the supervisor: None."""
         theirs = self._open_pipes()
-        program = _as_python(self._order)
         self._started = time.monotonic()
         self._pid = os.fork()
         if self._pid == 0:
-            self._be_child(theirs)
-            return program or _execute(self._order)
+            return self._be_child(theirs)
         for fd in theirs:
             os.close(fd)
         return None
 
-    def finish(self) -> tuple[bytes, bytes]:
-        """The header and payload of the reply, once the program and all that it started are gone.
+    def finish(self) -> None:
+        """Send the reply, once the program and all that it started are gone.
 
         RuntimeError when it could not be confined, and so never began: that ends the supervisor.
         """
@@ -113,18 +114,17 @@ class Execution:
         if self._fault[0]:
             raise RuntimeError(f"could not confine a program: {self._fault[:].rstrip(bytes(1))!r}")
         self._close_stdin()
-        captures = list(self._outputs.items())
-        for fd, _ in captures:
+        for fd, capture in self._outputs.items():
             # What a full pipe held when the last writer died.
-            while chunk := _read_some(fd):
-                self._outputs[fd].feed(chunk)
+            while capture.read_from(fd):
+                pass
             os.close(fd)
-        return self._reply([capture for _, capture in captures], broken, status, usage, wall_s)
+        self._reply(broken, status, usage, wall_s)
 
     def _open_pipes(self) -> list[int]:
         """Make the pipes; the child's ends of stdin (unless /dev/null stays there), stdout and stderr."""
         theirs: list[int] = []
-        if self._unsent:
+        if self._sent < self._order.payload.size:
             reader, self._stdin = os.pipe()
             os.set_blocking(self._stdin, False)
             theirs.append(reader)
@@ -132,7 +132,7 @@ class Execution:
         for _ in range(2):
             reader, writer = os.pipe()
             os.set_blocking(reader, False)
-            self._outputs[reader] = HeadTail(self._order.output_limit)
+            self._outputs[reader] = Capture(self._order.output_limit)
             self._poll.register(reader, select.POLLIN)
             theirs.append(writer)
         return theirs
@@ -167,7 +167,7 @@ class Execution:
                 elif fd == self._stdin:
                     self._feed()
                 else:
-                    self._take(fd)
+                    self._drain(fd)
             if ended:
                 return None
             # After the look: on a busy machine we may be late, and the program may have ended in time.
@@ -181,23 +181,22 @@ class Execution:
                 tick = min(2 * tick, check.within_s)
                 next_check = time.monotonic() + tick
 
-    def _take(self, fd: int) -> None:
-        chunk = _read_some(fd)
-        if chunk:
-            self._outputs[fd].feed(chunk)
-        elif chunk is not None:
+    def _drain(self, fd: int) -> None:
+        if self._outputs[fd].read_from(fd) == 0:
             self._poll.unregister(fd)
 
     def _feed(self) -> None:
         """Write as much of stdin as fits; close it after the last byte, or when nobody reads."""
-        try:
-            self._unsent = self._unsent[os.write(self._stdin, self._unsent) :]
-        except BlockingIOError:
-            pass
-        except BrokenPipeError:
-            self._unsent = self._unsent[:0]
+        payload = self._order.payload
+        with payload.view() as whole, whole[self._sent :] as unsent:
+            try:
+                self._sent += os.write(self._stdin, unsent)
+            except BlockingIOError:
+                pass
+            except BrokenPipeError:
+                self._sent = payload.size
         self._poll.register(self._stdin, select.POLLOUT)
-        if not self._unsent:
+        if self._sent == payload.size:
             self._close_stdin()
 
     def _close_stdin(self) -> None:
@@ -206,9 +205,11 @@ class Execution:
             os.close(self._stdin)
             self._stdin = -1
 
-    def _be_child(self, fds: list[int]) -> None:
+    def _be_child(self, fds: list[int]) -> _program.Program:
         """Leave the supervisor: own session, own pipes, nothing else of the supervisor's."""
         try:
+            argv = self._take_argv()
+            program = _as_python(argv, self._order.env)
             _linux.set_handler(signal.SIGCHLD, _DEFAULT)
             os.setsid()
             for target, fd in zip((2, 1, 0), reversed(fds), strict=False):
@@ -225,29 +226,39 @@ class Execution:
             os._exit(1)
         if self._order.env:
             os.environ.update(self._order.env)
+        return program or _execute(argv)
 
-    def _reply(
-        self, captures: list[HeadTail], broken: str | None, status: int, usage: Usage, wall_s: float
-    ) -> tuple[bytes, bytes]:
-        out, err = (capture.value() for capture in captures)
+    def _take_argv(self) -> tuple[str, ...]:
+        """The command line, of which this child is the first to make objects."""
+        payload = self._order.payload
+        with payload.view() as whole, whole[: self._order.argv_size] as text:
+            argv: tuple[str, ...] = marshal.loads(text)
+        payload.close()
+        return argv
+
+    def _reply(self, broken: str | None, status: int, usage: Usage, wall_s: float) -> None:
+        out, err = self._outputs.values()
         code = os.waitstatus_to_exitcode(status)
-        text = _REPLY % (
-            self._order.seq,
-            self._judge(broken, code, usage, err[-400:]),
-            code if broken is None and code >= 0 else "null",
-            len(out),
-            captures[0].omitted,
-            captures[1].omitted,
-            wall_s,
-            usage.ru_utime + usage.ru_stime,
-            usage.ru_maxrss / 1024,
-        )
-        return text.encode(), out + err
+        with out.kept() as stdout, err.kept() as stderr:
+            text = _REPLY % (
+                self._order.seq,
+                self._judge(broken, code, usage, err),
+                code if broken is None and code >= 0 else "null",
+                len(stdout),
+                out.omitted,
+                err.omitted,
+                wall_s,
+                usage.ru_utime + usage.ru_stime,
+                usage.ru_maxrss / 1024,
+            )
+            _wire.send_text(self._control, text.encode(), stdout, stderr)
+        out.close()
+        err.close()
 
-    def _judge(self, broken: str | None, code: int, usage: Usage, last_words: bytes) -> str:
+    def _judge(self, broken: str | None, code: int, usage: Usage, stderr: Capture) -> str:
         """The status. Python, C++ and shells report a refused allocation or process in words: the end of
         stderr tells that from other failures."""
-        no_pids = any(sign in last_words for sign in _PIDS_SIGNS)
+        no_pids = stderr.ends_with_any(_PIDS_SIGNS, _LAST_WORDS)
         if broken is not None:
             return "pids" if broken == "timeout" and self._was_full and no_pids else broken
         # Between two looks a program can take too much and end: its peak tells.
@@ -255,26 +266,18 @@ class Execution:
             return "oom"
         if code == 0:
             return "ok"
-        if any(sign in last_words for sign in _MEMORY_SIGNS):
+        if stderr.ends_with_any(_MEMORY_SIGNS, _LAST_WORDS):
             return "oom"
         if self._was_full or no_pids:
             return "pids"
         return "nonzero" if code > 0 else "killed"
 
 
-def _read_some(fd: int) -> bytes | None:
-    """What is there now; b"" at the end, None when there is nothing for the moment."""
-    try:
-        return os.read(fd, _CHUNK)
-    except BlockingIOError:
-        return None
-
-
-def _as_python(order: Order) -> _program.Program | None:
+def _as_python(argv: tuple[str, ...], env: Mapping[str, str]) -> _program.Program | None:
     """The program, when it is for the very interpreter that runs this and plain enough to fork into."""
-    if order.argv[0] not in python_names() or any(name.startswith(_READ_AT_START) for name in order.env):
+    if argv[0] not in python_names() or any(name.startswith(_READ_AT_START) for name in env):
         return None
-    return _program.parse(order.argv)
+    return _program.parse(argv)
 
 
 @cache
@@ -291,12 +294,12 @@ def python_names() -> frozenset[str]:
     return frozenset(names)
 
 
-def _execute(order: Order) -> NoReturn:
+def _execute(argv: tuple[str, ...]) -> NoReturn:
     """exec, with a shell's exit codes for a program that cannot be started."""
     for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
     try:
-        os.execvp(order.argv[0], order.argv)
+        os.execvp(argv[0], argv)
     except OSError as error:
-        os.write(2, f"sandbox: {order.argv[0]}: {error.strerror}\n".encode(errors="backslashreplace"))
+        os.write(2, f"sandbox: {argv[0]}: {error.strerror}\n".encode(errors="backslashreplace"))
         os._exit(127 if isinstance(error, FileNotFoundError) else 126)

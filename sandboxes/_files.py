@@ -9,10 +9,10 @@ import stat
 from contextlib import suppress
 
 from . import _linux
+from ._pages import Pages
 
 _BENEATH = _linux.RESOLVE_BENEATH | _linux.RESOLVE_NO_SYMLINKS | _linux.RESOLVE_NO_MAGICLINKS
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
-_CHUNK = 1 << 20
 _MAX_PATH = 4095
 _WORDS = {
     errno.ENOENT: "there is no such file",
@@ -32,14 +32,15 @@ def explain(path: str, error: OSError) -> str:
     return f"{path!r}: {_WORDS.get(error.errno or 0, os.strerror(error.errno or 0))}"
 
 
-def write(root: int, path: str, data: bytes) -> None:
+def write(root: int, path: str, data: memoryview) -> None:
     parent, name = _parent(root, path, make=True)
     try:
         fd = _create(parent, name, path)
         try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(fd, view) :]
+            at = 0
+            while at < len(data):
+                with data[at:] as rest:
+                    at += os.write(fd, rest)
         except OSError:
             os.unlink(name, dir_fd=parent)  # half a file is worse than none
             raise
@@ -58,16 +59,16 @@ def _create(parent: int, name: bytes, path: str) -> int:
     return _linux.openat2(parent, name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _BENEATH, 0o644)
 
 
-def read(root: int, path: str, max_bytes: int) -> bytes:
+def read(root: int, path: str, max_bytes: int) -> Pages:
+    """The content, which is the caller's to close."""
     fd = _linux.openat2(root, _encoded(path), os.O_RDONLY | os.O_NONBLOCK, _BENEATH)
     try:
         size = _require_regular(os.fstat(fd), path)
         if size > max_bytes:
             raise Refused(f"{path!r}: it has {size} bytes, over max_bytes={max_bytes}")
-        chunks: list[bytes] = []
-        while chunk := os.read(fd, _CHUNK):
-            chunks.append(chunk)
-        return b"".join(chunks)
+        content = Pages(size)
+        content.fill_from(fd)
+        return content
     finally:
         os.close(fd)
 

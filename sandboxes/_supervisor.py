@@ -12,6 +12,7 @@ from typing import Protocol
 
 from . import _files, _linux, _wire
 from ._execution import Cell, Ended, Execution, Order
+from ._pages import Pages
 from ._program import Program
 from ._wire import Header
 
@@ -67,6 +68,7 @@ class _DriverGone(Exception):
 
 
 _READY = b'{"ready": true}'
+_NOTHING = Pages(0)
 
 
 def supervise(control: int, build: Callable[[Header], Home]) -> Program:
@@ -83,7 +85,7 @@ def supervise(control: int, build: Callable[[Header], Home]) -> Program:
         _wire.send(control, {"error": f"{error}"})
         os._exit(1)
     try:
-        _wire.send_text(control, _READY, b"")
+        _wire.send_text(control, _READY)
         return _serve(control, home, opening[0])
     except (_DriverGone, BrokenPipeError, ConnectionResetError):
         home.kill_all()
@@ -123,20 +125,28 @@ def _serve(control: int, home: Home, opening: Header) -> Program:
             execution = _execution(control, home, opening, header, payload)
             if (program := execution.start()) is not None:
                 return program
-            _wire.send_text(control, *execution.finish())
-            continue
-        reply: Header = {}
-        data = b""
-        try:
-            reply, data = _file_call(home.workspace, header, payload)
-        except _files.Refused as error:
-            reply = {"error": str(error)}
-        except OSError as error:
-            reply = {"error": _files.explain(header["path"], error)}
+            execution.finish()
+        else:
+            _answer(control, home.workspace, header, payload)
+        # Before the next fork, which would inherit it.
+        payload.close()
+
+
+def _answer(control: int, workspace: int, header: Header, payload: Pages) -> None:
+    reply: Header = {}
+    content = _NOTHING
+    try:
+        reply, content = _file_call(workspace, header, payload)
+    except _files.Refused as error:
+        reply = {"error": str(error)}
+    except OSError as error:
+        reply = {"error": _files.explain(header["path"], error)}
+    with content.view() as data:
         _wire.send(control, {**reply, "seq": header["seq"]}, data)
+    content.close()
 
 
-def _next(control: int) -> tuple[Header, bytes]:
+def _next(control: int) -> tuple[Header, Pages]:
     """The next request. A "cancel" that came after its program had ended is no request."""
     while (frame := _wire.receive(control)) is not None:
         if frame[0]["op"] != "cancel":
@@ -144,11 +154,11 @@ def _next(control: int) -> tuple[Header, bytes]:
     raise _DriverGone
 
 
-def _execution(control: int, home: Home, opening: Header, header: Header, stdin: bytes) -> Execution:
+def _execution(control: int, home: Home, opening: Header, header: Header, payload: Pages) -> Execution:
     order = Order(
         seq=header["seq"],
-        argv=header["argv"],
-        stdin=stdin,
+        payload=payload,
+        argv_size=header["argv_size"],
         timeout_s=header["timeout_s"],
         output_limit=header["output_limit"],
         env=opening["env"],
@@ -164,17 +174,18 @@ def _execution(control: int, home: Home, opening: Header, header: Header, stdin:
     return Execution(order, home, control, cancelled)
 
 
-def _file_call(root: int, header: Header, payload: bytes) -> tuple[Header, bytes]:
+def _file_call(root: int, header: Header, payload: Pages) -> tuple[Header, Pages]:
     path: str = header["path"]
     match header["op"]:
         case "write":
-            _files.write(root, path, payload)
+            with payload.view() as data:
+                _files.write(root, path, data)
         case "read":
             return {}, _files.read(root, path, header["max_bytes"])
         case "list":
-            return {"names": _files.listing(root, path)}, b""
+            return {"names": _files.listing(root, path)}, _NOTHING
         case "remove":
             _files.remove(root, path)
         case unknown:
             raise AssertionError(f"no such call: {unknown}")
-    return {}, b""
+    return {}, _NOTHING

@@ -11,50 +11,55 @@ import os
 import struct
 from typing import Any
 
+from ._pages import Pages
+
 LENGTHS = struct.Struct("!II")
 Header = dict[str, Any]
 """What marshal or JSON carries; each side reads the fields that it knows by name."""
 
 
-def request(header: Header, payload: bytes = b"") -> bytes:
+def request(header: Header, *payload: bytes) -> bytes:
     text = marshal.dumps(header)
-    return b"".join((LENGTHS.pack(len(text), len(payload)), text, payload))
+    return b"".join((LENGTHS.pack(len(text), sum(map(len, payload))), text, *payload))
 
 
-def send(fd: int, header: Header, payload: bytes = b"") -> None:
+def send(fd: int, header: Header, *payload: memoryview) -> None:
     """Reply to the driver."""
-    send_text(fd, json.dumps(header).encode(), payload)
+    send_text(fd, json.dumps(header).encode(), *payload)
 
 
-def send_text(fd: int, text: bytes, payload: bytes) -> None:
+def send_text(fd: int, text: bytes, *payload: memoryview) -> None:
     """Reply with a header that is JSON already."""
-    view = memoryview(b"".join((LENGTHS.pack(len(text), len(payload)), text, payload)))
-    while view:
-        view = view[os.write(fd, view) :]
+    head = LENGTHS.pack(len(text), sum(map(len, payload))) + text
+    rest = [memoryview(head), *payload]
+    while rest:
+        sent = os.writev(fd, rest)
+        while rest and sent >= len(rest[0]):
+            sent -= len(rest.pop(0))
+        if sent:
+            rest[0] = rest[0][sent:]
 
 
-def receive(fd: int) -> tuple[Header, bytes] | None:
-    """The next request, or None when the driver is gone."""
+def receive(fd: int) -> tuple[Header, Pages] | None:
+    """The next request, or None when the driver is gone. Its payload is the caller's to close."""
     head = _exactly(fd, LENGTHS.size)
     if head is None:
         return None
     header_size, payload_size = LENGTHS.unpack(head)
-    body = _exactly(fd, header_size + payload_size)
-    if body is None:
+    text = _exactly(fd, header_size)
+    payload = Pages(payload_size)
+    if text is None or payload.fill_from(fd) < payload_size:
         return None
-    header: Header = marshal.loads(body[:header_size])
-    return header, body[header_size:]
+    header: Header = marshal.loads(text)
+    return header, payload
 
 
 def _exactly(fd: int, size: int) -> bytes | None:
-    first = os.read(fd, min(size, 1 << 20)) if size else b""
-    if len(first) == size:
-        return first
-    data = bytearray(first)
-    while first and len(data) < size:
-        first = os.read(fd, min(size - len(data), 1 << 20))
-        data += first
-    return bytes(data) if len(data) == size else None
+    data = os.read(fd, size)
+    while data and len(data) < size:
+        more = os.read(fd, size - len(data))
+        data = data + more if more else b""
+    return data or None
 
 
 def unpack(buffer: bytearray) -> tuple[tuple[Header, bytes] | None, int]:

@@ -7,6 +7,7 @@ An open sandbox belongs to the event loop that opened it; zygotes belong to none
 """
 
 import asyncio
+import marshal
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
@@ -49,13 +50,14 @@ class LocalSandbox(Sandbox):
         output_limit: int = 1 << 20,
     ) -> ExecResult:
         require_call(argv, timeout_s, output_limit)
+        command = marshal.dumps(tuple(argv))
         order: Header = {
             "op": "run",
-            "argv": tuple(argv),
+            "argv_size": len(command),
             "timeout_s": timeout_s,
             "output_limit": output_limit,
         }
-        reply, output = await self._call(order, stdin, limit_s=timeout_s + _GRACE_S)
+        reply, output = await self._call(order, command, stdin, limit_s=timeout_s + _GRACE_S)
         split: int = reply["stdout"]
         return ExecResult(
             status=ExecStatus(reply["status"]),
@@ -115,7 +117,7 @@ class LocalSandbox(Sandbox):
         }
         try:
             async with asyncio.timeout(_GRACE_S):
-                await self._send(opening, b"")
+                await self._send(opening)
                 frame = await self._frame()
         except TimeoutError:
             self._keeper.kill(self.number)
@@ -125,16 +127,14 @@ class LocalSandbox(Sandbox):
         if "error" in frame[0]:
             raise SandboxUnavailable(frame[0]["error"])
 
-    async def _call(
-        self, header: Header, payload: bytes = b"", limit_s: float = _GRACE_S
-    ) -> tuple[Header, bytes]:
+    async def _call(self, header: Header, *payload: bytes, limit_s: float = _GRACE_S) -> tuple[Header, bytes]:
         async with self._turn:
             if self._is_closing:
                 raise SandboxLost(f"sandbox {self.number} is closed")
             self._seq += 1
             try:
                 async with asyncio.timeout(limit_s):
-                    await self._send({**header, "seq": self._seq}, payload)
+                    await self._send({**header, "seq": self._seq}, *payload)
                     frame = await self._answer()
             except TimeoutError:
                 self._keeper.kill(self.number)
@@ -163,8 +163,8 @@ class LocalSandbox(Sandbox):
             # A supervisor that is gone, or so far behind that its socket is full: end it instead.
             self._keeper.kill(self.number)
 
-    async def _send(self, header: Header, payload: bytes) -> None:
-        frame = memoryview(_wire.request(header, payload))
+    async def _send(self, header: Header, *payload: bytes) -> None:
+        frame = memoryview(_wire.request(header, *payload))
         try:
             with suppress(BlockingIOError):
                 frame = frame[self._sock.send(frame) :]

@@ -55,8 +55,8 @@ def test_what_only_a_fresh_interpreter_can_honour_takes_exec(argv: tuple[str, ..
 def test_a_reply_survives_any_cut(payload: bytes, header: dict[str, int | float]) -> None:
     reader, writer = os.pipe()
     try:
-        _wire.send(writer, header, payload)
-        _wire.send(writer, {}, b"next")
+        _wire.send(writer, header, memoryview(payload))
+        _wire.send(writer, {}, memoryview(b"ne"), memoryview(b""), memoryview(b"xt"))
         sent = os.read(reader, 1 << 16)
     finally:
         os.close(reader)
@@ -74,9 +74,15 @@ def test_a_reply_survives_any_cut(payload: bytes, header: dict[str, int | float]
 def test_a_request_arrives_as_it_was_sent() -> None:
     reader, writer = os.pipe()
     try:
-        os.write(writer, _wire.request({"op": "run", "argv": ("a", "\udce9")}, b"stdin"))
+        os.write(writer, _wire.request({"op": "write", "path": "\udce9"}, b"two ", b"parts"))
+        os.write(writer, _wire.request({"op": "list"}) + b"\0")
         os.close(writer)
-        assert _wire.receive(reader) == ({"op": "run", "argv": ("a", "\udce9")}, b"stdin")
+        for expected in ({"op": "write", "path": "\udce9"}, b"two parts"), ({"op": "list"}, b""):
+            frame = _wire.receive(reader)
+            assert frame is not None
+            with frame[1].view() as payload:
+                assert (frame[0], bytes(payload)) == expected
+            frame[1].close()
         assert _wire.receive(reader) is None
     finally:
         os.close(reader)
@@ -153,8 +159,9 @@ def test_a_descriptor_that_comes_and_goes_hides_no_socket() -> None:
 
 
 LATE_SUPERVISOR = """
-import json, os, socket, time
+import json, marshal, os, socket, time
 from palaestra.sandboxes._execution import Execution, Order
+from palaestra.sandboxes._pages import Pages
 from palaestra.sandboxes._watch import Check
 
 class Open:
@@ -164,13 +171,19 @@ class Open:
         pid, status, usage = os.wait4(-1, 0)
         return {pid: (status, usage)}
 
-order = Order(seq=1, argv=("true",), stdin=b"", timeout_s=0.5, output_limit=9, env={}, memory_mb=512)
+text = marshal.dumps(("true",))
+command = Pages(len(text))
+with command.view() as whole: whole[:] = text
+order = Order(
+    seq=1, payload=command, argv_size=len(text), timeout_s=0.5, output_limit=9, env={}, memory_mb=512
+)
 ours, theirs = socket.socketpair()
 execution = Execution(order, Open(), ours.fileno(), lambda: False)
 assert execution.start() is None
 os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
 time.sleep(order.timeout_s)  # the supervisor of a busy machine looks again only now
-print(json.loads(execution.finish()[0])["status"])
+execution.finish()
+print(json.loads(theirs.recv(4096)[8:])["status"])
 """
 
 

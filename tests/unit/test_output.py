@@ -1,9 +1,12 @@
 """What is kept of too long an output."""
 
+import os
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from palaestra.sandboxes._pages import Capture
 from palaestra.sandboxes.output import HeadTail
 
 
@@ -34,3 +37,30 @@ def test_looking_at_the_value_in_between_changes_nothing() -> None:
 def test_a_negative_limit_is_refused() -> None:
     with pytest.raises(ValueError, match="-1"):
         HeadTail(-1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.binary(min_size=1, max_size=3), st.integers(1, 65_536))), st.integers(0, 200_000)
+)
+def test_a_capture_keeps_the_same_as_head_and_tail(pieces: list[tuple[bytes, int]], limit: int) -> None:
+    kept, capture = HeadTail(limit), Capture(limit)
+    reader, writer = os.pipe()
+    try:
+        os.set_blocking(reader, False)
+        for word, size in pieces:
+            text = (word * size)[:size]
+            assert os.write(writer, text) == size
+            kept.feed(text)
+            assert capture.read_from(reader) == size
+            assert capture.read_from(reader) is None
+        os.close(writer)
+        assert capture.read_from(reader) == 0
+    finally:
+        os.close(reader)
+    with capture.kept() as found:
+        assert (bytes(found), capture.omitted) == (kept.value(), kept.omitted)
+    last = kept.value()[-4:]
+    assert capture.ends_with_any((b"not there", last), 4)
+    assert not capture.ends_with_any((b"not there",), 4)
+    capture.close()
