@@ -5,6 +5,8 @@ import stat
 import time
 from collections.abc import Iterable
 
+from . import _files
+
 _MAX_DEPTH = 128
 _ENTRIES_PER_MB = 64
 _MIN_ENTRIES = 2048
@@ -63,8 +65,9 @@ class DiskMeter:
                 return False
             if found.st_mode & 0o500 != 0o500:
                 # Closed to its owner it would hide what lies in it; a program can still hold it open.
-                os.chmod(entry.name, 0o700, dir_fd=directory)
-            below = os.open(entry.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
+                below = _files.enter(directory, entry.name)
+            else:
+                below = os.open(entry.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
         except OSError:
             # It went away, or was closed again just now: the next look may find it.
             return False

@@ -7,6 +7,7 @@ import errno
 import os
 import stat
 from contextlib import suppress
+from itertools import count
 
 from . import _linux
 from ._pages import Pages
@@ -96,30 +97,30 @@ def remove(root: int, path: str) -> None:
 
 
 def remove_tree(parent: int, name: bytes) -> None:
-    """Remove a directory of any depth: one open directory at a time, and no path longer than a name.
+    """Remove a directory of any depth: flatten it into its top, then delete.
 
-    The way up is "..", which is safe because nothing moves directories meanwhile.
+    Every step is by a name in an open directory, and none by "..": a directory that a program moves away
+    meanwhile leads nowhere else. Neither a path nor the open descriptors grow with the depth.
     """
-    current = _enter(parent, name)
+    top = enter(parent, name)
     try:
-        path = [name]
-        pending = [_clear_files(current)]
-        while path:
-            if pending[-1]:
-                child = pending[-1].pop()
-                below = _enter(current, child)
+        waiting = _clear_files(top)
+        moved = (b"%s-%d" % (os.urandom(8).hex().encode(), number) for number in count())
+        while waiting:
+            child = waiting.pop()
+            current = enter(top, child)
+            try:
+                for below in _clear_files(current):
+                    # Moving a directory writes its "..", for which it may lack the rights.
+                    os.close(enter(current, below))
+                    waiting.append(next(moved))
+                    os.rename(below, waiting[-1], src_dir_fd=current, dst_dir_fd=top)
+            finally:
                 os.close(current)
-                current = below
-                path.append(child)
-                pending.append(_clear_files(current))
-            else:
-                above = os.open("..", _DIRECTORY, dir_fd=current)
-                os.close(current)
-                current = above
-                os.rmdir(path.pop(), dir_fd=current)
-                pending.pop()
+            os.rmdir(child, dir_fd=top)
     finally:
-        os.close(current)
+        os.close(top)
+    os.rmdir(name, dir_fd=parent)
 
 
 def _clear_files(directory: int) -> list[bytes]:
@@ -132,14 +133,18 @@ def _clear_files(directory: int) -> list[bytes]:
     return [name for name, is_directory in found if is_directory]
 
 
-def _enter(directory: int, name: bytes) -> int:
-    # A program may have taken the rights away from its own directories; they are given back.
+def enter(directory: int, name: bytes | str) -> int:
+    """Open a directory, and give its owner back the rights that a program may have taken away."""
     try:
         fd = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
     except PermissionError:
-        # Never met by root, for whom it could be dangerous: chmod follows a link.
-        os.chmod(name, 0o700, dir_fd=directory)
-        fd = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
+        # By a handle of the directory itself: chmod of its name would follow a link that has taken its place.
+        handle = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
+        try:
+            os.chmod(f"/proc/self/fd/{handle}", 0o700)
+            fd = os.open(".", _DIRECTORY, dir_fd=handle)
+        finally:
+            os.close(handle)
     os.fchmod(fd, 0o700)
     return fd
 
