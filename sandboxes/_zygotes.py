@@ -12,6 +12,7 @@ import sys
 import threading
 from itertools import count
 from pathlib import Path
+from weakref import WeakSet
 
 from .errors import SandboxLost, SandboxUnavailable
 
@@ -21,6 +22,21 @@ _BOOT = (
     "main(sys.argv[2], int(sys.argv[3]))"
 )
 _QUEUE_FULL_S = 0.002
+
+_ours = WeakSet[socket.socket]()
+
+
+def keep_from_forks(sock: socket.socket) -> None:
+    """Close `sock` in every fork of this process, which would hold it when the driver has been killed."""
+    _ours.add(sock)
+
+
+def _close_in_fork() -> None:
+    for sock in list(_ours):
+        sock.close()
+
+
+os.register_at_fork(after_in_child=_close_in_fork)
 
 
 class Zygote:
@@ -48,6 +64,7 @@ class Zygote:
                 start_new_session=True,
             )
         self._control.setblocking(False)
+        keep_from_forks(self._control)
 
     @property
     def pid(self) -> int:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from . import _wire
 from ._linux import require_linux
 from ._wire import Header
-from ._zygotes import Zygote, zygote
+from ._zygotes import Zygote, keep_from_forks, zygote
 from .errors import SandboxFileError, SandboxLost, SandboxUnavailable
 from .sandbox import ExecResult, ExecStatus, Sandbox, SandboxSpec, require_call
 
@@ -206,6 +206,7 @@ async def open_local(tier: str, spec: SandboxSpec) -> LocalSandbox:
     keeper = zygote(tier)
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
+    keep_from_forks(ours)
     try:
         with theirs:
             number = await keeper.open(theirs)

@@ -15,6 +15,7 @@ from sleepers import SLEEP, sleepers, until
 from support import run_async
 
 from palaestra.sandboxes import ExecStatus, Sandbox, SandboxLost, SandboxSpec, local, open_sandbox
+from palaestra.sandboxes._watch import start_time
 from palaestra.sandboxes._zygotes import zygote
 from palaestra.sandboxes.local import LocalSandbox
 
@@ -218,3 +219,37 @@ def test_a_run_that_times_out_under_a_crowd_still_ends_on_time(tier: str) -> Non
         assert result.status in (ExecStatus.TIMEOUT, ExecStatus.PIDS) and result.wall_s < 0.5 + 0.25
 
     play(tier, part)
+
+
+FORKING_DRIVER = """
+import asyncio, os, signal, sys, time
+from palaestra.sandboxes import SandboxSpec, open_sandbox
+from palaestra.sandboxes._zygotes import zygote
+
+async def main():
+    async with open_sandbox(SandboxSpec(backend=sys.argv[1])) as box:
+        assert (await box.run(["true"])).ok
+        child = os.fork()
+        if child == 0: os.close(1); time.sleep(60); os._exit(0)
+        print(zygote(sys.argv[1]).pid, child, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(main())
+"""
+
+
+@on_each_tier
+def test_a_fork_of_a_killed_driver_keeps_no_sandbox_alive(tier: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", FORKING_DRIVER, tier], stdout=subprocess.PIPE, check=False
+    )
+    assert done.returncode == -signal.SIGKILL
+    keeper, child = map(int, done.stdout.split())
+    try:
+        deadline = time.monotonic() + 10
+        # Dead; whether anybody reaps it is the matter of the process that the orphan went to.
+        while start_time(keeper) and "Z" not in Path(f"/proc/{keeper}/stat").read_text().split()[2]:
+            assert time.monotonic() < deadline, "the zygote waits for the driver's fork"
+            time.sleep(0.01)
+    finally:
+        os.kill(child, signal.SIGKILL)
