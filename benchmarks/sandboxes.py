@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from palaestra.sandboxes import SandboxSpec, open_sandbox
-from palaestra.sandboxes._zygotes import interpreter, stop_zygotes
+from palaestra.sandboxes._embedded.zygotes import interpreter, stop_zygotes
 from palaestra.sandboxes.selftest import self_test
 
 CODE = "print(6 * 7)"

@@ -24,8 +24,8 @@ from contextlib import suppress
 from functools import cache
 from typing import Any, TypeVar
 
-from . import _containers
-from ._frames import CHUNK, pack, unpack
+from ._docker import containers
+from ._docker.frames import CHUNK, pack, unpack
 from .errors import SandboxFileError, SandboxLost, SandboxUnavailable
 from .sandbox import ExecResult, ExecStatus, Sandbox, SandboxSpec, is_word, require_call
 
@@ -45,7 +45,7 @@ MAX_FRAME = 64 << 20
 
 async def create_docker_sandbox(spec: SandboxSpec) -> "DockerSandbox":
     """A started container. Raises `SandboxUnavailable` when the engine or a wall is missing."""
-    starting = asyncio.ensure_future(_in_thread(lambda: _containers.start(spec)))
+    starting = asyncio.ensure_future(_in_thread(lambda: containers.start(spec)))
     try:
         lease = await asyncio.shield(starting)
     except asyncio.CancelledError:
@@ -67,7 +67,7 @@ async def create_docker_sandbox(spec: SandboxSpec) -> "DockerSandbox":
     return box
 
 
-def _drop(starting: asyncio.Future[_containers.Lease]) -> None:
+def _drop(starting: asyncio.Future[containers.Lease]) -> None:
     """Give up the container that a cancelled creation still got."""
     if not starting.cancelled() and starting.exception() is None:
         starting.result().sock.close()
@@ -145,7 +145,7 @@ class DockerSandbox(Sandbox):
         env = [os.fsencode(f"{name}={value}") for name, value in spec.env.items()]
 
         async def exchange() -> Fields:
-            workspace = _containers.WORKSPACE.encode()
+            workspace = containers.WORKSPACE.encode()
             self._link.send(b"hello", workspace, *(str(n).encode() for n in numbers), *env)
             return await self._link.receive()
 
@@ -192,7 +192,7 @@ class DockerSandbox(Sandbox):
 
     async def _ran_out_of_memory(self, since: float) -> bool:
         """Whether the kernel took the guest itself: the program's doing then, and no fault of the engine."""
-        return await _in_thread(lambda: _containers.ran_out_of_memory(self.container, since))
+        return await _in_thread(lambda: containers.ran_out_of_memory(self.container, since))
 
     async def _file_call(self, exchange: Callable[[], Coroutine[Any, Any, T]]) -> T:
         if self._is_out_of_memory and self._closing is None:
@@ -282,7 +282,7 @@ class DockerSandbox(Sandbox):
 
     async def _see_removed(self) -> None:
         await self._link.closed()
-        await _in_thread(lambda: _containers.see_removed(self.container))
+        await _in_thread(lambda: containers.see_removed(self.container))
 
 
 def _path(path: str) -> bytes:

@@ -12,10 +12,10 @@ import socket
 from collections.abc import Sequence
 from contextlib import suppress
 
-from . import _wire
-from ._linux import require_linux
-from ._wire import Header
-from ._zygotes import Zygote, keep_from_forks, zygote
+from ._embedded.zygotes import Zygote, keep_from_forks, zygote
+from ._inside import wire
+from ._inside.linux import require_linux
+from ._inside.wire import Header
 from .errors import SandboxFileError, SandboxLost, SandboxUnavailable
 from .sandbox import ExecResult, ExecStatus, Sandbox, SandboxSpec, require_call
 
@@ -158,13 +158,13 @@ class LocalSandbox(Sandbox):
 
     def _cancel(self) -> None:
         try:
-            self._sock.send(_wire.request({"op": "cancel"}))
+            self._sock.send(wire.request({"op": "cancel"}))
         except OSError:
             # A supervisor that is gone, or so far behind that its socket is full: end it instead.
             self._keeper.kill(self.number)
 
     async def _send(self, header: Header, *payload: bytes) -> None:
-        frame = memoryview(_wire.request(header, *payload))
+        frame = memoryview(wire.request(header, *payload))
         try:
             with suppress(BlockingIOError):
                 frame = frame[self._sock.send(frame) :]
@@ -180,10 +180,10 @@ class LocalSandbox(Sandbox):
 
     async def _frame(self) -> tuple[Header, bytes] | None:
         """The next frame, or None at the end of the stream."""
-        needed = _wire.LENGTHS.size
+        needed = wire.LENGTHS.size
         while True:
             if len(self._buffer) >= needed:
-                frame, needed = _wire.unpack(self._buffer)
+                frame, needed = wire.unpack(self._buffer)
                 if frame is not None:
                     return frame
             elif not await self._receive():

@@ -14,7 +14,8 @@ from typing import Any
 import yaml
 from support import ROOT
 
-from palaestra.sandboxes import _linux, _namespaces, _seccomp
+from palaestra.sandboxes._embedded import namespaces, seccomp
+from palaestra.sandboxes._inside import linux
 
 MAIN = "from palaestra.cli.main import main; main()"
 LIMIT_S = 100.0
@@ -137,16 +138,16 @@ def forbid_sandboxes() -> None:
     """Make this process's machine one that allows neither user namespaces nor Landlock."""
     uid, gid = os.geteuid(), os.getegid()
     try:
-        _linux.unshare(_linux.NEWUSER)
-        _namespaces.map_ids(uid, gid, uid, gid)
+        linux.unshare(linux.NEWUSER)
+        namespaces.map_ids(uid, gid, uid, gid)
     except PermissionError:
         pass  # it allows no namespaces as it is
     else:
         Path("/proc/sys/user/max_user_namespaces").write_text("0")
     # 444 is landlock_create_ruleset: ENOSYS, as on a kernel without it.
     code = [(0x20, 0, 0, 0), (0x15, 0, 1, 444), (0x06, 0, 0, 0x50026), (0x06, 0, 0, 0x7FFF0000)]
-    _linux.prctl(_linux.PR_SET_NO_NEW_PRIVS, 1)
-    _seccomp.Filter(b"".join(struct.pack("HBBI", *op) for op in code)).install()
+    linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
+    seccomp.Filter(b"".join(struct.pack("HBBI", *op) for op in code)).install()
 
 
 def leave_as_reader() -> None:

@@ -11,7 +11,7 @@ import pytest
 from support import run_async
 
 from palaestra.sandboxes import ExecResult, Sandbox, SandboxSpec, open_sandbox
-from palaestra.sandboxes._zygotes import zygote
+from palaestra.sandboxes._embedded.zygotes import zygote
 from palaestra.sandboxes.selftest import self_test
 
 T = TypeVar("T")

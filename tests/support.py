@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 import pytest
 
-from palaestra.sandboxes import SandboxError, _containers
+from palaestra.sandboxes import SandboxError
+from palaestra.sandboxes._docker import containers
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
@@ -60,7 +61,7 @@ def _lack_of_vllm() -> str:
 def _lack_of_docker() -> str:
     """Asked once per session."""
     try:
-        _containers.probe()
+        containers.probe()
     except SandboxError as error:
         return str(error)
     return ""

@@ -14,7 +14,7 @@ from command import Done, TinyRun, forbid_sandboxes, forked, palaestra, write_re
 from support import ROOT
 
 from palaestra.agents.ledger import Ledger
-from palaestra.sandboxes import _linux
+from palaestra.sandboxes._inside import linux
 
 WRONG = [
     (["grpo.group_sise=4"], ["grpo.group_sise", "no such field", "did you mean 'group_size'"]),
@@ -240,7 +240,7 @@ def test_a_run_folder_that_cannot_be_written_is_refused(own_run: Path) -> None:
     before = contents(own_run)
     run.chmod(0o555)
     try:
-        done = forked("train", "tiny.yaml", "--resume", cwd=own_run, first=_linux.drop_capabilities)
+        done = forked("train", "tiny.yaml", "--resume", cwd=own_run, first=linux.drop_capabilities)
         check_refused(done, ["cannot write", "runs/tiny/run.lock", "Permission denied"])
     finally:
         run.chmod(0o755)

@@ -15,7 +15,7 @@ from sleepers import SLEEP, sleepers, until
 from support import require, run_async
 
 from palaestra.sandboxes import ExecStatus, SandboxFileError, SandboxLost, SandboxSpec, SandboxUnavailable
-from palaestra.sandboxes import _containers as containers
+from palaestra.sandboxes._docker import containers
 from palaestra.sandboxes.docker import DockerSandbox, create_docker_sandbox
 
 pytestmark = pytest.mark.docker

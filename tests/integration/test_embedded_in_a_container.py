@@ -9,7 +9,7 @@ import pytest
 from docker_box import engine
 from support import ROOT, require
 
-from palaestra.sandboxes._containers import BASE_IMAGE
+from palaestra.sandboxes._docker.containers import BASE_IMAGE
 
 DRIVER = """
 import asyncio, json

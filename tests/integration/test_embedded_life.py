@@ -15,8 +15,8 @@ from sleepers import SLEEP, sleepers, until
 from support import run_async
 
 from palaestra.sandboxes import ExecStatus, Sandbox, SandboxLost, SandboxSpec, local, open_sandbox
-from palaestra.sandboxes._watch import start_time
-from palaestra.sandboxes._zygotes import zygote
+from palaestra.sandboxes._embedded.zygotes import zygote
+from palaestra.sandboxes._inside.watch import start_time
 from palaestra.sandboxes.local import LocalSandbox
 
 HELLO = ["python3", "-c", "print(6 * 7)"]
@@ -224,7 +224,7 @@ def test_a_run_that_times_out_under_a_crowd_still_ends_on_time(tier: str) -> Non
 FORKING_DRIVER = """
 import asyncio, os, signal, sys, time
 from palaestra.sandboxes import SandboxSpec, open_sandbox
-from palaestra.sandboxes._zygotes import zygote
+from palaestra.sandboxes._embedded.zygotes import zygote
 
 async def main():
     async with open_sandbox(SandboxSpec(backend=sys.argv[1])) as box:

@@ -18,20 +18,22 @@ OTHER_USER = 61234
 
 DRIVER = """
 import asyncio, ctypes, json, os, struct, sys
-from palaestra.sandboxes import SandboxSpec, SandboxUnavailable, _linux, _namespaces, _seccomp, open_sandbox
+from palaestra.sandboxes import SandboxSpec, SandboxUnavailable, open_sandbox
+from palaestra.sandboxes._embedded import namespaces, seccomp
+from palaestra.sandboxes._inside import linux
 from palaestra.sandboxes.selftest import self_test
 
 def forbid_namespaces():
     uid, gid = os.geteuid(), os.getegid()
-    _linux.unshare(_linux.NEWUSER)
-    _namespaces.map_ids(uid, gid, uid, gid)
+    linux.unshare(linux.NEWUSER)
+    namespaces.map_ids(uid, gid, uid, gid)
     with open("/proc/sys/user/max_user_namespaces", "w") as file: file.write("0")
 
 def forbid_landlock():
     # Load the call's number; 444 is landlock_create_ruleset: ENOSYS, as on a kernel without it.
     code = [(0x20, 0, 0, 0), (0x15, 0, 1, 444), (0x06, 0, 0, 0x50026), (0x06, 0, 0, 0x7FFF0000)]
-    _linux.prctl(_linux.PR_SET_NO_NEW_PRIVS, 1)
-    _seccomp.Filter(b"".join(struct.pack("HBBI", *op) for op in code)).install()
+    linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
+    seccomp.Filter(b"".join(struct.pack("HBBI", *op) for op in code)).install()
 
 async def attempt(backend, code):
     try:

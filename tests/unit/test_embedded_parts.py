@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from palaestra.sandboxes import SandboxSpec, _files, _program, _watch, _wire
-from palaestra.sandboxes._disk import DiskMeter
-from palaestra.sandboxes._hosted import descendants, sweep
-from palaestra.sandboxes._watch import Watch, start_time
+from palaestra.sandboxes import SandboxSpec
+from palaestra.sandboxes._embedded.disk import DiskMeter
+from palaestra.sandboxes._embedded.hosted import descendants, sweep
+from palaestra.sandboxes._inside import files, program, watch, wire
+from palaestra.sandboxes._inside.watch import Watch, start_time
 from palaestra.sandboxes.sandbox import require_call
 
 
@@ -29,8 +30,8 @@ from palaestra.sandboxes.sandbox import require_call
     ],
 )
 def test_plain_command_lines_need_no_exec(argv: tuple[str, ...], kind: str, args: tuple[str, ...]) -> None:
-    program = _program.parse(argv)
-    assert program is not None and (program.kind, program.args) == (kind, args)
+    found = program.parse(argv)
+    assert found is not None and (found.kind, found.args) == (kind, args)
 
 
 @pytest.mark.parametrize(
@@ -48,25 +49,25 @@ def test_plain_command_lines_need_no_exec(argv: tuple[str, ...], kind: str, args
     ],
 )
 def test_what_only_a_fresh_interpreter_can_honour_takes_exec(argv: tuple[str, ...]) -> None:
-    assert _program.parse(argv) is None
+    assert program.parse(argv) is None
 
 
 @given(st.binary(max_size=300), st.dictionaries(st.text(), st.integers() | st.floats(allow_nan=False)))
 def test_a_reply_survives_any_cut(payload: bytes, header: dict[str, int | float]) -> None:
     reader, writer = os.pipe()
     try:
-        _wire.send(writer, header, memoryview(payload))
-        _wire.send(writer, {}, memoryview(b"ne"), memoryview(b""), memoryview(b"xt"))
+        wire.send(writer, header, memoryview(payload))
+        wire.send(writer, {}, memoryview(b"ne"), memoryview(b""), memoryview(b"xt"))
         sent = os.read(reader, 1 << 16)
     finally:
         os.close(reader)
         os.close(writer)
     for cut in {0, 3, len(sent) // 2, len(sent)}:
         buffer = bytearray(sent[:cut])
-        frames: list[tuple[_wire.Header, bytes]] = []
+        frames: list[tuple[wire.Header, bytes]] = []
         for rest in (b"", sent[cut:]):
             buffer += rest
-            while (frame := _wire.unpack(buffer)[0]) is not None:
+            while (frame := wire.unpack(buffer)[0]) is not None:
                 frames.append(frame)
         assert frames == [(header, payload), ({}, b"next")] and not buffer
 
@@ -74,16 +75,16 @@ def test_a_reply_survives_any_cut(payload: bytes, header: dict[str, int | float]
 def test_a_request_arrives_as_it_was_sent() -> None:
     reader, writer = os.pipe()
     try:
-        os.write(writer, _wire.request({"op": "write", "path": "\udce9"}, b"two ", b"parts"))
-        os.write(writer, _wire.request({"op": "list"}) + b"\0")
+        os.write(writer, wire.request({"op": "write", "path": "\udce9"}, b"two ", b"parts"))
+        os.write(writer, wire.request({"op": "list"}) + b"\0")
         os.close(writer)
         for expected in ({"op": "write", "path": "\udce9"}, b"two parts"), ({"op": "list"}, b""):
-            frame = _wire.receive(reader)
+            frame = wire.receive(reader)
             assert frame is not None
             with frame[1].view() as payload:
                 assert (frame[0], bytes(payload)) == expected
             frame[1].close()
-        assert _wire.receive(reader) is None
+        assert wire.receive(reader) is None
     finally:
         os.close(reader)
 
@@ -102,9 +103,9 @@ def test_a_tree_of_any_shape_is_removed(paths: list[list[str]]) -> None:
             (directory / "link").symlink_to(base / "spared")
     root = os.open(base, os.O_RDONLY)
     try:
-        _files.remove(root, "tree")
-        assert _files.listing(root, ".") == ["spared"]
-        _files.remove(root, "spared")
+        files.remove(root, "tree")
+        assert files.listing(root, ".") == ["spared"]
+        files.remove(root, "spared")
     finally:
         os.close(root)
         base.rmdir()
@@ -153,16 +154,16 @@ def test_a_descriptor_that_comes_and_goes_hides_no_socket() -> None:
     with subprocess.Popen([sys.executable, "-c", OPENING_AND_CLOSING], stdout=subprocess.PIPE) as program:
         assert program.stdout is not None
         program.stdout.readline()
-        seen = {len(_watch.sockets(program.pid)) for _ in range(100)}
+        seen = {len(watch.sockets(program.pid)) for _ in range(100)}
         program.kill()
     assert seen == {99}
 
 
 LATE_SUPERVISOR = """
 import json, marshal, os, socket, time
-from palaestra.sandboxes._execution import Execution, Order
-from palaestra.sandboxes._pages import Pages
-from palaestra.sandboxes._watch import Check
+from palaestra.sandboxes._inside.execution import Execution, Order
+from palaestra.sandboxes._inside.pages import Pages
+from palaestra.sandboxes._inside.watch import Check
 
 class Open:
     def confine(self): pass

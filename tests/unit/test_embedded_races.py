@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from palaestra.sandboxes import _files
-from palaestra.sandboxes._disk import DiskMeter
+from palaestra.sandboxes._embedded.disk import DiskMeter
+from palaestra.sandboxes._inside import files
 
 UNTOUCHED = 0o555
 
@@ -75,7 +75,7 @@ def test_no_directory_is_entered_through_a_link(workspace: int, outside: Path) -
     os.symlink(outside, "link", dir_fd=workspace)
     outside.chmod(UNTOUCHED)
     with pytest.raises(OSError, match="link"):
-        _files.enter(workspace, "link")
+        files.enter(workspace, "link")
     assert outside.stat().st_mode & 0o777 == UNTOUCHED
 
 
@@ -95,6 +95,6 @@ def test_a_directory_that_is_moved_away_while_it_is_removed_leads_nowhere(
 
     after_listing(monkeypatch, move_away)
     with pytest.raises(FileNotFoundError):
-        _files.remove(workspace, "tree")
+        files.remove(workspace, "tree")
     monkeypatch.undo()
     assert len(list(outside.glob("*/precious"))) == 2

@@ -12,16 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palaestra.sandboxes import _containers
-from palaestra.sandboxes._frames import CHUNK, pack, unpack
-from palaestra.sandboxes._guest_files import Files, Refused
+from palaestra.sandboxes._docker import containers
+from palaestra.sandboxes._docker.frames import CHUNK, pack, unpack
+from palaestra.sandboxes._docker.guest_files import Files, Refused
 
 
 class Guest:
     """A guest process and the driver's side of its protocol."""
 
     def __init__(self, workspace: Path) -> None:
-        command = [sys.executable, *_containers.guest_command()[1:]]
+        command = [sys.executable, *containers.guest_command()[1:]]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         identity = [str(n).encode() for n in (os.getuid(), os.getgid(), 1, 1 << 30, 100)]
         self.send(b"hello", os.fsencode(workspace), *identity, b"COLOUR=green=blue")
@@ -223,8 +223,8 @@ def test_removing_a_link_leaves_its_target(files: Files, tmp_path: Path) -> None
 def test_the_guest_needs_only_what_python3_minimal_of_python_38_has() -> None:
     at_hand = {"__future__", "collections", "contextlib", "importlib", "os", "select", "signal", "stat"}
     at_hand |= {"struct", "time"}
-    for name in _containers.GUEST_MODULES:
-        path = Path(_containers.__file__).parent / f"{name}.py"
+    for name in containers.GUEST_MODULES:
+        path = Path(containers.__file__).parent / f"{name}.py"
         tree = ast.parse(path.read_text(), feature_version=(3, 8))
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from palaestra.sandboxes._pages import Capture
-from palaestra.sandboxes.output import HeadTail
+from palaestra.sandboxes._docker.output import HeadTail
+from palaestra.sandboxes._inside.pages import Capture
 
 
 @given(st.lists(st.binary(max_size=50)), st.integers(0, 60))

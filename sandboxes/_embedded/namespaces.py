@@ -12,12 +12,13 @@ import signal
 import sys
 from contextlib import suppress
 
-from . import _linux, _seccomp
-from ._execution import Ended
-from ._linux import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_PRIVATE, MS_RDONLY, MS_REC
-from ._supervisor import Children, pin, settle
-from ._watch import Check, Watch, private_processes
-from ._wire import Header
+from .._inside import linux
+from .._inside.execution import Ended
+from .._inside.linux import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_PRIVATE, MS_RDONLY, MS_REC
+from .._inside.supervisor import Children, pin, settle
+from .._inside.watch import Check, Watch, private_processes
+from .._inside.wire import Header
+from . import seccomp
 
 WORKSPACE = "/workspace"
 INNER_ID = 1000
@@ -41,7 +42,7 @@ _ACCOUNTS = {
 }
 _COPIED = ("ld.so.cache", "localtime", "mime.types", "protocols", "services")
 _INODES_PER_MB = 64
-_FILTER = _seccomp.build_filter(in_namespaces=True)
+_FILTER = seccomp.build_filter(in_namespaces=True)
 
 
 def enter_template(prefixes: tuple[str, ...]) -> None:
@@ -50,17 +51,17 @@ def enter_template(prefixes: tuple[str, ...]) -> None:
     `prefixes` are the interpreter's directories; each appears at its own path, without its siblings.
     """
     if can_switch_user():
-        _linux.unshare(_linux.NEWNS)
+        linux.unshare(linux.NEWNS)
     else:
         uid, gid = os.geteuid(), os.getegid()
-        _linux.unshare(_linux.NEWUSER | _linux.NEWNS)
+        linux.unshare(linux.NEWUSER | linux.NEWNS)
         map_ids(uid, gid, uid, gid)
     # A link in a prefix's path would lead into the new root once the old one has moved.
     sources = {prefix: os.path.realpath(prefix) for prefix in prefixes}
-    _linux.mount("none", "/", None, MS_REC | MS_PRIVATE)
-    _linux.mount("palaestra", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "size=4m,mode=0755")
+    linux.mount("none", "/", None, MS_REC | MS_PRIVATE)
+    linux.mount("palaestra", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "size=4m,mode=0755")
     os.mkdir("/tmp/old")
-    _linux.pivot_root("/tmp", "/tmp/old")
+    linux.pivot_root("/tmp", "/tmp/old")
     os.chdir("/")
     _bind_system(sources)
     _make_dev()
@@ -68,10 +69,10 @@ def enter_template(prefixes: tuple[str, ...]) -> None:
     for path in (WORKSPACE, "/tmp", "/proc"):
         os.mkdir(path)
     # A new /proc may be mounted later only while a whole one is in sight; each sandbox covers this one.
-    _linux.mount("/old/proc", "/proc", None, MS_BIND | MS_REC)
-    _linux.umount_lazily("/old")
+    linux.mount("/old/proc", "/proc", None, MS_BIND | MS_REC)
+    linux.umount_lazily("/old")
     os.rmdir("/old")
-    _linux.mount("none", "/", None, MS_BIND | _linux.MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV)
+    linux.mount("none", "/", None, MS_BIND | linux.MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV)
 
 
 def map_ids(inner_uid: int, inner_gid: int, outer_uid: int, outer_gid: int) -> None:
@@ -99,8 +100,8 @@ def _bind_system(prefixes: dict[str, str]) -> None:
 
 def _bind_read_only(source: str, path: str) -> None:
     os.makedirs(path)
-    _linux.mount(f"/old{source}", path, None, MS_BIND | MS_REC)
-    _linux.mount_setattr(path, _linux.ATTR_RDONLY | _linux.ATTR_NOSUID | _linux.ATTR_NODEV)
+    linux.mount(f"/old{source}", path, None, MS_BIND | MS_REC)
+    linux.mount_setattr(path, linux.ATTR_RDONLY | linux.ATTR_NOSUID | linux.ATTR_NODEV)
 
 
 def _make_dev() -> None:
@@ -108,8 +109,8 @@ def _make_dev() -> None:
     os.mkdir("/dev/shm")
     for name in _DEVICES:
         os.close(os.open(f"/dev/{name}", os.O_CREAT | os.O_WRONLY, 0o666))
-        _linux.mount(f"/old/dev/{name}", f"/dev/{name}", None, MS_BIND)
-        _linux.mount_setattr(f"/dev/{name}", _linux.ATTR_RDONLY | _linux.ATTR_NOSUID | _linux.ATTR_NOEXEC)
+        linux.mount(f"/old/dev/{name}", f"/dev/{name}", None, MS_BIND)
+        linux.mount_setattr(f"/dev/{name}", linux.ATTR_RDONLY | linux.ATTR_NOSUID | linux.ATTR_NOEXEC)
     for name, target in _LINKS.items():
         os.symlink(target, f"/dev/{name}")
 
@@ -136,16 +137,16 @@ def _write(path: str, data: bytes) -> None:
 def furnish(disk_mb: int, outer_uid: int, outer_gid: int) -> None:
     """Inside fresh namespaces: the private /proc and the one writable file system."""
     map_ids(INNER_ID, INNER_ID, outer_uid, outer_gid)
-    _linux.sethostname(b"sandbox")
-    _linux.mount("proc", "/proc", "proc", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    linux.sethostname(b"sandbox")
+    linux.mount("proc", "/proc", "proc", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC)
     size = f"size={disk_mb}m,nr_inodes={max(2048, disk_mb * _INODES_PER_MB)},mode=0755"
-    _linux.mount("sandbox", WORKSPACE, "tmpfs", MS_NOSUID | MS_NODEV, size)
+    linux.mount("sandbox", WORKSPACE, "tmpfs", MS_NOSUID | MS_NODEV, size)
     os.umask(0)
     for name, target in (("tmp", "/tmp"), ("shm", "/dev/shm"), ("workspace", WORKSPACE)):
         part = f"{WORKSPACE}/{name}"
         os.mkdir(part, 0o1777 if name != "workspace" else 0o755)
         # The last one covers the parent itself, so that no other name leads to the three.
-        _linux.mount(part, target, None, MS_BIND)
+        linux.mount(part, target, None, MS_BIND)
     os.umask(0o022)
     os.chdir(WORKSPACE)
 
@@ -183,7 +184,7 @@ def become(uid: int) -> None:
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
     # A process that changed its user may not open its own /proc files, uid_map among them.
-    _linux.prctl(_linux.PR_SET_DUMPABLE, 1)
+    linux.prctl(linux.PR_SET_DUMPABLE, 1)
 
 
 class NamespaceHome:
@@ -191,7 +192,7 @@ class NamespaceHome:
 
     def __init__(self, opening: Header, outer_uid: int, outer_gid: int, allowed: list[int]) -> None:
         furnish(opening["disk_mb"], outer_uid, outer_gid)
-        _linux.drop_capabilities()
+        linux.drop_capabilities()
         settle(opening["memory_mb"], opening["pids"])
         self.workspace = os.open(WORKSPACE, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._watch = Watch(opening["memory_mb"], opening["pids"], private_processes)

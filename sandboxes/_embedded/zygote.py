@@ -17,11 +17,13 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Protocol
 
-from . import _hosted, _linux, _namespaces, _program, _wire
-from ._execution import python_names
-from ._program import Program
-from ._supervisor import Home, supervise
-from ._wire import Header
+from .._inside import linux, wire
+from .._inside.execution import python_names
+from .._inside.program import Program
+from .._inside.program import run as run_program
+from .._inside.supervisor import Home, supervise
+from .._inside.wire import Header
+from . import hosted, namespaces
 
 # Programs find these loaded already, and need not pay for the import. `random` and `threading` are left out:
 # both do work in every fork.
@@ -81,10 +83,10 @@ class Zygote:
 
     def _open(self, number: int, box: int) -> Program | None:
         try:
-            pid = _linux.clone(self._tier.flags)
+            pid = linux.clone(self._tier.flags)
         except OSError as error:
             with suppress(OSError):  # the driver has given up meanwhile, and shall not take us along
-                _wire.send(box, {"error": str(error)})
+                wire.send(box, {"error": str(error)})
             os.close(box)
             return None
         if pid == 0:
@@ -114,17 +116,17 @@ class Zygote:
 
 
 class _Namespaces:
-    flags = _linux.NEWUSER | _linux.NEWNS | _linux.NEWPID | _linux.NEWNET | _linux.NEWIPC | _linux.NEWUTS
+    flags = linux.NEWUSER | linux.NEWNS | linux.NEWPID | linux.NEWNET | linux.NEWIPC | linux.NEWUTS
 
     def __init__(self) -> None:
-        _namespaces.enter_template(_namespaces.interpreter_prefixes())
-        if _namespaces.can_switch_user():
-            _namespaces.become(_namespaces.other_id(os.getpid()))
+        namespaces.enter_template(namespaces.interpreter_prefixes())
+        if namespaces.can_switch_user():
+            namespaces.become(namespaces.other_id(os.getpid()))
         self._uid, self._gid = os.geteuid(), os.getegid()
         self._allowed = sorted(os.sched_getaffinity(0))
 
     def build(self, opening: Header) -> Home:
-        return _namespaces.NamespaceHome(opening, self._uid, self._gid, self._allowed)
+        return namespaces.NamespaceHome(opening, self._uid, self._gid, self._allowed)
 
     def clean_up_after(self, pid: int, others: Collection[int]) -> None:
         """With process 1 of its namespaces the kernel has taken everything."""
@@ -134,13 +136,13 @@ class _Landlock:
     flags = 0
 
     def __init__(self) -> None:
-        self._grounds = _hosted.prepare(_namespaces.interpreter_prefixes())
+        self._grounds = hosted.prepare(namespaces.interpreter_prefixes())
 
     def build(self, opening: Header) -> Home:
-        return _hosted.HostedHome(opening, self._grounds)
+        return hosted.HostedHome(opening, self._grounds)
 
     def clean_up_after(self, pid: int, others: Collection[int]) -> None:
-        _hosted.clean_up_after(pid, others)
+        hosted.clean_up_after(pid, others)
 
 
 _TIERS: dict[str, Callable[[], Tier]] = {"namespaces": _Namespaces, "landlock": _Landlock}
@@ -170,7 +172,7 @@ def _warm_up() -> None:
     python_names()
     exec(compile("pass", "<string>", "exec"), {})
     # Forks inherit the blank line: their /proc entries name no file of the host.
-    _linux.hide_command_line()
+    linux.hide_command_line()
     for name in [name for name in sys.modules if name.startswith("_palaestra")]:
         del sys.modules[name]
     gc.collect()
@@ -190,4 +192,4 @@ def main(name: str, control_fd: int) -> None:
     gc.freeze()
     gc.disable()
     if (program := Zygote(control, tier).serve()) is not None:
-        _program.run(program, base_path)
+        run_program(program, base_path)

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import NoReturn, Protocol
 
-from . import _linux, _program, _wire
-from ._pages import Capture, Pages
-from ._watch import Check
+from . import linux, wire
+from .pages import Capture, Pages
+from .program import Program, parse
+from .watch import Check
 
 _DEFAULT = int(signal.SIG_DFL)
 _FIRST_TICK_S = 0.01
@@ -89,7 +90,7 @@ class Execution:
         self._started = 0.0
         self._fault = mmap.mmap(-1, _FAULT_SIZE)
 
-    def start(self) -> _program.Program | None:
+    def start(self) -> Program | None:
         """Fork. In the child: what it is to become, if that needs no exec. In the supervisor: None."""
         theirs = self._open_pipes()
         self._started = time.monotonic()
@@ -205,16 +206,16 @@ class Execution:
             os.close(self._stdin)
             self._stdin = -1
 
-    def _be_child(self, fds: list[int]) -> _program.Program:
+    def _be_child(self, fds: list[int]) -> Program:
         """Leave the supervisor: own session, own pipes, nothing else of the supervisor's."""
         try:
             argv = self._take_argv()
             program = _as_python(argv, self._order.env)
-            _linux.set_handler(signal.SIGCHLD, _DEFAULT)
+            linux.set_handler(signal.SIGCHLD, _DEFAULT)
             os.setsid()
             for target, fd in zip((2, 1, 0), reversed(fds), strict=False):
                 os.dup2(fd, target)
-            _linux.prctl(_linux.PR_SET_DUMPABLE, 1)
+            linux.prctl(linux.PR_SET_DUMPABLE, 1)
             self._cell.confine()
             os.closerange(3, _MAX_FD)
             # Gone before the program starts, which could write to it otherwise.
@@ -251,7 +252,7 @@ class Execution:
                 usage.ru_utime + usage.ru_stime,
                 usage.ru_maxrss / 1024,
             )
-            _wire.send_text(self._control, text.encode(), stdout, stderr)
+            wire.send_text(self._control, text.encode(), stdout, stderr)
         out.close()
         err.close()
 
@@ -273,11 +274,11 @@ class Execution:
         return "nonzero" if code > 0 else "killed"
 
 
-def _as_python(argv: tuple[str, ...], env: Mapping[str, str]) -> _program.Program | None:
+def _as_python(argv: tuple[str, ...], env: Mapping[str, str]) -> Program | None:
     """The program, when it is for the very interpreter that runs this and plain enough to fork into."""
     if argv[0] not in python_names() or any(name.startswith(_READ_AT_START) for name in env):
         return None
-    return _program.parse(argv)
+    return parse(argv)
 
 
 @cache

@@ -5,7 +5,7 @@ import stat
 import time
 from collections.abc import Iterable
 
-from . import _files
+from .._inside import files
 
 _MAX_DEPTH = 128
 _ENTRIES_PER_MB = 64
@@ -65,7 +65,7 @@ class DiskMeter:
                 return False
             if found.st_mode & 0o500 != 0o500:
                 # Closed to its owner it would hide what lies in it; a program can still hold it open.
-                below = _files.enter(directory, entry.name)
+                below = files.enter(directory, entry.name)
             else:
                 below = os.open(entry.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
         except OSError:

@@ -9,7 +9,7 @@ import ctypes
 import errno
 import struct
 
-from . import _linux
+from .._inside import linux
 
 _X86_64 = 0xC000003E
 _X32_BIT = 0x40000000
@@ -18,8 +18,8 @@ _LD, _JA, _JEQ, _JGE, _JSET, _AND, _RET = 0x20, 0x05, 0x15, 0x35, 0x45, 0x54, 0x
 _NR, _ARCH = 0, 4
 
 _NAMESPACES = (
-    _linux.NEWNS | _linux.NEWUTS | _linux.NEWIPC | _linux.NEWUSER | _linux.NEWPID | _linux.NEWNET
-) | _linux.NEWCGROUP
+    linux.NEWNS | linux.NEWUTS | linux.NEWIPC | linux.NEWUSER | linux.NEWPID | linux.NEWNET
+) | linux.NEWCGROUP
 
 _CLONE, _CLONE3, _SOCKET, _SOCKETPAIR, _IOCTL, _PRCTL = 56, 435, 41, 53, 16, 157
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
@@ -107,7 +107,7 @@ class Filter:
 
     def install(self) -> None:
         """Bind this process and its children to the filter, for good."""
-        _linux.prctl(_linux.PR_SET_SECCOMP, 2, self._address)
+        linux.prctl(linux.PR_SET_SECCOMP, 2, self._address)
 
 
 def build_filter(*, in_namespaces: bool, signals: bool = True, also: tuple[int, ...] = ()) -> Filter:
@@ -123,7 +123,7 @@ def build_filter(*, in_namespaces: bool, signals: bool = True, also: tuple[int, 
     is_terminal = _op(_JEQ, _TIOCSTI, 1, 0) + _op(_JEQ, _TIOCLINUX, 0, 1)
     calls[_IOCTL] = _argument(1) + is_terminal + _refuse() + _op(_RET, _ALLOW)
     # Unreadable to its supervisor, a process could hide what it uses.
-    is_hiding = _op(_JEQ, _linux.PR_SET_DUMPABLE, 0, 3) + _argument(1) + _op(_JEQ, 0, 0, 1)
+    is_hiding = _op(_JEQ, linux.PR_SET_DUMPABLE, 0, 3) + _argument(1) + _op(_JEQ, 0, 0, 1)
     calls[_PRCTL] = _argument(0) + is_hiding + _refuse() + _op(_RET, _ALLOW)
     if in_namespaces:
         calls[_SOCKET] = _only(0, 0xFFFFFFFF, (_AF_UNIX, _AF_INET, _AF_INET6))

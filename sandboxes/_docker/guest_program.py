@@ -13,8 +13,8 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 
-from ._frames import Link
-from ._guest_walls import oom_kills, pid_refusals
+from .frames import Link
+from .guest_walls import oom_kills, pid_refusals
 from .output import HeadTail
 
 PIPE_READ = 1 << 16

@@ -23,10 +23,10 @@ import os
 import signal
 from collections.abc import Iterator
 
-from ._frames import CHUNK, Link
-from ._guest_files import Files, Refused
-from ._guest_program import Box, Program
-from ._guest_walls import missing_walls
+from .frames import CHUNK, Link
+from .guest_files import Files, Refused
+from .guest_program import Box, Program
+from .guest_walls import missing_walls
 
 
 def _incoming(link: Link) -> Iterator[bytes]:

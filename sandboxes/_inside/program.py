@@ -19,7 +19,7 @@ from functools import partial
 from importlib.machinery import BuiltinImporter, SourceFileLoader
 from types import CodeType, ModuleType
 
-from ._linux import set_handler
+from .linux import set_handler
 
 _PLAIN_FLAGS = {"-u", "-B", "-s", "-E"}
 

@@ -10,11 +10,11 @@ import signal
 from collections.abc import Callable
 from typing import Protocol
 
-from . import _files, _linux, _wire
-from ._execution import Cell, Ended, Execution, Order
-from ._pages import Pages
-from ._program import Program
-from ._wire import Header
+from . import files, linux, wire
+from .execution import Cell, Ended, Execution, Order
+from .pages import Pages
+from .program import Program
+from .wire import Header
 
 _OPEN_FILES = 256
 """Descriptors a process may hold. Socket and pipe buffers are memory that nothing else here counts."""
@@ -38,7 +38,7 @@ class Children:
 
     def __init__(self) -> None:
         self._ended: Ended = {}
-        _linux.set_handler(signal.SIGCHLD, self._on_end)
+        linux.set_handler(signal.SIGCHLD, self._on_end)
 
     def reap_one(self, flags: int) -> bool:
         """False when no child is left, or none has ended yet under WNOHANG."""
@@ -76,16 +76,16 @@ def supervise(control: int, build: Callable[[Header], Home]) -> Program:
 
     Going back to the top of the stack keeps our frames out of the program's sight.
     """
-    opening = _wire.receive(control)
+    opening = wire.receive(control)
     if opening is None:
         os._exit(0)
     try:
         home = build(opening[0])
     except OSError as error:
-        _wire.send(control, {"error": f"{error}"})
+        wire.send(control, {"error": f"{error}"})
         os._exit(1)
     try:
-        _wire.send_text(control, _READY)
+        wire.send_text(control, _READY)
         return _serve(control, home, opening[0])
     except (_DriverGone, BrokenPipeError, ConnectionResetError):
         home.kill_all()
@@ -102,8 +102,8 @@ def settle(memory_mb: int, pids: int | None) -> None:
     if pids is not None:
         # The supervisor itself is the one more.
         resource.setrlimit(resource.RLIMIT_NPROC, (pids + 1, pids + 1))
-    _linux.prctl(_linux.PR_SET_NO_NEW_PRIVS, 1)
-    _linux.prctl(_linux.PR_SET_DUMPABLE, 0)
+    linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
+    linux.prctl(linux.PR_SET_DUMPABLE, 0)
 
 
 def pin(cpus: float, allowed: list[int]) -> None:
@@ -114,7 +114,7 @@ def pin(cpus: float, allowed: list[int]) -> None:
     """
     wanted = -int(-cpus // 1)
     if wanted < len(allowed):
-        start = allowed.index(_linux.current_processor())
+        start = allowed.index(linux.current_processor())
         os.sched_setaffinity(0, [allowed[(start + at) % len(allowed)] for at in range(wanted)])
 
 
@@ -137,18 +137,18 @@ def _answer(control: int, workspace: int, header: Header, payload: Pages) -> Non
     content = _NOTHING
     try:
         reply, content = _file_call(workspace, header, payload)
-    except _files.Refused as error:
+    except files.Refused as error:
         reply = {"error": str(error)}
     except OSError as error:
-        reply = {"error": _files.explain(header["path"], error)}
+        reply = {"error": files.explain(header["path"], error)}
     with content.view() as data:
-        _wire.send(control, {**reply, "seq": header["seq"]}, data)
+        wire.send(control, {**reply, "seq": header["seq"]}, data)
     content.close()
 
 
 def _next(control: int) -> tuple[Header, Pages]:
     """The next request. A "cancel" that came after its program had ended is no request."""
-    while (frame := _wire.receive(control)) is not None:
+    while (frame := wire.receive(control)) is not None:
         if frame[0]["op"] != "cancel":
             return frame
     raise _DriverGone
@@ -167,7 +167,7 @@ def _execution(control: int, home: Home, opening: Header, header: Header, payloa
 
     def cancelled() -> bool:
         # Nothing but "cancel" is sent while a program runs.
-        if _wire.receive(control) is None:
+        if wire.receive(control) is None:
             raise _DriverGone
         return True
 
@@ -179,13 +179,13 @@ def _file_call(root: int, header: Header, payload: Pages) -> tuple[Header, Pages
     match header["op"]:
         case "write":
             with payload.view() as data:
-                _files.write(root, path, data)
+                files.write(root, path, data)
         case "read":
-            return {}, _files.read(root, path, header["max_bytes"])
+            return {}, files.read(root, path, header["max_bytes"])
         case "list":
-            return {"names": _files.listing(root, path)}, _NOTHING
+            return {"names": files.listing(root, path)}, _NOTHING
         case "remove":
-            _files.remove(root, path)
+            files.remove(root, path)
         case unknown:
             raise AssertionError(f"no such call: {unknown}")
     return {}, _NOTHING

@@ -11,7 +11,7 @@ import os
 import struct
 from typing import Any
 
-from ._pages import Pages
+from .pages import Pages
 
 LENGTHS = struct.Struct("!II")
 Header = dict[str, Any]

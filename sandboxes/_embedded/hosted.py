@@ -15,13 +15,14 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
-from . import _files, _landlock, _linux, _seccomp
-from ._disk import DiskMeter
-from ._execution import Ended
-from ._namespaces import become, can_switch_user, other_id
-from ._supervisor import Children, pin, settle
-from ._watch import Check, Watch, start_time
-from ._wire import Header
+from .._inside import files, linux
+from .._inside.execution import Ended
+from .._inside.supervisor import Children, pin, settle
+from .._inside.watch import Check, Watch, start_time
+from .._inside.wire import Header
+from . import landlock, seccomp
+from .disk import DiskMeter
+from .namespaces import become, can_switch_user, other_id
 
 _SYSTEM = (
     "/bin",
@@ -49,32 +50,32 @@ class Grounds:
     """Of Landlock."""
     is_alone: bool
     """Each sandbox has a user number of its own."""
-    filter: _seccomp.Filter
+    filter: seccomp.Filter
     processors: list[int]
 
 
 def prepare(prefixes: tuple[str, ...]) -> Grounds:
     """In the zygote, once: make sure that programs can reach the interpreter, and sweep."""
-    version = _landlock.version()
-    if version < _landlock.MIN_VERSION:
+    version = landlock.version()
+    if version < landlock.MIN_VERSION:
         raise OSError(
-            f"filesystem: this kernel's Landlock has version {version} and {_landlock.MIN_VERSION} is needed "
+            f"filesystem: this kernel's Landlock has version {version} and {landlock.MIN_VERSION} is needed "
             "(Linux 6.2, with landlock in the lsm= list)"
         )
     is_alone = can_switch_user()
     if is_alone:
         for prefix in prefixes:
             _open_way(prefix)
-    _linux.prctl(_linux.PR_SET_CHILD_SUBREAPER, 1)
+    linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
     sweep()
     return Grounds(
         prefixes=prefixes,
         version=version,
         is_alone=is_alone,
-        filter=_seccomp.build_filter(
+        filter=seccomp.build_filter(
             in_namespaces=False,
-            signals=version >= _landlock.SCOPES_SIGNALS,
-            also=() if is_alone else _seccomp.OWNER_CALLS,
+            signals=version >= landlock.SCOPES_SIGNALS,
+            also=() if is_alone else seccomp.OWNER_CALLS,
         ),
         processors=sorted(os.sched_getaffinity(0)),
     )
@@ -86,12 +87,12 @@ def _open_way(prefix: str) -> None:
     if closed is None:
         return
     try:
-        _linux.unshare(_linux.NEWNS)
-        _linux.mount("none", "/", None, _linux.MS_REC | _linux.MS_PRIVATE)
-        copy = _linux.detached_copy(prefix)
-        _linux.mount("palaestra", closed, "tmpfs", _linux.MS_NOSUID | _linux.MS_NODEV, "size=1m,mode=0755")
+        linux.unshare(linux.NEWNS)
+        linux.mount("none", "/", None, linux.MS_REC | linux.MS_PRIVATE)
+        copy = linux.detached_copy(prefix)
+        linux.mount("palaestra", closed, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "size=1m,mode=0755")
         os.makedirs(prefix)
-        _linux.attach(copy, prefix)
+        linux.attach(copy, prefix)
         os.close(copy)
     except OSError as error:
         raise OSError(
@@ -115,12 +116,12 @@ class HostedHome:
         self._cpus: float = opening["cpus"]
         self._directory = directory_of(os.getpid(), _base(self._disk_mb))
         os.mkdir(self._directory, 0o700)
-        _linux.prctl(_linux.PR_SET_CHILD_SUBREAPER, 1)
+        linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
         if grounds.is_alone:
             uid = other_id(os.getpid())
             os.chown(self._directory, uid, uid)
             become(uid)
-        _linux.drop_capabilities()
+        linux.drop_capabilities()
         self._furnish()
         # Only a user that has no other process can be counted by the kernel; the watch counts in any case.
         settle(opening["memory_mb"], opening["pids"] if grounds.is_alone else None)
@@ -137,17 +138,17 @@ class HostedHome:
         os.chdir(os.environ["HOME"])
         self.workspace = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
-    def _rules(self) -> _landlock.Ruleset:
-        rules = _landlock.Ruleset(self._grounds.version)
+    def _rules(self) -> landlock.Ruleset:
+        rules = landlock.Ruleset(self._grounds.version)
         for path in (*_SYSTEM, *self._grounds.prefixes):
-            rules.allow(path, _landlock.READ)
+            rules.allow(path, landlock.READ)
         for path in _DEVICES:
-            rules.allow(path, _landlock.USE_DEVICE)
-        rules.allow(self._directory, _landlock.CHANGE)
+            rules.allow(path, landlock.USE_DEVICE)
+        rules.allow(self._directory, landlock.CHANGE)
         return rules
 
     def confine(self) -> None:
-        _linux.prctl(_linux.PR_SET_PDEATHSIG, signal.SIGKILL)
+        linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
         size = self._disk_mb << 20
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
         pin(self._cpus, self._grounds.processors)
@@ -264,7 +265,7 @@ def _remove(directory: str) -> None:
     parent, name = os.path.split(directory)
     fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        _files.remove_tree(fd, os.fsencode(name))
+        files.remove_tree(fd, os.fsencode(name))
     except FileNotFoundError:
         return
     finally:

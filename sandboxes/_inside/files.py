@@ -9,10 +9,10 @@ import stat
 from contextlib import suppress
 from itertools import count
 
-from . import _linux
-from ._pages import Pages
+from . import linux
+from .pages import Pages
 
-_BENEATH = _linux.RESOLVE_BENEATH | _linux.RESOLVE_NO_SYMLINKS | _linux.RESOLVE_NO_MAGICLINKS
+_BENEATH = linux.RESOLVE_BENEATH | linux.RESOLVE_NO_SYMLINKS | linux.RESOLVE_NO_MAGICLINKS
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 _MAX_PATH = 4095
 _WORDS = {
@@ -57,12 +57,12 @@ def _create(parent: int, name: bytes, path: str) -> int:
         _require_regular(os.stat(name, dir_fd=parent, follow_symlinks=False), path)
         # Unlinked, not truncated: a read-only file is replaced, and a hard link's twin is left alone.
         os.unlink(name, dir_fd=parent)
-    return _linux.openat2(parent, name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _BENEATH, 0o644)
+    return linux.openat2(parent, name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _BENEATH, 0o644)
 
 
 def read(root: int, path: str, max_bytes: int) -> Pages:
     """The content, which is the caller's to close."""
-    fd = _linux.openat2(root, _encoded(path), os.O_RDONLY | os.O_NONBLOCK, _BENEATH)
+    fd = linux.openat2(root, _encoded(path), os.O_RDONLY | os.O_NONBLOCK, _BENEATH)
     try:
         size = _require_regular(os.fstat(fd), path)
         if size > max_bytes:
@@ -75,7 +75,7 @@ def read(root: int, path: str, max_bytes: int) -> Pages:
 
 
 def listing(root: int, path: str) -> list[str]:
-    fd = _linux.openat2(root, _encoded(path), _DIRECTORY, _BENEATH)
+    fd = linux.openat2(root, _encoded(path), _DIRECTORY, _BENEATH)
     try:
         with os.scandir(fd) as entries:
             return sorted(
@@ -164,13 +164,13 @@ def _parent(root: int, path: str, *, make: bool) -> tuple[int, bytes]:
     *directories, name = [part for part in _encoded(path).split(b"/") if part not in (b"", b".")] or [b".."]
     if path.startswith("/") or name == b"..":
         raise Refused(f"{path!r}: it is outside the workspace, or is the workspace itself")
-    current = _linux.openat2(root, b".", _DIRECTORY, _BENEATH)
+    current = linux.openat2(root, b".", _DIRECTORY, _BENEATH)
     for part in directories:
         try:
             if make:
                 with suppress(FileExistsError):
                     os.mkdir(part, 0o755, dir_fd=current)
-            below = _linux.openat2(current, part, _DIRECTORY, _BENEATH)
+            below = linux.openat2(current, part, _DIRECTORY, _BENEATH)
         finally:
             os.close(current)
         current = below

@@ -8,7 +8,7 @@ import os
 import stat
 import struct
 
-from . import _linux
+from .._inside import linux
 
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _VERSION = 1
@@ -34,7 +34,7 @@ SCOPES_SIGNALS = 6
 def version() -> int:
     """The kernel's Landlock version; 0 when there is none."""
     try:
-        return _linux.syscall("landlock", _CREATE_RULESET, 0, 0, _VERSION)
+        return linux.syscall("landlock", _CREATE_RULESET, 0, 0, _VERSION)
     except OSError:
         return 0
 
@@ -50,7 +50,7 @@ class Ruleset:
         if version >= SCOPES_SIGNALS:
             attributes += struct.pack("Q", _ABSTRACT_SOCKETS_AND_SIGNALS)
         buffer = ctypes.create_string_buffer(attributes, len(attributes))
-        self._fd = _linux.syscall(
+        self._fd = linux.syscall(
             "landlock_create_ruleset", _CREATE_RULESET, ctypes.addressof(buffer), len(attributes), 0
         )
 
@@ -65,7 +65,7 @@ class Ruleset:
                 access &= _OF_FILES
             rule = struct.pack("=Qi", access & self._handled, fd)
             buffer = ctypes.create_string_buffer(rule, len(rule))
-            _linux.syscall(
+            linux.syscall(
                 f"landlock_add_rule {path}", _ADD_RULE, self._fd, _PATH_BENEATH, ctypes.addressof(buffer), 0
             )
         finally:
@@ -73,4 +73,4 @@ class Ruleset:
 
     def restrict(self) -> None:
         """Bind this process and its children. Needs no_new_privs."""
-        _linux.syscall("landlock_restrict_self", _RESTRICT_SELF, self._fd, 0)
+        linux.syscall("landlock_restrict_self", _RESTRICT_SELF, self._fd, 0)

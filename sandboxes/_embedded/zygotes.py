@@ -14,11 +14,11 @@ from itertools import count
 from pathlib import Path
 from weakref import WeakSet
 
-from .errors import SandboxLost, SandboxUnavailable
+from ..errors import SandboxLost, SandboxUnavailable
 
 _BOOT = (
     "import sys, types; package = types.ModuleType('_palaestra'); package.__path__ = [sys.argv[1]]; "
-    "sys.modules['_palaestra'] = package; from _palaestra.zygote import main; "
+    "sys.modules['_palaestra'] = package; from _palaestra._embedded.zygote import main; "
     "main(sys.argv[2], int(sys.argv[3]))"
 )
 _QUEUE_FULL_S = 0.002
@@ -49,7 +49,7 @@ class Zygote:
         self._numbers = count(1)
         self._refusal: str | None = None
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        here = str(Path(__file__).resolve().parent)
+        here = str(Path(__file__).resolve().parent.parent)
         with theirs:
             self._process = subprocess.Popen(
                 [interpreter(), "-S", "-c", _BOOT, here, tier, str(theirs.fileno())],

@@ -17,8 +17,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from .errors import SandboxError, SandboxLost, SandboxUnavailable
-from .sandbox import SandboxSpec
+from ..errors import SandboxError, SandboxLost, SandboxUnavailable
+from ..sandbox import SandboxSpec
 
 BASE_IMAGE = "palaestra-base:bookworm"
 """What runs when the spec names no image; `.ci/docker-up` builds it."""
@@ -30,7 +30,7 @@ WORKSPACE = "/tmp/workspace"
 API_TIMEOUT_S = 60
 
 # The guest's modules, each in its own file, become a package without a disk inside the container.
-GUEST_MODULES = ("output", "_frames", "_guest_walls", "_guest_files", "_guest_program", "guest")
+GUEST_MODULES = ("output", "frames", "guest_walls", "guest_files", "guest_program", "guest")
 BOOT = """
 import sys, types
 package = sys.modules["box"] = types.ModuleType("box")

@@ -1,0 +1,1 @@
+"""The embedded tiers: pre-forked processes behind namespaces, or behind Landlock."""
