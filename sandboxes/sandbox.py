@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
+from .errors import SandboxUnavailable
+from .job import Job
+
 
 class ExecStatus(StrEnum):
     """How a program ended. An infrastructure fault is an exception instead (`errors.py`)."""
@@ -49,12 +52,7 @@ class SandboxSpec:
         for name in ("cpus", "memory_mb", "pids", "disk_mb"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"SandboxSpec.{name} must be over 0 and finite, got {getattr(self, name)}")
-        for name, value in self.env.items():
-            if not name or "=" in name or not is_word(name) or not is_word(value):
-                raise ValueError(
-                    f"SandboxSpec.env has {name!r}: {value!r}; both must be UTF-8 text without NUL, and "
-                    "a name not empty and without '='"
-                )
+        require_env(self.env, "SandboxSpec.env")
         if self.image is not None and self.backend not in ("auto", "docker"):
             raise ValueError(f'SandboxSpec.image needs backend="docker", got backend={self.backend!r}')
 
@@ -71,7 +69,13 @@ def is_word(value: object) -> bool:
         return False
 
 
-def require_call(argv: Sequence[str], timeout_s: float, output_limit: int) -> None:
+def require_call(
+    argv: Sequence[str],
+    timeout_s: float,
+    output_limit: int,
+    env: Mapping[str, str] | None = None,
+    cwd: str = ".",
+) -> None:
     """Raises `ValueError` for arguments of `Sandbox.run` that no backend can honour."""
     if isinstance(argv, str) or not argv or not all(map(is_word, argv)):
         raise ValueError(
@@ -81,6 +85,19 @@ def require_call(argv: Sequence[str], timeout_s: float, output_limit: int) -> No
         raise ValueError(f"timeout_s must be over 0, got {timeout_s}")
     if output_limit < 0:
         raise ValueError(f"output_limit must be 0 or more bytes, got {output_limit}")
+    require_env(env or {}, "env")
+    if not cwd or not is_word(cwd):
+        raise ValueError(f"cwd must be a path, UTF-8 text without NUL; got {cwd!r:.200}")
+
+
+def require_env(env: Mapping[str, str], field: str) -> None:
+    """Raises `ValueError` for variables that no program can have."""
+    for name, value in env.items():
+        if not name or "=" in name or not is_word(name) or not is_word(value):
+            raise ValueError(
+                f"{field} has {name!r}: {value!r}; both must be UTF-8 text without NUL, and "
+                "a name not empty and without '='"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,20 +119,43 @@ class ExecResult:
     """User + system seconds of the program and the children it waited for."""
     max_rss_mb: float = 0.0
     """Peak resident memory of its largest process, MiB."""
+    queue_s: float = 0.0
+    """Seconds of the call in which the program did not run: waiting for its start, and for its result."""
 
     @property
     def ok(self) -> bool:
         return self.status is ExecStatus.OK
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Capabilities:
+    """What a backend can do, and what it refuses."""
+
+    tier: str
+    """Which walls hold."""
+    jobs: bool = False
+    """`start`, and with it `shell` and `python`."""
+    fork: Literal["none", "copy", "overlay"] = "none"
+    """How `fork` and `snapshot` get at the files: by copying each, or by sharing them unchanged."""
+    networks: tuple[str, ...] = ("none",)
+    """The kinds of `SandboxSpec.network` that it holds."""
+    refused: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What another tier has and this one does not, each with its reason."""
+
+
 class Sandbox(ABC):
     """A private workspace in which untrusted programs run. Single use; close it, or use `open_sandbox`.
 
-    Paths are relative to the workspace, which is also the working directory of every program.
+    Paths are relative to the workspace, which is also the working directory of every program. Calls may be
+    made side by side: they share the limits.
     """
 
     tier: str
     """Which walls hold: "namespaces", "landlock" or "docker"; recorded with every episode."""
+
+    def capabilities(self) -> Capabilities:
+        """What this backend can do beyond the six calls."""
+        return Capabilities(tier=self.tier)
 
     @abstractmethod
     async def run(
@@ -125,11 +165,32 @@ class Sandbox(ABC):
         stdin: bytes = b"",
         timeout_s: float = 10.0,
         output_limit: int = 1 << 20,
+        env: Mapping[str, str] | None = None,
+        cwd: str = ".",
+        key: str | None = None,
     ) -> ExecResult:
         """Run one program to its end; every process that it left behind is dead when this returns.
 
-        Raises `SandboxLost` when the sandbox itself is gone; never for what the program does.
+        `env` is added to `SandboxSpec.env`; a `cwd` that cannot be entered is exit code 126. `timeout_s`
+        counts from the program's start. A second call with the same `key` runs nothing: it gets the first
+        one's result, also when that call was cancelled. Raises `SandboxLost` when the sandbox itself is gone;
+        never for what the program does.
         """
+
+    async def start(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes | None = b"",
+        timeout_s: float | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: str = ".",
+    ) -> Job:
+        """Start a program that runs beside other calls. With `stdin=None` its input comes by `Job.send`.
+
+        Raises `SandboxUnavailable` where `capabilities().jobs` is False.
+        """
+        raise SandboxUnavailable(f"the {self.tier} backend has no long jobs; see Sandbox.capabilities()")
 
     @abstractmethod
     async def write(self, path: str, data: bytes) -> None:

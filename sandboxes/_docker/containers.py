@@ -29,16 +29,44 @@ GUEST_MB = 16
 WORKSPACE = "/tmp/workspace"
 API_TIMEOUT_S = 60
 
-# The guest's modules, each in its own file, become a package without a disk inside the container.
-GUEST_MODULES = ("output", "frames", "guest_walls", "guest_files", "guest_program", "guest")
+# The guest's modules, each in its own file, become packages without a disk inside the container. Each comes
+# after those that it imports.
+GUEST_MODULES = (
+    *(
+        f"_inside.{name}"
+        for name in [
+            "linux",
+            "pages",
+            "wire",
+            "cell",
+            "files",
+            "program",
+            "command",
+            "reactor",
+            "feeder",
+            "verdict",
+            "job",
+            "loop",
+            "warmup",
+        ]
+    ),
+    "_docker.guest_walls",
+    "_docker.guest",
+)
 BOOT = """
 import sys, types
-package = sys.modules["box"] = types.ModuleType("box")
-package.__path__ = []
+del sys.path[0]
+def package(name):
+    made = sys.modules[name] = types.ModuleType(name)
+    made.__path__ = []
+for name in ("box", "box._inside", "box._docker"):
+    package(name)
 for name, source in zip(sys.argv[1::2], sys.argv[2::2]):
     module = sys.modules["box." + name] = types.ModuleType("box." + name)
-    module.__package__ = "box"
-    exec(compile(source, name + ".py", "exec"), module.__dict__)
+    module.__package__, _, last = ("box." + name).rpartition(".")
+    setattr(sys.modules[module.__package__], last, module)
+    exec(compile(source, name, "exec"), module.__dict__)
+sys.argv[1:] = []
 module.main()
 """
 
@@ -69,9 +97,12 @@ class Lease:
 
 def guest_command() -> list[str]:
     """The command line of PID 1."""
-    command = ["python3", "-I", "-S", "-B", "-X", "utf8", "-c", BOOT]
+    command = ["python3", "-B", "-c", BOOT]
     for name in GUEST_MODULES:
-        command += [name, (Path(__file__).parent / f"{name}.py").read_text()]
+        command += [
+            name,
+            Path(__file__).parent.parent.joinpath(*name.split(".")).with_suffix(".py").read_text(),
+        ]
     return command
 
 

@@ -1,127 +1,131 @@
-"""PID 1 of a Docker sandbox: runs programs and serves their files over its own stdin and stdout.
+"""PID 1 of a Docker sandbox: the loop of `_inside/`, behind the walls that the engine put up.
 
-`docker.py` hands the text of this file and of its helpers to `python3 -c` in any image that has Python 3.8 or
-newer. Debian's python3-minimal is enough: nothing here may need json, ctypes, shutil or subprocess.
+`containers.py` hands the text of this file and of `_inside/` to `python3 -c` in any image that has Python 3.8 or
+newer, with ctypes.
 
-It is root with the capabilities SETUID, SETGID and KILL; programs get another uid and none of them,
-so that a program can neither signal, trace nor impersonate it. One request is served at a time, and
-when a program's result is sent every process but this one is dead: no file call can race with a program.
-When stdin ends the driver is gone; this process exits, and the kernel ends everything in the container.
-
-    hello workspace uid gid cpus memory pids K=V...  -> ok missing-wall...
-    run timeout_s limit stdin more argv...           -> stdin (asks for more)..., exit facts...
-    stdin chunk | cancel                                during a run; an empty chunk is the end of stdin
-    write path, data chunk..., end                   -> ok | refused why
-    read path max_bytes                              -> data chunk..., ok | refused why
-    list path                                        -> ok name... | refused why
-    remove path                                      -> ok | refused why
+It is root with the capabilities SETUID, SETGID and KILL; programs get another uid and none of them, so that a
+program can neither signal, trace nor impersonate it. When its stdin ends the driver is gone; this process exits,
+and the kernel ends everything in the container.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from typing import Any
 
-from .frames import CHUNK, Link
-from .guest_files import Files, Refused
-from .guest_program import Box, Program
-from .guest_walls import missing_walls
+from .._inside import linux
+from .._inside.cell import Check, Events, descendants
+from .._inside.loop import Loop, Text
+from .._inside.program import run as run_program
+from .._inside.warmup import warm_up
+from .._inside.wire import DriverGone, Inbox, Outbox
+from .guest_walls import missing_walls, oom_kills, pid_refusals
+
+_ABOVE = 64
+_NEVER_S = 3600.0
 
 
-def _incoming(link: Link) -> Iterator[bytes]:
-    """The chunks of a file up to its "end" frame. A stray cancel is passed over."""
-    while (frame := link.receive())[0] != b"end":
-        if frame[0] == b"data":
-            yield frame[1]
+class ContainerHome:
+    """One container, seen from its PID 1. The engine's cgroup holds the limits."""
 
+    def __init__(self, opening: dict[str, Any]) -> None:
+        self._uid: int = opening["uid"]
+        self._gid: int = opening["gid"]
+        directory: str = opening["workspace"]
+        os.makedirs(directory, exist_ok=True)
+        os.chmod(directory, 0o777)  # root keeps it, so that no program can move it away or close it
+        if os.getuid() != self._uid:
+            os.setgroups([])
+        os.environ.update(HOME=directory, TMPDIR="/tmp")
+        os.chdir(directory)
+        os.umask(0o022)
+        self.workspace = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._all_cpus = sorted(os.sched_getaffinity(0))
+        self._num_cpus = min(opening["cpus"], len(self._all_cpus))
 
-def _receive_file(link: Link, files: Files, path: bytes) -> None:
-    chunks = _incoming(link)
-    try:
-        file = files.create(path)
+    def confine(self) -> None:
+        # As many processors as it may use in all: runtimes size their thread pools by this.
+        first = int.from_bytes(os.urandom(2), "big") % len(self._all_cpus)
+        os.sched_setaffinity(0, (self._all_cpus * 2)[first : first + self._num_cpus])
+        # When memory ends the kernel shall take this process before the guest. Engines that remap user ids
+        # forbid it: there the largest process goes first, which the guest is not.
+        with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+            file.write("1000")
+        if os.getuid() != self._uid:
+            os.setgid(self._gid)
+            os.setuid(self._uid)
+            # A process that changed its user may not open its own /proc files.
+            linux.prctl(linux.PR_SET_DUMPABLE, 1)
+        for number in (signal.SIGTERM, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+
+    def check(self) -> Check:
+        """The kernel watches; it is asked for its counts at a program's end."""
+        return Check(broken=None, is_full=False, within_s=_NEVER_S)
+
+    def events(self) -> Events:
+        return Events(ooms=oom_kills() or 0, refused_forks=pid_refusals() or 0)
+
+    def kill_all(self) -> None:
+        """For the kernel it is one step, so no fork slips through."""
+        if os.getpid() == 1:
+            with suppress(ProcessLookupError):
+                os.kill(-1, signal.SIGKILL)
+            return
+        for pid in descendants(os.getpid()):  # outside a container -1 would be every process of the machine
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    @contextmanager
+    def as_program(self) -> Generator[None, None, None]:
+        before = os.geteuid(), os.getegid()
+        os.setegid(self._gid)
+        os.seteuid(self._uid)
         try:
-            for chunk in chunks:
-                rest = memoryview(chunk)
-                while rest:
-                    rest = rest[os.write(file, rest) :]
-        except OSError:
-            files.remove(path)  # half a file is worse than none
-            raise
+            yield
         finally:
-            os.close(file)
-    finally:
-        for _ in chunks:  # what is left of a refused file
-            pass
+            os.seteuid(before[0])
+            os.setegid(before[1])
 
-
-def _serve_files(link: Link, files: Files, frame: list[bytes]) -> list[bytes]:
-    """One file call; the reply."""
-    verb, path = frame[:2]
-    try:
-        if verb == b"write":
-            _receive_file(link, files, path)
-        elif verb == b"read":
-            for chunk in files.chunks(path, int(frame[2]), CHUNK):
-                link.send(b"data", chunk)
-        elif verb == b"list":
-            return [b"ok", *files.names(path)]
-        else:
-            files.remove(path)
-    except OSError as error:
-        return [b"refused", str(error.strerror).encode()]
-    except Refused as error:
-        return [b"refused", str(error).encode()]
-    return [b"ok"]
+    def leave(self) -> None:
+        """The kernel ends everything in the container with PID 1."""
 
 
 def _leave(_signal: int, _frame: object) -> None:
     os._exit(0)
 
 
-def _nothing(_signal: int, _frame: object) -> None:
-    """A handler is what makes the kernel's signal reach the wakeup descriptor."""
-
-
-def _alarm_on_child_death() -> int:
-    """A descriptor that is readable whenever a child has died."""
-    readable, writable = os.pipe()
-    os.set_blocking(readable, False)
-    os.set_blocking(writable, False)
-    signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
-    signal.signal(signal.SIGCHLD, _nothing)
-    return readable
-
-
-def _set_up(link: Link) -> Box:
-    """Answer the driver's hello with what this container lacks."""
-    _, workspace, uid, gid, cpus, memory, pids, *settings = link.receive()
-    os.makedirs(workspace, exist_ok=True)
-    os.chmod(workspace, 0o777)  # root keeps it, so that no program can move it away or close it
-    if os.getuid() != int(uid):
-        os.setgroups([])
-    env = {**os.environ, "HOME": os.fsdecode(workspace), "TMPDIR": "/tmp"}
-    for setting in settings:
-        name, _, value = os.fsdecode(setting).partition("=")
-        env[name] = value
-    root = os.open(workspace, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    link.send(b"ok", *(name.encode() for name in missing_walls(int(memory), int(pids))))
-    return Box(root, int(uid), int(gid), int(cpus), env)
+def _take_connection() -> tuple[Inbox, Outbox]:
+    """stdin and stdout, moved out of the way of the programs' own."""
+    fds = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _ABOVE) for fd in (0, 1)]
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1):
+        os.dup2(null, fd)
+    os.close(null)
+    return Inbox(fds[0]), Outbox(fds[1])
 
 
 def main() -> None:
-    """Serve until the driver's end closes."""
+    """Serve until the driver's end closes. In a forked program, run that and never return."""
     signal.signal(signal.SIGTERM, _leave)  # `docker stop` need not wait for its deadline
-    alarm = _alarm_on_child_death()
-    link = Link()
-    box = _set_up(link)
-    files = Files(box.root)
-    while True:
-        frame = link.receive()
-        if frame[0] == b"run":
-            program = Program(link, box, frame, alarm)
-            link.send(*program.report(program.supervise()))
-        elif frame[0] not in (b"cancel", b"stdin"):  # these came too late for their run
-            with box.as_program():
-                reply = _serve_files(link, files, frame)
-            link.send(*reply)
+    linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
+    base_path = [entry for entry in sys.path if entry]
+    inbox, outbox = _take_connection()
+    try:
+        request = inbox.take()
+        assert request is not None, "the connection blocks until the whole request is here"
+        opening = request.head
+        home = ContainerHome(opening)
+        lacks = missing_walls(opening["memory_mb"] << 20, opening["pids"] + 1)
+        outbox.put(request.channel, b"ok", Text("\0".join(lacks).encode()))
+    except DriverGone:
+        os._exit(0)
+    os.set_blocking(inbox.fd, False)
+    os.set_blocking(outbox.fd, False)
+    warm_up("box")
+    run_program(Loop(inbox, outbox, home, opening["memory_mb"]).serve(), base_path)

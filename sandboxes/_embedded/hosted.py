@@ -12,17 +12,16 @@ import resource
 import signal
 import stat
 from collections.abc import Collection, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 
 from .._inside import files, linux
-from .._inside.execution import Ended
-from .._inside.supervisor import Children, pin, settle
-from .._inside.watch import Check, Watch, start_time
-from .._inside.wire import Header
+from .._inside.cell import Check, Events, children, descendants
 from . import landlock, seccomp
 from .disk import DiskMeter
 from .namespaces import become, can_switch_user, other_id
+from .supervisor import Opening, pin, settle
+from .watch import Watch, start_time
 
 _SYSTEM = (
     "/bin",
@@ -110,10 +109,10 @@ def _parents(path: str) -> Iterator[str]:
 class HostedHome:
     """One sandbox of this tier, seen from its supervisor."""
 
-    def __init__(self, opening: Header, grounds: Grounds) -> None:
+    def __init__(self, opening: Opening, grounds: Grounds) -> None:
         self._grounds = grounds
-        self._disk_mb: int = opening["disk_mb"]
-        self._cpus: float = opening["cpus"]
+        self._disk_mb = opening["disk_mb"]
+        self._cpus = opening["cpus"]
         self._directory = directory_of(os.getpid(), _base(self._disk_mb))
         os.mkdir(self._directory, 0o700)
         linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
@@ -128,7 +127,6 @@ class HostedHome:
         self._ruleset = self._rules()
         self._watch = Watch(opening["memory_mb"], opening["pids"], lambda: descendants(os.getpid()))
         self._meter = DiskMeter(self._directory, self._disk_mb)
-        self._children = Children()
 
     def _furnish(self) -> None:
         for name in ("workspace", "tmp"):
@@ -161,17 +159,17 @@ class HostedHome:
             return Check(broken="killed", is_full=check.is_full, within_s=check.within_s)
         return check
 
-    def kill_all(self) -> Ended:
+    def events(self) -> Events:
+        return Events()
+
+    def as_program(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def kill_all(self) -> None:
         if self._grounds.is_alone:
             _kill(-1)
-            self._children.reap(0)
-        # What forks while it is being killed is found on the next pass.
-        while members := list(descendants(os.getpid())):
-            for pid in members:
-                _kill(pid)
-            self._children.reap_one(0)
-            self._children.reap(os.WNOHANG)
-        return self._children.take()
+        for pid in descendants(os.getpid()):
+            _kill(pid)
 
     def leave(self) -> None:
         _remove(self._directory)
@@ -182,30 +180,9 @@ def _kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def descendants(root: int) -> Iterator[int]:
-    """Every process below `root`, zombies included."""
-    pending = [root]
-    while pending:
-        children = _children(pending.pop())
-        yield from children
-        pending += children
-
-
-def _children(parent: int) -> list[int]:
-    found: list[int] = []
-    try:
-        for thread in os.listdir(f"/proc/{parent}/task"):
-            with open(f"/proc/{parent}/task/{thread}/children", "rb") as file:
-                found += map(int, file.read().split())
-    except (FileNotFoundError, ProcessLookupError):
-        # A thread or the whole process has just ended: then its children are its parent's.
-        pass
-    return found
-
-
 def clean_up_after(pid: int, others: Collection[int]) -> None:
     """In the zygote: what a supervisor left that was killed, its processes (now ours) and its directory."""
-    while orphans := [child for child in _children(os.getpid()) if child not in others]:
+    while orphans := [child for child in children(os.getpid()) if child not in others]:
         for orphan in orphans:
             for process in (orphan, *descendants(orphan)):
                 _kill(process)

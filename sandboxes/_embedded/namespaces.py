@@ -10,15 +10,14 @@ The host's root is detached from the template: a sandbox has no mount through wh
 import os
 import signal
 import sys
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 
 from .._inside import linux
-from .._inside.execution import Ended
+from .._inside.cell import Check, Events
 from .._inside.linux import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_PRIVATE, MS_RDONLY, MS_REC
-from .._inside.supervisor import Children, pin, settle
-from .._inside.watch import Check, Watch, private_processes
-from .._inside.wire import Header
 from . import seccomp
+from .supervisor import Opening, pin, settle
+from .watch import Watch, private_processes
 
 WORKSPACE = "/workspace"
 INNER_ID = 1000
@@ -190,15 +189,14 @@ def become(uid: int) -> None:
 class NamespaceHome:
     """One sandbox of this tier, seen from its supervisor, which is process 1 of its namespaces."""
 
-    def __init__(self, opening: Header, outer_uid: int, outer_gid: int, allowed: list[int]) -> None:
+    def __init__(self, opening: Opening, outer_uid: int, outer_gid: int, allowed: list[int]) -> None:
         furnish(opening["disk_mb"], outer_uid, outer_gid)
         linux.drop_capabilities()
         settle(opening["memory_mb"], opening["pids"])
         self.workspace = os.open(WORKSPACE, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._watch = Watch(opening["memory_mb"], opening["pids"], private_processes)
-        self._cpus: float = opening["cpus"]
+        self._cpus = opening["cpus"]
         self._allowed = allowed
-        self._children = Children()
 
     def confine(self) -> None:
         pin(self._cpus, self._allowed)
@@ -207,11 +205,15 @@ class NamespaceHome:
     def check(self) -> Check:
         return self._watch.check()
 
-    def kill_all(self) -> Ended:
+    def events(self) -> Events:
+        return Events()
+
+    def as_program(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def kill_all(self) -> None:
         with suppress(ProcessLookupError):
             os.kill(-1, signal.SIGKILL)
-        self._children.reap(0)
-        return self._children.take()
 
     def leave(self) -> None:
         """The kernel takes the mounts with the last process."""

@@ -5,7 +5,6 @@ It runs with a scrubbed environment and one inherited socket. A message is a san
 their own sockets.
 """
 
-import gc
 import os
 import select
 import signal
@@ -13,24 +12,16 @@ import site
 import socket
 import sys
 from collections.abc import Callable, Collection
-from contextlib import suppress
-from importlib import import_module
 from typing import Protocol
 
-from .._inside import linux, wire
-from .._inside.execution import python_names
+from .._inside import linux
+from .._inside.cell import Home
 from .._inside.program import Program
 from .._inside.program import run as run_program
-from .._inside.supervisor import Home, supervise
-from .._inside.wire import Header
+from .._inside.warmup import warm_up
 from . import hosted, namespaces
+from .supervisor import Opening, refuse, supervise
 
-# Programs find these loaded already, and need not pay for the import. `random` and `threading` are left out:
-# both do work in every fork.
-_PRELOADED = (
-    "bisect collections copy dataclasses datetime functools heapq itertools json math operator re string "
-    "textwrap time typing"
-)
 _ONE_FD = socket.CMSG_SPACE(4)
 
 
@@ -40,7 +31,7 @@ class Tier(Protocol):
     flags: int
     """The namespaces of a supervisor."""
 
-    def build(self, opening: Header) -> Home:
+    def build(self, opening: Opening) -> Home:
         """In a new supervisor: put up the walls."""
         ...
 
@@ -85,8 +76,7 @@ class Zygote:
         try:
             pid = linux.clone(self._tier.flags)
         except OSError as error:
-            with suppress(OSError):  # the driver has given up meanwhile, and shall not take us along
-                wire.send(box, {"error": str(error)})
+            refuse(box, error)
             os.close(box)
             return None
         if pid == 0:
@@ -125,7 +115,7 @@ class _Namespaces:
         self._uid, self._gid = os.geteuid(), os.getegid()
         self._allowed = sorted(os.sched_getaffinity(0))
 
-    def build(self, opening: Header) -> Home:
+    def build(self, opening: Opening) -> Home:
         return namespaces.NamespaceHome(opening, self._uid, self._gid, self._allowed)
 
     def clean_up_after(self, pid: int, others: Collection[int]) -> None:
@@ -138,7 +128,7 @@ class _Landlock:
     def __init__(self) -> None:
         self._grounds = hosted.prepare(namespaces.interpreter_prefixes())
 
-    def build(self, opening: Header) -> Home:
+    def build(self, opening: Opening) -> Home:
         return hosted.HostedHome(opening, self._grounds)
 
     def clean_up_after(self, pid: int, others: Collection[int]) -> None:
@@ -160,24 +150,6 @@ def _as_after_site() -> list[str]:
     return [entry for entry in sys.path if entry] + packages
 
 
-def _warm_up() -> None:
-    """Do once what each fork would otherwise do again."""
-    for name in _PRELOADED.split():
-        import_module(name)
-    null = os.open("/dev/null", os.O_RDONLY)
-    os.dup2(null, 0)
-    os.close(null)
-    # A signal to process 1 that has no handler is dropped by the kernel; Python has one for SIGINT.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    python_names()
-    exec(compile("pass", "<string>", "exec"), {})
-    # Forks inherit the blank line: their /proc entries name no file of the host.
-    linux.hide_command_line()
-    for name in [name for name in sys.modules if name.startswith("_palaestra")]:
-        del sys.modules[name]
-    gc.collect()
-
-
 def main(name: str, control_fd: int) -> None:
     """Serve; in a forked program, run that and never return."""
     control = socket.socket(fileno=control_fd)
@@ -188,8 +160,9 @@ def main(name: str, control_fd: int) -> None:
         control.send(f"error {error}".encode())
         return
     control.send(b"ready")
-    _warm_up()
-    gc.freeze()
-    gc.disable()
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    warm_up("_palaestra")
     if (program := Zygote(control, tier).serve()) is not None:
         run_program(program, base_path)

@@ -1,7 +1,10 @@
 """The file calls, from inside: beneath the workspace, regular files only, no link ever followed.
 
-No program runs while these do, but what earlier ones left (links, pipes, deep trees) is theirs to choose.
+Programs may run meanwhile, and what they leave (links, pipes, deep trees) is theirs to choose: every step is
+by a name in an open directory.
 """
+
+from __future__ import annotations
 
 import errno
 import os
@@ -68,7 +71,9 @@ def read(root: int, path: str, max_bytes: int) -> Pages:
         if size > max_bytes:
             raise Refused(f"{path!r}: it has {size} bytes, over max_bytes={max_bytes}")
         content = Pages(size)
-        content.fill_from(fd)
+        while content.filled < size and content.read_from(fd):
+            pass
+        content.cut()  # it may have shrunk
         return content
     finally:
         os.close(fd)

@@ -3,6 +3,8 @@
 Only x86-64: `require_linux()` says so in words before any number below is used.
 """
 
+from __future__ import annotations
+
 import ctypes
 import os
 import platform

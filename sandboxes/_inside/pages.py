@@ -1,9 +1,11 @@
 """Memory for what passes through a supervisor: files, command lines, standard input, output.
 
 Programs are forks of the supervisor, so what lay in its heap, freed or not, would lie in theirs. These bytes
-lie in pages of their own, which go back to the kernel before the next fork; nothing copies them into `bytes`.
+lie in pages of their own, which a fork gives back before anything else; nothing copies them into `bytes`.
 The names of files do lie in the heap.
 """
+
+from __future__ import annotations
 
 import mmap
 import os
@@ -11,10 +13,25 @@ import os
 CHUNK = 1 << 16
 """Bytes that one read of a pipe takes at most: the size of a pipe."""
 
+_live: set[mmap.mmap] = set()
+
 
 def _new(size: int) -> mmap.mmap:
     # Private: a program that inherits them must not write to its supervisor's.
-    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    _live.add(pages)
+    return pages
+
+
+def _free(pages: mmap.mmap) -> None:
+    _live.discard(pages)
+    pages.close()
+
+
+def free_all_but(kept: Pages) -> None:
+    """In a fork: give back what passes through for others. No view of any of it may be open."""
+    for pages in _live - {kept.pages}:
+        _free(pages)
 
 
 class Pages:
@@ -22,47 +39,56 @@ class Pages:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self._map = _new(size) if size else None
+        self.filled = 0
+        """Bytes that `read_from` has read so far."""
+        self.pages = _new(size) if size else None
 
     def view(self) -> memoryview:
         """The bytes. Release it before `close`."""
-        return memoryview(self._map or b"")
+        return memoryview(self.pages or b"")
 
-    def fill_from(self, fd: int) -> int:
-        """Read until they are full or the file ends; the number of bytes read."""
-        at = 0
-        with self.view() as whole:
-            while at < self.size:
-                with whole[at:] as rest:
-                    got = os.readv(fd, [rest])
-                if not got:
-                    break
-                at += got
-        return at
+    def read_from(self, fd: int) -> int | None:
+        """Read on once: the number of bytes, 0 at the end, None when there is nothing yet."""
+        with self.view() as whole, whole[self.filled :] as rest:
+            try:
+                got = os.readv(fd, [rest])
+            except BlockingIOError:
+                return None
+        self.filled += got
+        return got
+
+    def cut(self) -> None:
+        """Keep only what was read."""
+        if self.pages is not None and self.filled == 0:
+            self.close()
+        elif self.pages is not None and self.filled < self.size:
+            self.pages.resize(self.filled)
+        self.size = self.filled
 
     def close(self) -> None:
         """Give the pages back."""
-        if self._map is not None:
-            self._map.close()
+        if self.pages is not None:
+            _free(self.pages)
+            self.pages = None
 
 
 class Capture:
-    """`output.HeadTail` outside the heap: the first and the last half of `limit` bytes of a pipe."""
+    """The first and the last half of `limit` bytes of a pipe, and the count of what was between them."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._tail_size = limit // 2
         # Cutting only when as much again has come keeps a flood linear: each byte is moved at most once.
         self._most = limit + max(self._tail_size, CHUNK) + CHUNK
-        self._map = _new(CHUNK)
+        self._pages = _new(CHUNK)
         self._end = 0
         self.omitted = 0
-        """Bytes left out of `kept` when that was last asked for."""
+        """Bytes left out of `view` when that was last asked for."""
 
     def read_from(self, fd: int) -> int | None:
         """Take what is there now: the number of bytes, 0 at the end, None when there is nothing yet."""
         self._make_room()
-        with memoryview(self._map) as whole, whole[self._end : self._end + CHUNK] as room:
+        with memoryview(self._pages) as whole, whole[self._end : self._end + CHUNK] as room:
             try:
                 got = os.readv(fd, [room])
             except BlockingIOError:
@@ -71,31 +97,31 @@ class Capture:
         return got
 
     def _make_room(self) -> None:
-        if self._end + CHUNK > len(self._map):
-            if len(self._map) < self._most:
-                self._map.resize(min(2 * len(self._map), self._most))
-            if self._end + CHUNK > len(self._map):
+        if self._end + CHUNK > len(self._pages):
+            if len(self._pages) < self._most:
+                self._pages.resize(min(2 * len(self._pages), self._most))
+            if self._end + CHUNK > len(self._pages):
                 self._cut()
 
     def _cut(self) -> None:
         excess = self._end - self._limit
         if excess > 0:
-            self._map.move(self._limit - self._tail_size, self._end - self._tail_size, self._tail_size)
+            self._pages.move(self._limit - self._tail_size, self._end - self._tail_size, self._tail_size)
             self._end = self._limit
             self.omitted += excess
 
-    def kept(self) -> memoryview:
+    def view(self) -> memoryview:
         """At most `limit` bytes. Release it before `close`."""
         self._cut()
-        with memoryview(self._map) as whole:
+        with memoryview(self._pages) as whole:
             return whole[: self._end]
 
     def ends_with_any(self, words: tuple[bytes, ...], within: int) -> bool:
         """Whether one of `words` is in the last `within` bytes that were kept."""
         self._cut()
         start = max(0, self._end - within)
-        return any(self._map.find(word, start, self._end) >= 0 for word in words)
+        return any(self._pages.find(word, start, self._end) >= 0 for word in words)
 
     def close(self) -> None:
         """Give the pages back."""
-        self._map.close()
+        _free(self._pages)

@@ -6,6 +6,8 @@ already, and sys.flags is the zygote's. Anything else takes exec: other flags, -
 at a start, such as TZ.
 """
 
+from __future__ import annotations
+
 import atexit
 import gc
 import io
@@ -14,18 +16,17 @@ import signal
 import stat
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from importlib.machinery import BuiltinImporter, SourceFileLoader
 from types import CodeType, ModuleType
+from typing import NamedTuple
 
 from .linux import set_handler
 
 _PLAIN_FLAGS = {"-u", "-B", "-s", "-E"}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Program:
+class Program(NamedTuple):
     """A Python command line that this interpreter can become."""
 
     argv: tuple[str, ...]

@@ -1,77 +1,144 @@
-"""Frames between the driver and a sandbox's supervisor: two lengths, a header, raw bytes.
+"""Frames between the driver and a sandbox: a channel, two lengths, a head, raw bytes.
 
-Each sandbox has one socket; programs inside never hold it. Requests carry their header by marshal, which
-costs a fork less memory than JSON; replies carry JSON, because the driver should not unmarshal what comes
-out of a sandbox.
+The channel is the driver's number for a call; replies carry the number of what they answer. Programs inside
+never hold the connection. The head of a request is a marshalled dictionary, which costs a fork less memory
+than JSON; the head of a reply is words of ASCII, because the driver should unmarshal nothing that comes out
+of a sandbox.
 """
 
-import json
+from __future__ import annotations
+
 import marshal
 import os
 import struct
-from typing import Any
+from collections import deque
+from typing import Any, NamedTuple, Protocol
 
 from .pages import Pages
 
-LENGTHS = struct.Struct("!II")
-Header = dict[str, Any]
-"""What marshal or JSON carries; each side reads the fields that it knows by name."""
+LENGTHS = struct.Struct("!III")
+MARSHAL_VERSION = 2
+"""What every Python from 3.8 on reads."""
 
 
-def request(header: Header, *payload: bytes) -> bytes:
-    text = marshal.dumps(header)
-    return b"".join((LENGTHS.pack(len(text), sum(map(len, payload))), text, *payload))
+def request(channel: int, head: dict[str, Any], payload_size: int) -> bytes:
+    """The driver's part of a frame that goes before its payload."""
+    text = marshal.dumps(head, MARSHAL_VERSION)
+    return LENGTHS.pack(channel, len(text), payload_size) + text
 
 
-def send(fd: int, header: Header, *payload: memoryview) -> None:
-    """Reply to the driver."""
-    send_text(fd, json.dumps(header).encode(), *payload)
+class DriverGone(Exception):
+    """End of file on the connection."""
 
 
-def send_text(fd: int, text: bytes, *payload: memoryview) -> None:
-    """Reply with a header that is JSON already."""
-    head = LENGTHS.pack(len(text), sum(map(len, payload))) + text
-    rest = [memoryview(head), *payload]
-    while rest:
-        sent = os.writev(fd, rest)
-        while rest and sent >= len(rest[0]):
-            sent -= len(rest.pop(0))
-        if sent:
-            rest[0] = rest[0][sent:]
+class Request(NamedTuple):
+    """What the driver asks for."""
+
+    channel: int
+    head: dict[str, Any]
+    """What marshal carried; each call reads the fields that it knows by name."""
+    payload: Pages
+    """The taker's to close."""
 
 
-def receive(fd: int) -> tuple[Header, Pages] | None:
-    """The next request, or None when the driver is gone. Its payload is the caller's to close."""
-    head = _exactly(fd, LENGTHS.size)
-    if head is None:
-        return None
-    header_size, payload_size = LENGTHS.unpack(head)
-    text = _exactly(fd, header_size)
-    payload = Pages(payload_size)
-    if text is None or payload.fill_from(fd) < payload_size:
-        return None
-    header: Header = marshal.loads(text)
-    return header, payload
+class Inbox:
+    """Requests, as they arrive on a descriptor that does not block."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self._start = b""
+        self._payload: Pages | None = None
+
+    def take(self) -> Request | None:
+        """The next request if all of it is here. Raises `DriverGone` at the end of the stream."""
+        if not self._has(LENGTHS.size):
+            return None
+        channel, head_size, payload_size = LENGTHS.unpack_from(self._start)
+        if not self._has(LENGTHS.size + head_size):
+            return None
+        if self._payload is None:
+            self._payload = Pages(payload_size)
+        payload = self._payload
+        while payload.filled < payload_size:
+            got = payload.read_from(self.fd)
+            if got is None:
+                return None
+            if got == 0:
+                raise DriverGone
+        head: dict[str, Any] = marshal.loads(self._start[LENGTHS.size :])
+        self._start, self._payload = b"", None
+        return Request(channel, head, payload)
+
+    def _has(self, size: int) -> bool:
+        while len(self._start) < size:
+            try:
+                more = os.read(self.fd, size - len(self._start))
+            except BlockingIOError:
+                return False
+            except ConnectionResetError:
+                more = b""
+            if not more:
+                raise DriverGone
+            self._start += more
+        return True
 
 
-def _exactly(fd: int, size: int) -> bytes | None:
-    data = os.read(fd, size)
-    while data and len(data) < size:
-        more = os.read(fd, size - len(data))
-        data = data + more if more else b""
-    return data or None
+class Bytes(Protocol):
+    """What a reply may carry: `pages.Pages` and `pages.Capture`."""
+
+    def view(self) -> memoryview: ...
+
+    def close(self) -> None: ...
 
 
-def unpack(buffer: bytearray) -> tuple[tuple[Header, bytes] | None, int]:
-    """Take the first frame off `buffer`; or (None, how many bytes it needs to hold one)."""
-    if len(buffer) < LENGTHS.size:
-        return None, LENGTHS.size
-    header_size, payload_size = LENGTHS.unpack_from(buffer)
-    start = LENGTHS.size + header_size
-    end = start + payload_size
-    if len(buffer) < end:
-        return None, end
-    with memoryview(buffer) as view:
-        header, payload = json.loads(bytes(view[LENGTHS.size : start])), bytes(view[start:end])
-    del buffer[:end]
-    return (header, payload), LENGTHS.size
+class Outbox:
+    """Replies, sent as fast as the driver takes them. The descriptor does not block."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self._queue: deque[tuple[bytes, Bytes | None]] = deque()
+        self._sent = 0
+
+    def put(self, channel: int, head: bytes, payload: Bytes | None = None) -> None:
+        """Send, or keep for `flush`, one reply. Its payload is closed after that."""
+        size = 0
+        if payload is not None:
+            with payload.view() as data:
+                size = len(data)
+        self._queue.append((LENGTHS.pack(channel, len(head), size) + head, payload))
+        if len(self._queue) == 1:
+            self.flush()
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._queue
+
+    def flush(self) -> None:
+        """Send what goes. Raises `DriverGone` when nobody is there to take it."""
+        try:
+            while self._queue:
+                start, payload = self._queue[0]
+                if not self._send(start, payload):
+                    return
+                self._queue.popleft()
+                self._sent = 0
+                if payload is not None:
+                    payload.close()
+        except BlockingIOError:
+            return
+        except (BrokenPipeError, ConnectionResetError):
+            raise DriverGone from None
+
+    def _send(self, start: bytes, payload: Bytes | None) -> bool:
+        """Whether the frame is out whole."""
+        if payload is None:
+            self._sent += os.write(self.fd, start[self._sent :])
+            return self._sent == len(start)
+        with payload.view() as data:
+            at = self._sent - len(start)
+            if at < 0:
+                self._sent += os.writev(self.fd, [start[self._sent :], data])
+            else:
+                with data[at:] as rest:
+                    self._sent += os.write(self.fd, rest)
+            return self._sent == len(start) + len(data)

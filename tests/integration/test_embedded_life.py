@@ -15,8 +15,8 @@ from sleepers import SLEEP, sleepers, until
 from support import run_async
 
 from palaestra.sandboxes import ExecStatus, Sandbox, SandboxLost, SandboxSpec, local, open_sandbox
+from palaestra.sandboxes._embedded.watch import start_time
 from palaestra.sandboxes._embedded.zygotes import zygote
-from palaestra.sandboxes._inside.watch import start_time
 from palaestra.sandboxes.local import LocalSandbox
 
 HELLO = ["python3", "-c", "print(6 * 7)"]

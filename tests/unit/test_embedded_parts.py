@@ -13,10 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from palaestra.sandboxes import SandboxSpec
+from palaestra.sandboxes._embedded import watch
 from palaestra.sandboxes._embedded.disk import DiskMeter
-from palaestra.sandboxes._embedded.hosted import descendants, sweep
-from palaestra.sandboxes._inside import files, program, watch, wire
-from palaestra.sandboxes._inside.watch import Watch, start_time
+from palaestra.sandboxes._embedded.hosted import sweep
+from palaestra.sandboxes._embedded.watch import Watch, start_time
+from palaestra.sandboxes._inside import files, program, wire
+from palaestra.sandboxes._inside.cell import descendants
 from palaestra.sandboxes.sandbox import require_call
 
 
@@ -163,7 +165,7 @@ LATE_SUPERVISOR = """
 import json, marshal, os, socket, time
 from palaestra.sandboxes._inside.execution import Execution, Order
 from palaestra.sandboxes._inside.pages import Pages
-from palaestra.sandboxes._inside.watch import Check
+from palaestra.sandboxes._embedded.watch import Check
 
 class Open:
     def confine(self): pass

@@ -3,7 +3,8 @@
 import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+
+from .._inside.cell import Check
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _FILL_RATE = 4e9
@@ -11,18 +12,6 @@ _FILL_RATE = 4e9
 _MIN_TICK_S, _MAX_TICK_S = 0.002, 0.05
 _SOCKET_BUFFER = 212_992
 """Bytes that one socket may hold unread: the kernel's default limit. Pipes it limits by user itself."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Check:
-    """One comparison of use and limits."""
-
-    broken: str | None
-    """The status that ends the program: "oom", "pids", "killed" (disk), or None."""
-    is_full: bool
-    """As many processes and threads as allowed: the next fork fails, or just did."""
-    within_s: float
-    """Check again at least this soon."""
 
 
 class Watch:

@@ -1,0 +1,262 @@
+"""A sandbox whose first process runs `_inside/loop.py`, seen from the driver."""
+
+import asyncio
+import marshal
+import os
+import signal
+import socket
+import time
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import count
+from typing import Any, TypeVar
+
+from .._inside.wire import MARSHAL_VERSION
+from ..errors import SandboxError, SandboxFileError, SandboxLost
+from ..job import Chunk, Job
+from ..sandbox import ExecResult, Sandbox, SandboxSpec, is_word, require_call
+from .calls import Answer, Outcome, Receiver, Streams, Words
+from .link import Link, Unwrap
+
+T = TypeVar("T")
+
+GRACE_S = 30.0
+"""How long a start may take, and an answer after a program's timeout, on an overloaded machine."""
+
+
+class BoxClient(Sandbox):
+    """Connects over `sock`, which is its to close. A tier says how to end a sandbox from outside."""
+
+    def __init__(
+        self, tier: str, spec: SandboxSpec, sock: socket.socket, unwrap: Unwrap | None = None
+    ) -> None:
+        self.tier = tier
+        self.spec = spec
+        self._numbers = count(1)
+        self._receivers: dict[int, Receiver] = {}
+        self._jobs: dict[int, ClientJob] = {}
+        self._keyed: dict[str, tuple[Sequence[str], asyncio.Task[ExecResult]]] = {}
+        self.is_closing = False
+        self._ended = asyncio.Event()
+        self.link = Link(sock, self._on_reply, self._on_end, unwrap)
+
+    @abstractmethod
+    def end_now(self) -> None:
+        """Kill the first process from outside, and with it everything."""
+
+    @abstractmethod
+    def why_lost(self) -> SandboxError:
+        """What is known of the end of the connection."""
+
+    # ------------------------------------------------------------ calls
+
+    async def run(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        timeout_s: float = 10.0,
+        output_limit: int = 1 << 20,
+        env: Mapping[str, str] | None = None,
+        cwd: str = ".",
+        key: str | None = None,
+    ) -> ExecResult:
+        require_call(argv, timeout_s, output_limit, env, cwd)
+        running = self._run(argv, stdin, timeout_s, output_limit, env, cwd)
+        if key is None:
+            return await running
+        known, task = self._keyed.get(key, (argv, None))
+        if task is None:
+            task = asyncio.ensure_future(running)
+            self._keyed[key] = (argv, task)
+        else:
+            running.close()
+            if list(known) != list(argv):
+                raise ValueError(
+                    f"key={key!r} was used for another program, {known!r:.200}; give each its own"
+                )
+        return await asyncio.shield(task)
+
+    async def _run(
+        self,
+        argv: Sequence[str],
+        stdin: bytes,
+        timeout_s: float,
+        output_limit: int,
+        env: Mapping[str, str] | None,
+        cwd: str,
+    ) -> ExecResult:
+        called = time.monotonic()
+        outcome = Outcome()
+        command = self._command(argv, env, cwd)
+        head = {
+            "op": "run",
+            "kind": "run",
+            "command_size": len(command),
+            "more_stdin": False,
+            "timeout_s": timeout_s,
+            "output_limit": output_limit,
+        }
+        channel = self.send(outcome, head, command, stdin)
+        try:
+            result = await self.within(outcome.future, timeout_s + GRACE_S)
+        except asyncio.CancelledError:
+            # The program dies now; its reply has a receiver still.
+            self.link.send(0, {"op": "cancel", "job": channel})
+            raise
+        return replace(result, queue_s=max(0.0, time.monotonic() - called - result.wall_s))
+
+    def _command(self, argv: Sequence[str], env: Mapping[str, str] | None, cwd: str) -> bytes:
+        return marshal.dumps((tuple(argv), {**self.spec.env, **(env or {})}, cwd), MARSHAL_VERSION)
+
+    async def start(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes | None = b"",
+        timeout_s: float | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: str = ".",
+    ) -> "ClientJob":
+        require_call(argv, 1.0 if timeout_s is None else timeout_s, 0, env, cwd)
+        return self.start_job("job", argv, stdin, timeout_s, env, cwd)
+
+    def start_job(
+        self,
+        kind: str,
+        argv: Sequence[str],
+        stdin: bytes | None,
+        timeout_s: float | None,
+        env: Mapping[str, str] | None,
+        cwd: str,
+    ) -> "ClientJob":
+        command = self._command(argv, env, cwd)
+        head = {
+            "op": "run",
+            "kind": kind,
+            "command_size": len(command),
+            "more_stdin": stdin is None,
+            "timeout_s": timeout_s,
+            "output_limit": 0,
+        }
+        job = ClientJob(self, next(self._numbers))
+        self._jobs[job.id] = job
+        self.send_as(job.id, job.streams, head, command, stdin or b"")
+        return job
+
+    def job(self, id: int) -> "ClientJob":
+        if id not in self._jobs:
+            raise ValueError(f"this sandbox has no job {id}; it has {sorted(self._jobs)}")
+        return self._jobs[id]
+
+    async def write(self, path: str, data: bytes) -> None:
+        await self._file_call({"op": "write", "path": path}, data)
+
+    async def read(self, path: str, *, max_bytes: int = 64 << 20) -> bytes:
+        return await self._file_call({"op": "read", "path": path, "max_bytes": max_bytes})
+
+    async def list(self, path: str = ".") -> list[str]:
+        names = await self._file_call({"op": "list", "path": path})
+        return [os.fsdecode(name) for name in names.split(b"\0")] if names else []
+
+    async def remove(self, path: str) -> None:
+        await self._file_call({"op": "remove", "path": path})
+
+    async def _file_call(self, head: dict[str, Any], *payload: bytes) -> bytes:
+        if not is_word(head["path"]):
+            raise SandboxFileError(f"{head['path']!r:.200}: a path is UTF-8 text without NUL")
+        return await self.ask(head, *payload)
+
+    async def ask(self, head: dict[str, Any], *payload: bytes) -> bytes:
+        """One request that is answered by "ok"; the answer's payload."""
+        answer = Answer()
+        self.send(answer, head, *payload)
+        words, content = await self.within(answer.future, GRACE_S)
+        if words[0] == b"refused":
+            raise SandboxFileError(content.decode(errors="replace"))
+        if words[0] != b"ok":
+            raise SandboxLost(f"the sandbox does not make sense: it said {words[0]!r:.100}")
+        return content
+
+    # ------------------------------------------------------------ the connection
+
+    def send(self, receiver: Receiver, head: dict[str, Any], *payload: bytes) -> int:
+        channel = next(self._numbers)
+        self.send_as(channel, receiver, head, *payload)
+        return channel
+
+    def send_as(self, channel: int, receiver: Receiver, head: dict[str, Any], *payload: bytes) -> None:
+        if self.is_closing:
+            raise SandboxLost("the sandbox is closed")
+        if not self.link.is_open:
+            raise self.why_lost()
+        self._receivers[channel] = receiver
+        self.link.send(channel, head, *payload)
+
+    async def within(self, future: "asyncio.Future[T]", limit_s: float) -> T:
+        try:
+            async with asyncio.timeout(limit_s):
+                return await future
+        except TimeoutError:
+            self.end_now()
+            raise SandboxLost(f"the sandbox gave no answer in {limit_s:.0f} s") from None
+
+    def _on_reply(self, channel: int, words: Words, payload: bytes) -> None:
+        receiver = self._receivers.get(channel)
+        if receiver is not None and receiver.take(words, payload):
+            del self._receivers[channel]
+
+    def _on_end(self) -> None:
+        self._ended.set()
+        error = SandboxLost("the sandbox was closed under a call") if self.is_closing else self.why_lost()
+        for receiver in self._receivers.values():
+            receiver.lose(error)
+        self._receivers.clear()
+
+    async def see_ended(self, limit_s: float) -> bool:
+        """Whether the other side closes the connection in time."""
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._ended.wait()
+        except TimeoutError:
+            return False
+        return True
+
+
+class ClientJob(Job):
+    """A job of a `BoxClient`."""
+
+    def __init__(self, box: BoxClient, number: int) -> None:
+        self.id = number
+        self._box = box
+        self.streams = Streams(self._acknowledge)
+
+    def _acknowledge(self, size: int) -> None:
+        self._box.link.send(0, {"op": "ack", "job": self.id, "size": size})
+
+    async def send(self, data: bytes, *, is_last: bool = False) -> None:
+        await self.feed(0, data, is_last)
+
+    async def feed(self, stream: int, data: bytes, is_last: bool) -> None:
+        answer = Answer()
+        head = {"op": "feed", "job": self.id, "stream": stream, "is_last": is_last}
+        self._box.send(answer, head, data)
+        await answer.future
+
+    def chunks(self) -> AsyncIterator[Chunk]:
+        return self.streams.chunks()
+
+    def poll(self) -> ExecResult | None:
+        return self.streams.result
+
+    async def wait(self) -> ExecResult:
+        return await self.streams.ended()
+
+    async def signal(self, number: int = signal.SIGINT) -> None:
+        await self._box.ask({"op": "signal", "job": self.id, "number": int(number)})
+
+    async def kill(self) -> ExecResult:
+        self._box.link.send(0, {"op": "cancel", "job": self.id})
+        self.streams.discard()
+        return await self.streams.ended()

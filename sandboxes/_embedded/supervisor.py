@@ -1,0 +1,84 @@
+"""What the first process of an embedded sandbox does before its loop: hear the limits, put up the walls."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import TypedDict, cast
+
+from .._inside import linux
+from .._inside.cell import Home
+from .._inside.loop import Loop, Text
+from .._inside.program import Program
+from .._inside.wire import DriverGone, Inbox, Outbox
+
+_OPEN_FILES = 256
+"""Descriptors a process may hold. Socket and pipe buffers are memory that nothing else here counts."""
+_SPACE = 4 << 30
+"""Bytes of address space over memory_mb: threads and allocators reserve much more than they touch."""
+
+
+class Opening(TypedDict):
+    """The limits of `SandboxSpec`, as the driver's first request carries them."""
+
+    memory_mb: int
+    pids: int
+    disk_mb: int
+    cpus: float
+
+
+def supervise(control: int, build: Callable[[Opening], Home]) -> Program:
+    """Serve one sandbox over `control`. Returns only in a fork, with the program that it is to become."""
+    inbox, outbox = Inbox(control), Outbox(control)
+    try:
+        request = inbox.take()
+    except DriverGone:
+        os._exit(0)
+    assert request is not None, "the connection blocks until the whole request is here"
+    opening = cast(Opening, cast(Mapping[str, object], request.head))
+    try:
+        home = build(opening)
+    except OSError as error:
+        refuse(control, error)
+        os._exit(1)
+    os.set_blocking(control, False)
+    loop = Loop(inbox, outbox, home, opening["memory_mb"])
+    try:
+        outbox.put(request.channel, b"ok")
+    except DriverGone:
+        home.leave()
+        os._exit(0)
+    return loop.serve()
+
+
+def refuse(control: int, error: OSError) -> None:
+    """Tell the driver why there is no sandbox, if it is still there."""
+    with suppress(DriverGone):
+        Outbox(control).put(0, b"unavailable", Text(str(error).encode(errors="backslashreplace")))
+
+
+def settle(memory_mb: int, pids: int | None) -> None:
+    """What every supervisor is, in every tier: unreadable, without new privileges, with hard limits."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_OPEN_FILES, _OPEN_FILES))
+    space = (memory_mb << 20) + _SPACE
+    resource.setrlimit(resource.RLIMIT_AS, (space, space))
+    if pids is not None:
+        # The supervisor itself is the one more.
+        resource.setrlimit(resource.RLIMIT_NPROC, (pids + 1, pids + 1))
+    linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
+    linux.prctl(linux.PR_SET_DUMPABLE, 0)
+
+
+def pin(cpus: float, allowed: list[int]) -> None:
+    """Bind a program to as many of the `allowed` processors as `cpus` asks for.
+
+    It stays where the scheduler put it, which costs no move. The supervisor itself is not bound: it would
+    wait behind the program's processes, and its clock with it.
+    """
+    wanted = -int(-cpus // 1)
+    if wanted < len(allowed):
+        start = allowed.index(linux.current_processor())
+        os.sched_setaffinity(0, [allowed[(start + at) % len(allowed)] for at in range(wanted)])

@@ -1,0 +1,235 @@
+"""One program, from fork to result: its pipes, what it wrote, how it ended."""
+
+from __future__ import annotations
+
+import fcntl
+import marshal
+import mmap
+import os
+import select
+import time
+from typing import NamedTuple
+
+from . import linux
+from .cell import Home
+from .command import Command, become
+from .feeder import Feeder
+from .pages import CHUNK, Capture, Pages, free_all_but
+from .program import Program
+from .reactor import End, Reactor, forget_children
+from .verdict import judge
+from .wire import Outbox
+
+WINDOW = 1 << 18
+"""Bytes of a stream that may be on their way to whoever asked for it."""
+
+_MAX_FD = 1 << 16
+_ABOVE = 64
+_FAULT_SIZE = 256
+
+
+class Order(NamedTuple):
+    """One program as it came over the wire."""
+
+    channel: int
+    kind: str
+    """"run" (outputs kept until it has ended), "job" (outputs streamed) or "session" (a job that is told what to
+    do on descriptor 3, and answers on 4)."""
+    payload: Pages
+    """Command line, environment and directory, by marshal, and then standard input. The supervisor leaves
+    all of that unread."""
+    command_size: int
+    more_stdin: bool
+    timeout_s: float | None
+    output_limit: int
+    memory_mb: int
+
+
+class Job:
+    """A program under way. The loop that owns it watches its clock and ends it."""
+
+    def __init__(self, order: Order, home: Home, reactor: Reactor, outbox: Outbox) -> None:
+        self.channel = order.channel
+        self.is_run = order.kind == "run"
+        self.deadline = float("inf")
+        self.was_full = False
+        self.pid = 0
+        self._order = order
+        self._home = home
+        self._reactor = reactor
+        self._outbox = outbox
+        self._kept: dict[int, Capture] = {}
+        self._streams: dict[int, int] = {}
+        self._unread = 0
+        self._started = 0.0
+        self._events = home.events()
+        self._fault = mmap.mmap(-1, _FAULT_SIZE)
+        self.stdin: Feeder | None = None
+        self.orders: Feeder | None = None
+
+    def start(self) -> Program | None:
+        """Fork. In the child: what it is to become, if that needs no exec. In the supervisor: None."""
+        with self._home.as_program():  # theirs, so that a program may open /dev/stdout by name
+            theirs = self._open_pipes()
+        self._started = time.monotonic()
+        if self._order.timeout_s is not None:
+            self.deadline = self._started + self._order.timeout_s
+        self.pid = os.fork()
+        if self.pid == 0:
+            return self._be_child(theirs)
+        for fd in theirs.values():
+            os.close(fd)
+        if self.stdin is None:
+            self._order.payload.close()
+        else:
+            self.stdin.put(
+                self._order.payload,
+                self._order.payload.close,
+                start=self._order.command_size,
+                is_last=not self._order.more_stdin,
+            )
+        return None
+
+    def _open_pipes(self) -> dict[int, int]:
+        """Make the pipes; the child's ends, by the number that they will have there."""
+        theirs: dict[int, int] = {}
+        if self._order.more_stdin or self._order.command_size < self._order.payload.size:
+            theirs[0], writer = os.pipe()
+            self.stdin = Feeder(self._reactor, writer)
+        for number in (1, 2):
+            reader, theirs[number] = os.pipe()
+            self._open_output(number, reader)
+        if self._order.kind == "session":
+            theirs[3], writer = os.pipe()
+            self.orders = Feeder(self._reactor, writer)
+            reader, theirs[4] = os.pipe()
+            self._open_output(4, reader)
+        return theirs
+
+    def _open_output(self, number: int, reader: int) -> None:
+        os.set_blocking(reader, False)
+        if self.is_run:
+            self._kept[reader] = Capture(self._order.output_limit)
+        else:
+            self._streams[reader] = number
+        self._watch(reader)
+
+    def _watch(self, reader: int) -> None:
+        self._reactor.watch(reader, select.POLLIN, lambda: self._on_output(reader))
+
+    def _on_output(self, reader: int) -> None:
+        if reader in self._kept:
+            got = self._kept[reader].read_from(reader)
+        elif self._streams[reader] == 4:
+            # What it wrote before it answered comes first.
+            for other, number in self._streams.items():
+                while number != 4 and self._pass_on(other):
+                    pass
+            got = self._pass_on(reader)
+        else:
+            got = self._pass_on(reader)
+            if self._unread >= WINDOW:
+                for fd in self._streams:
+                    self._reactor.forget(fd)
+        if got == 0:
+            self._reactor.forget(reader)
+
+    def _pass_on(self, reader: int) -> int | None:
+        """Send on what a stream holds: the number of bytes, 0 at its end, None when there is nothing yet."""
+        chunk = Pages(CHUNK)
+        got = chunk.read_from(reader)
+        chunk.cut()
+        if got:
+            self._unread += got
+            self._outbox.put(self.channel, b"data %d" % self._streams[reader], chunk)
+        return got
+
+    def acknowledge(self, size: int) -> None:
+        """The driver has read that much of the streams."""
+        self._unread -= size
+        if self._unread < WINDOW:
+            for reader in self._streams:
+                self._watch(reader)
+
+    def report(self, broken: str | None, end: End) -> None:
+        """Send the result. Nothing of the program is alive any more.
+
+        RuntimeError when it could not be confined, and so never began: that ends the supervisor.
+        """
+        wall_s = time.monotonic() - self._started
+        if self._fault[0]:
+            raise RuntimeError(f"could not confine a program: {self._fault[:].rstrip(bytes(1))!r}")
+        for feeder in (self.stdin, self.orders):
+            if feeder is not None:
+                feeder.close()
+        self._drain()
+        captures = list(self._kept.values())
+        status = judge(
+            broken,
+            end,
+            captures[1] if captures else None,
+            memory_mb=self._order.memory_mb,
+            was_full=self.was_full,
+            since=self._home.events().since(self._events),
+        )
+        code = "-" if broken is not None or end.exit_code is None else end.exit_code
+        if captures:
+            self._outbox.put(self.channel, b"out", captures[0])
+            with captures[1].view():
+                omitted = captures[0].omitted, captures[1].omitted
+        else:
+            omitted = 0, 0
+        head = f"exit {status} {code} {wall_s} {end.cpu_s} {end.rss_kb / 1024} {omitted[0]} {omitted[1]}"
+        self._outbox.put(self.channel, head.encode(), captures[1] if captures else None)
+
+    def _drain(self) -> None:
+        """What full pipes held when their last writer died."""
+        for reader, capture in self._kept.items():
+            while capture.read_from(reader):
+                pass
+        for reader in self._streams:
+            while self._pass_on(reader):
+                pass
+        for reader in (*self._kept, *self._streams):
+            self._reactor.forget(reader)
+            os.close(reader)
+
+    def _be_child(self, theirs: dict[int, int]) -> Program:
+        """Leave the supervisor: own session, own pipes, nothing else of the supervisor's."""
+        try:
+            command = self._take_command()
+            forget_children()
+            os.setsid()
+            self._place(theirs)
+            linux.prctl(linux.PR_SET_DUMPABLE, 1)
+            if not self.is_run:
+                # What it starts and forgets stays below it, and so its own.
+                linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
+            self._home.confine()
+            os.closerange(5 if 4 in theirs else 3, _MAX_FD)
+            # Gone before the program starts, which could write to it otherwise.
+            self._fault.close()
+        except BaseException as error:
+            # Half confined, nothing may run: the supervisor says why, and that it was our fault.
+            words = repr(error).encode()[:_FAULT_SIZE]
+            self._fault[: len(words)] = words
+            os._exit(1)
+        return become(command)
+
+    def _take_command(self) -> Command:
+        """What to run, of which this child is the first to make objects."""
+        payload = self._order.payload
+        free_all_but(payload)
+        with payload.view() as whole, whole[: self._order.command_size] as text:
+            command = Command(*marshal.loads(text))
+        payload.close()
+        return command
+
+    def _place(self, theirs: dict[int, int]) -> None:
+        """Give each pipe its number. Some may stand on the number of another: out of the way first."""
+        for number, fd in theirs.items():
+            if 4 in theirs:
+                fd = fcntl.fcntl(fd, fcntl.F_DUPFD, _ABOVE)
+                theirs[number] = fd
+        for number, fd in theirs.items():
+            os.dup2(fd, number)

@@ -1,0 +1,248 @@
+"""The first process of a sandbox: it answers the driver, and runs programs, until the connection closes.
+
+    driver ──request──> loop ──fork──> program          any number of programs at a time, each a job
+           <──reply────      <──pipes──
+
+    run        channel's job is started; "out" and "exit" when it and all that it left behind are gone
+    feed       bytes for its standard input or, of a session, its orders; "ok" when it has taken them
+    signal     to its process group; "ok"
+    ack        so many bytes of its streams were read; no reply
+    cancel     end it; no reply of its own
+    write, read, list, remove    one file call; "ok" or "refused"
+
+End of file on the connection (closed, or the driver was killed): everything dies with the loop.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from contextlib import suppress
+from typing import Any, NoReturn
+
+from . import files
+from .cell import Home, children, descendants
+from .job import Job, Order
+from .pages import Pages
+from .program import Program
+from .reactor import Children, Reactor
+from .wire import Bytes, DriverGone, Inbox, Outbox, Request
+
+_FIRST_TICK_S = 0.01
+
+
+class Text:
+    """A payload of words."""
+
+    def __init__(self, text: bytes) -> None:
+        self._text = text
+
+    def view(self) -> memoryview:
+        return memoryview(self._text)
+
+    def close(self) -> None:
+        """Words lie in the heap."""
+
+
+class Loop:
+    """`home` is what holds the programs in."""
+
+    def __init__(self, inbox: Inbox, outbox: Outbox, home: Home, memory_mb: int) -> None:
+        self._inbox, self._outbox, self._home = inbox, outbox, home
+        self._memory_mb = memory_mb
+        self._reactor = Reactor()
+        self._children = Children(self._reactor)
+        self._jobs: dict[int, Job] = {}
+        self._tick = _FIRST_TICK_S
+        self._next_check = 0.0
+        self._reactor.watch(inbox.fd, select.POLLIN, self._on_request)
+
+    def serve(self) -> Program:
+        """Until the driver is gone. Returns only in a fork, with the program that it is to become.
+
+        Going back to the top of the stack keeps our frames out of the program's sight.
+        """
+        try:
+            while True:
+                before = time.monotonic()
+                program = self._reactor.turn(self._within_s(before))
+                if program is not None:
+                    return program
+                self._end_the_ended()
+                # As of before the turn: on a busy machine we may be late, and it may have ended in time.
+                self._end_the_late(before)
+                if self._jobs and time.monotonic() >= self._next_check:
+                    self._look()
+                self._watch_outbox()
+        except DriverGone:
+            self._leave()
+
+    def _leave(self) -> NoReturn:
+        self._home.kill_all()
+        self._home.leave()
+        os._exit(0)
+
+    def _within_s(self, now: float) -> float | None:
+        if not self._jobs:
+            return None
+        return min(self._next_check, *(job.deadline for job in self._jobs.values())) - now
+
+    def _watch_outbox(self) -> None:
+        if not self._outbox.is_empty:
+            self._reactor.watch(self._outbox.fd, select.POLLOUT, self._on_writable)
+
+    def _on_writable(self) -> None:
+        self._outbox.flush()
+        if self._outbox.is_empty:
+            self._reactor.forget(self._outbox.fd)
+            if self._outbox.fd == self._inbox.fd:
+                self._reactor.watch(self._inbox.fd, select.POLLIN, self._on_request)
+
+    # ------------------------------------------------------------ requests
+
+    def _on_request(self) -> Program | None:
+        request = self._inbox.take()
+        if request is None:
+            return None
+        verb: str = request.head["op"]
+        if verb == "run":
+            return self._run(request)
+        job = self._jobs.get(request.head.get("job", 0))
+        if verb == "feed":
+            self._feed(request, job)
+            return None
+        if verb == "signal":
+            if job is not None:
+                with suppress(ProcessLookupError):
+                    os.killpg(job.pid, request.head["number"])
+            self._outbox.put(request.channel, b"ok")
+        elif verb == "ack":
+            if job is not None:
+                job.acknowledge(request.head["size"])
+        elif verb == "cancel":
+            if job is not None:
+                self._end(job, "killed")
+        else:
+            self._file_call(request)
+        request.payload.close()
+        return None
+
+    def _run(self, request: Request) -> Program | None:
+        head = request.head
+        order = Order(
+            channel=request.channel,
+            kind=head["kind"],
+            payload=request.payload,
+            command_size=head["command_size"],
+            more_stdin=head["more_stdin"],
+            timeout_s=head["timeout_s"],
+            output_limit=head["output_limit"],
+            memory_mb=self._memory_mb,
+        )
+        job = Job(order, self._home, self._reactor, self._outbox)
+        program = job.start()
+        if program is not None:
+            return program
+        if not self._jobs:
+            self._tick = _FIRST_TICK_S
+            self._next_check = time.monotonic() + self._tick
+        self._jobs[job.channel] = job
+        return None
+
+    def _feed(self, request: Request, job: Job | None) -> None:
+        def done() -> None:
+            request.payload.close()
+            self._outbox.put(request.channel, b"ok")
+
+        feeder = None if job is None else job.orders if request.head["stream"] == 3 else job.stdin
+        if feeder is None:
+            done()
+        else:
+            feeder.put(request.payload, done, is_last=request.head["is_last"])
+
+    def _file_call(self, request: Request) -> None:
+        reply: Bytes | None
+        try:
+            with self._home.as_program():
+                head, reply = b"ok", _file_call(self._home.workspace, request.head, request.payload)
+        except files.Refused as error:
+            head, reply = b"refused", Text(str(error).encode(errors="backslashreplace"))
+        except OSError as error:
+            words = files.explain(request.head["path"], error)
+            head, reply = b"refused", Text(words.encode(errors="backslashreplace"))
+        self._outbox.put(request.channel, head, reply)
+
+    # ------------------------------------------------------------ ends
+
+    def _end_the_ended(self) -> None:
+        ended = self._children.ended
+        while over := [job for job in self._jobs.values() if job.pid in ended]:
+            self._end(over[0], None)  # which may find that others have ended too
+        ended.clear()
+
+    def _end_the_late(self, now: float) -> None:
+        for job in list(self._jobs.values()):
+            if now >= job.deadline:
+                self._end(job, "timeout")
+
+    def _look(self) -> None:
+        check = self._home.check()
+        for job in self._jobs.values():
+            job.was_full = job.was_full or check.is_full
+        if check.broken is not None:
+            # The limits are the sandbox's: whoever has most processes answers.
+            self._end(max(self._jobs.values(), key=lambda job: len(descendants(job.pid))), check.broken)
+        self._tick = min(2 * self._tick, check.within_s)
+        self._next_check = time.monotonic() + self._tick
+
+    def _end(self, job: Job, broken: str | None) -> None:
+        """Kill what is left of a job, then tell the driver."""
+        if broken is None and not job.was_full:
+            # What filled the process table is often still there when the main program gives up.
+            job.was_full = self._home.check().is_full
+        del self._jobs[job.channel]
+        if self._jobs:
+            self._kill_but([other.pid for other in self._jobs.values()])
+        else:
+            self._home.kill_all()
+            while self._children.reap_one(0):
+                self._home.kill_all()
+        job.report(broken, self._children.ended.pop(job.pid))
+
+    def _kill_but(self, spared: list[int]) -> None:
+        """Kill every process that is neither one of `spared` nor below one.
+
+        What a run started and forgot belongs to nobody that can be told: it ends with the next job that ends.
+        """
+        while True:
+            doomed = [pid for pid in children(os.getpid()) if pid not in spared]
+            if not doomed:
+                return
+            for top in doomed:
+                for pid in (top, *descendants(top)):
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+            # One of them is a child of ours and dying, or has been reaped on the way.
+            self._children.reap_one(0)
+            while self._children.reap_one(os.WNOHANG):
+                pass
+
+
+def _file_call(root: int, head: dict[str, Any], payload: Pages) -> Bytes | None:
+    path: str = head["path"]
+    verb = head["op"]
+    if verb == "write":
+        with payload.view() as data:
+            files.write(root, path, data)
+    elif verb == "read":
+        return files.read(root, path, head["max_bytes"])
+    elif verb == "list":
+        names = files.listing(root, path)
+        return Text(b"\0".join(name.encode(errors="surrogateescape") for name in names))
+    elif verb == "remove":
+        files.remove(root, path)
+    else:
+        raise AssertionError(f"no such call: {verb}")
+    return None

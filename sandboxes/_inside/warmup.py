@@ -1,0 +1,35 @@
+"""Once, in the process that programs are forks of: what each fork would otherwise do again."""
+
+from __future__ import annotations
+
+import gc
+import signal
+import sys
+from importlib import import_module
+
+from . import linux
+from .command import python_names
+
+# Programs find these loaded already, and need not pay for the import. `random` and `threading` are left out:
+# both do work in every fork.
+_PRELOADED = (
+    "bisect collections copy dataclasses datetime functools heapq itertools json math operator re string "
+    "textwrap time typing"
+)
+
+
+def warm_up(package: str) -> None:
+    """Load, then freeze. `package` holds our own modules, which programs shall not find."""
+    for name in _PRELOADED.split():
+        import_module(name)
+    # A signal to process 1 that has no handler is dropped by the kernel; Python has one for SIGINT.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    python_names()
+    exec(compile("pass", "<string>", "exec"), {})
+    # Forks inherit the blank line: their /proc entries name no file of the host.
+    linux.hide_command_line()
+    for name in [name for name in sys.modules if name.startswith(package)]:
+        del sys.modules[name]
+    gc.collect()
+    gc.freeze()
+    gc.disable()
