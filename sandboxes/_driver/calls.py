@@ -29,7 +29,7 @@ class Answer:
     """One reply: its words and its payload."""
 
     def __init__(self) -> None:
-        self.future = asyncio.get_running_loop().create_future()
+        self.future: asyncio.Future[tuple[Words, bytes]] = asyncio.get_running_loop().create_future()
 
     def take(self, words: Words, payload: bytes) -> bool:
         if not self.future.done():

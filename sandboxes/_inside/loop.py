@@ -80,7 +80,7 @@ class Loop:
             self._leave()
 
     def _leave(self) -> NoReturn:
-        self._home.kill_all()
+        self._kill_all()
         self._home.leave()
         os._exit(0)
 
@@ -206,10 +206,13 @@ class Loop:
         if self._jobs:
             self._kill_but([other.pid for other in self._jobs.values()])
         else:
-            self._home.kill_all()
-            while self._children.reap_one(0):
-                self._home.kill_all()
+            self._kill_all()
         job.report(broken, self._children.ended.pop(job.pid))
+
+    def _kill_all(self) -> None:
+        self._home.kill_all()
+        while self._children.reap_one(0):
+            self._home.kill_all()  # what was forked meanwhile
 
     def _kill_but(self, spared: list[int]) -> None:
         """Kill every process that is neither one of `spared` nor below one.

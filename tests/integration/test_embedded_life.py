@@ -146,7 +146,7 @@ def test_after_the_zygote_died_open_sandboxes_go_on_and_new_ones_open(tier: str)
 
 @on_each_tier
 def test_a_start_that_never_ends_is_a_lost_sandbox(tier: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "_GRACE_S", 0.1)
+    monkeypatch.setattr(local, "GRACE_S", 0.1)
     stuck = zygote(tier).pid
 
     async def whole() -> None:

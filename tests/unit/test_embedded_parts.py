@@ -162,7 +162,7 @@ def test_a_descriptor_that_comes_and_goes_hides_no_socket() -> None:
 
 
 LATE_SUPERVISOR = """
-import json, marshal, os, socket, time
+import marshal, os, socket, time
 from palaestra.sandboxes._inside.execution import Execution, Order
 from palaestra.sandboxes._inside.pages import Pages
 from palaestra.sandboxes._embedded.watch import Check
