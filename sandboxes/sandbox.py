@@ -10,6 +10,7 @@ from typing import Literal
 
 from .errors import SandboxUnavailable
 from .job import Job
+from .session import Session
 
 
 class ExecStatus(StrEnum):
@@ -191,6 +192,18 @@ class Sandbox(ABC):
         Raises `SandboxUnavailable` where `capabilities().jobs` is False.
         """
         raise SandboxUnavailable(f"the {self.tier} backend has no long jobs; see Sandbox.capabilities()")
+
+    def job(self, id: int) -> Job:
+        """A job that was started here, by its id. Raises `ValueError`."""
+        raise ValueError(f"the {self.tier} backend has no jobs, and none with id {id}")
+
+    async def shell(self) -> Session:
+        """A bash that keeps its directory, variables and functions from one command to the next."""
+        raise SandboxUnavailable(f"the {self.tier} backend has no sessions; see Sandbox.capabilities()")
+
+    async def python(self) -> Session:
+        """A Python that keeps its variables and imports from one piece of code to the next."""
+        raise SandboxUnavailable(f"the {self.tier} backend has no sessions; see Sandbox.capabilities()")
 
     @abstractmethod
     async def write(self, path: str, data: bytes) -> None:

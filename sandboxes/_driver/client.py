@@ -16,8 +16,10 @@ from .._inside.wire import MARSHAL_VERSION
 from ..errors import SandboxError, SandboxFileError, SandboxLost
 from ..job import Chunk, Job
 from ..sandbox import ExecResult, Sandbox, SandboxSpec, is_word, require_call
+from ..session import Session
 from .calls import Answer, Outcome, Receiver, Streams, Words
 from .link import Link, Unwrap
+from .sessions import PYTHON, SHELL, LiveSession
 
 T = TypeVar("T")
 
@@ -145,10 +147,19 @@ class BoxClient(Sandbox):
         self.send_as(job.id, job.streams, head, command, stdin or b"")
         return job
 
+    def _start_session(self, argv: Sequence[str]) -> "ClientJob":
+        return self.start_job("session", argv, None, None, None, ".")
+
     def job(self, id: int) -> "ClientJob":
         if id not in self._jobs:
             raise ValueError(f"this sandbox has no job {id}; it has {sorted(self._jobs)}")
         return self._jobs[id]
+
+    async def shell(self) -> Session:
+        return LiveSession(self._start_session, SHELL)
+
+    async def python(self) -> Session:
+        return LiveSession(self._start_session, PYTHON)
 
     async def write(self, path: str, data: bytes) -> None:
         await self._file_call({"op": "write", "path": path}, data)
@@ -236,11 +247,8 @@ class ClientJob(Job):
         self._box.link.send(0, {"op": "ack", "job": self.id, "size": size})
 
     async def send(self, data: bytes, *, is_last: bool = False) -> None:
-        await self.feed(0, data, is_last)
-
-    async def feed(self, stream: int, data: bytes, is_last: bool) -> None:
         answer = Answer()
-        head = {"op": "feed", "job": self.id, "stream": stream, "is_last": is_last}
+        head = {"op": "feed", "job": self.id, "is_last": is_last}
         self._box.send(answer, head, data)
         await answer.future
 

@@ -23,6 +23,9 @@ from .wire import Outbox
 WINDOW = 1 << 18
 """Bytes of a stream that may be on their way to whoever asked for it."""
 
+ANSWERS = 3
+"""The descriptor of a session's answers, which no command in it has."""
+
 _MAX_FD = 1 << 16
 _ABOVE = 64
 _FAULT_SIZE = 256
@@ -33,8 +36,8 @@ class Order(NamedTuple):
 
     channel: int
     kind: str
-    """"run" (outputs kept until it has ended), "job" (outputs streamed) or "session" (a job that is told what to
-    do on descriptor 3, and answers on 4)."""
+    """"run" (outputs kept until it has ended), "job" (outputs streamed) or "session" (a job that answers on
+    descriptor 3)."""
     payload: Pages
     """Command line, environment and directory, by marshal, and then standard input. The supervisor leaves
     all of that unread."""
@@ -65,7 +68,6 @@ class Job:
         self._events = home.events()
         self._fault = mmap.mmap(-1, _FAULT_SIZE)
         self.stdin: Feeder | None = None
-        self.orders: Feeder | None = None
 
     def start(self) -> Program | None:
         """Fork. In the child: what it is to become, if that needs no exec. In the supervisor: None."""
@@ -100,10 +102,8 @@ class Job:
             reader, theirs[number] = os.pipe()
             self._open_output(number, reader)
         if self._order.kind == "session":
-            theirs[3], writer = os.pipe()
-            self.orders = Feeder(self._reactor, writer)
-            reader, theirs[4] = os.pipe()
-            self._open_output(4, reader)
+            reader, theirs[ANSWERS] = os.pipe()
+            self._open_output(ANSWERS, reader)
         return theirs
 
     def _open_output(self, number: int, reader: int) -> None:
@@ -120,10 +120,10 @@ class Job:
     def _on_output(self, reader: int) -> None:
         if reader in self._kept:
             got = self._kept[reader].read_from(reader)
-        elif self._streams[reader] == 4:
+        elif self._streams[reader] == ANSWERS:
             # What it wrote before it answered comes first.
             for other, number in self._streams.items():
-                while number != 4 and self._pass_on(other):
+                while number != ANSWERS and self._pass_on(other):
                     pass
             got = self._pass_on(reader)
         else:
@@ -159,9 +159,8 @@ class Job:
         wall_s = time.monotonic() - self._started
         if self._fault[0]:
             raise RuntimeError(f"could not confine a program: {self._fault[:].rstrip(bytes(1))!r}")
-        for feeder in (self.stdin, self.orders):
-            if feeder is not None:
-                feeder.close()
+        if self.stdin is not None:
+            self.stdin.close()
         self._drain()
         captures = list(self._kept.values())
         status = judge(
@@ -206,7 +205,7 @@ class Job:
                 # What it starts and forgets stays below it, and so its own.
                 linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
             self._home.confine()
-            os.closerange(5 if 4 in theirs else 3, _MAX_FD)
+            os.closerange(max(theirs) + 1, _MAX_FD)
             # Gone before the program starts, which could write to it otherwise.
             self._fault.close()
         except BaseException as error:
@@ -226,10 +225,9 @@ class Job:
         return command
 
     def _place(self, theirs: dict[int, int]) -> None:
-        """Give each pipe its number. Some may stand on the number of another: out of the way first."""
-        for number, fd in theirs.items():
-            if 4 in theirs:
-                fd = fcntl.fcntl(fd, fcntl.F_DUPFD, _ABOVE)
-                theirs[number] = fd
+        """Give each pipe its number."""
+        if ANSWERS in theirs:
+            # One of them, or of ours, may stand on that number: out of the way first.
+            theirs = {number: fcntl.fcntl(fd, fcntl.F_DUPFD, _ABOVE) for number, fd in theirs.items()}
         for number, fd in theirs.items():
             os.dup2(fd, number)

@@ -4,7 +4,7 @@
            <──reply────      <──pipes──
 
     run        channel's job is started; "out" and "exit" when it and all that it left behind are gone
-    feed       bytes for its standard input or, of a session, its orders; "ok" when it has taken them
+    feed       bytes for its standard input; "ok" when it has taken them
     signal     to its process group; "ok"
     ack        so many bytes of its streams were read; no reply
     cancel     end it; no reply of its own
@@ -156,11 +156,10 @@ class Loop:
             request.payload.close()
             self._outbox.put(request.channel, b"ok")
 
-        feeder = None if job is None else job.orders if request.head["stream"] == 3 else job.stdin
-        if feeder is None:
+        if job is None or job.stdin is None:
             done()
         else:
-            feeder.put(request.payload, done, is_last=request.head["is_last"])
+            job.stdin.put(request.payload, done, is_last=request.head["is_last"])
 
     def _file_call(self, request: Request) -> None:
         reply: Bytes | None
