@@ -7,10 +7,13 @@ An open sandbox belongs to the event loop that opened it; zygotes belong to none
 """
 
 import asyncio
+import os
 import socket
+from collections.abc import Sequence
 
 from ._driver.calls import Answer
 from ._driver.client import GRACE_S, BoxClient
+from ._embedded.layers import MAX_LAYERS
 from ._embedded.zygotes import Zygote, keep_from_forks, zygote
 from ._inside.linux import require_linux
 from .errors import SandboxError, SandboxLost, SandboxUnavailable
@@ -29,9 +32,30 @@ class LocalSandbox(BoxClient):
         self._keeper = keeper
         self.number = number
         """Which of its zygote's sandboxes this is."""
+        self._freezing = asyncio.Lock()
 
     def capabilities(self) -> Capabilities:
-        return Capabilities(tier=self.tier, jobs=True)
+        return Capabilities(
+            tier=self.tier, jobs=True, fork="overlay" if self.tier == "namespaces" else "copy"
+        )
+
+    async def fork(self) -> "LocalSandbox":
+        if self.tier != "namespaces":
+            twin = await super().fork()
+            assert isinstance(twin, LocalSandbox)
+            return twin
+        async with self._freezing:
+            self.link.max_descriptors = MAX_LAYERS
+            try:
+                await self.ask({"op": "freeze"})
+            finally:
+                self.link.max_descriptors = 0
+                layers, self.link.descriptors = self.link.descriptors, []
+        try:
+            return await open_local(self.tier, self.spec, layers)
+        finally:
+            for layer in layers:
+                os.close(layer)
 
     def end_now(self) -> None:
         self._keeper.kill(self.number)
@@ -69,8 +93,11 @@ class LocalSandbox(BoxClient):
             self.link.close()
 
 
-async def open_local(tier: str, spec: SandboxSpec) -> LocalSandbox:
-    """A sandbox of exactly this tier. `SandboxUnavailable` when the machine refuses one of its walls."""
+async def open_local(tier: str, spec: SandboxSpec, layers: Sequence[int] = ()) -> LocalSandbox:
+    """A sandbox of exactly this tier. `SandboxUnavailable` when the machine refuses one of its walls.
+
+    `layers`: descriptors of the files that it begins with, from a sandbox of the same tier.
+    """
     if (reason := require_linux()) is not None:
         raise SandboxUnavailable(reason)
     keeper = zygote(tier)
@@ -78,7 +105,7 @@ async def open_local(tier: str, spec: SandboxSpec) -> LocalSandbox:
     keep_from_forks(ours)
     try:
         with theirs:
-            number = await keeper.open(theirs)
+            number = await keeper.open(theirs, layers)
         box = LocalSandbox(tier, spec, keeper, number, ours)
     except BaseException:
         ours.close()

@@ -1,5 +1,7 @@
 """The contract of every sandbox: a spec, six calls, and results that say how a program ended."""
 
+from __future__ import annotations
+
 import math
 import os
 from abc import ABC, abstractmethod
@@ -220,6 +222,15 @@ class Sandbox(ABC):
     @abstractmethod
     async def remove(self, path: str) -> None:
         """Remove a file or a whole directory."""
+
+    async def fork(self) -> Sandbox:
+        """A new sandbox of the same spec whose workspace begins as this one's is now; close it too.
+
+        Files, not processes: no program may be running. What is outside the workspace (/tmp) is not in it.
+        Raises `SandboxFileError` while programs run, and for what cannot be forked. A fork outlives its parent:
+        keep one aside, unused, and it is a snapshot.
+        """
+        raise SandboxUnavailable(f"the {self.tier} backend has no forks; see Sandbox.capabilities()")
 
     @abstractmethod
     async def close(self) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 
 from .._inside import linux
 from .._inside.cell import Check, Events, descendants
+from .._inside.files import Refused
 from .._inside.loop import Loop, Text
 from .._inside.program import run as run_program
 from .._inside.warmup import warm_up
@@ -70,6 +71,9 @@ class ContainerHome:
 
     def events(self) -> Events:
         return Events(ooms=oom_kills() or 0, refused_forks=pid_refusals() or 0)
+
+    def freeze(self) -> list[int]:
+        raise Refused("a container has no file system of its own to share")
 
     def kill_all(self) -> None:
         """For the kernel it is one step, so no fork slips through."""

@@ -41,6 +41,9 @@ class Link:
         self._words: list[bytes] = []
         self._payload: BytesIO | None = None
         self.is_open = True
+        self.max_descriptors = 0
+        """How many may come with replies; they are the taker's to close."""
+        self.descriptors: list[int] = []
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(sock, self._on_readable)
 
@@ -77,7 +80,11 @@ class Link:
 
     def _on_readable(self) -> None:
         try:
-            data = self._sock.recv(_READ)
+            if self.max_descriptors:
+                data, fds, _, _ = socket.recv_fds(self._sock, _READ, self.max_descriptors)
+                self.descriptors += fds
+            else:
+                data = self._sock.recv(_READ)
         except BlockingIOError:
             return
         except ConnectionResetError:

@@ -165,6 +165,9 @@ class HostedHome:
     def as_program(self) -> AbstractContextManager[None]:
         return nullcontext()
 
+    def freeze(self) -> list[int]:
+        raise files.Refused("the landlock tier has no file system of its own to share")
+
     def kill_all(self) -> None:
         if self._grounds.is_alone:
             _kill(-1)

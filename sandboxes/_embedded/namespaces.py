@@ -16,6 +16,7 @@ from .._inside import linux
 from .._inside.cell import Check, Events
 from .._inside.linux import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_PRIVATE, MS_RDONLY, MS_REC
 from . import seccomp
+from .layers import Layers
 from .supervisor import Opening, pin, settle
 from .watch import Watch, private_processes
 
@@ -133,7 +134,7 @@ def _write(path: str, data: bytes) -> None:
         file.write(data)
 
 
-def furnish(disk_mb: int, outer_uid: int, outer_gid: int) -> None:
+def furnish(disk_mb: int, outer_uid: int, outer_gid: int, inherited: list[int]) -> Layers:
     """Inside fresh namespaces: the private /proc and the one writable file system."""
     map_ids(INNER_ID, INNER_ID, outer_uid, outer_gid)
     linux.sethostname(b"sandbox")
@@ -141,13 +142,14 @@ def furnish(disk_mb: int, outer_uid: int, outer_gid: int) -> None:
     size = f"size={disk_mb}m,nr_inodes={max(2048, disk_mb * _INODES_PER_MB)},mode=0755"
     linux.mount("sandbox", WORKSPACE, "tmpfs", MS_NOSUID | MS_NODEV, size)
     os.umask(0)
-    for name, target in (("tmp", "/tmp"), ("shm", "/dev/shm"), ("workspace", WORKSPACE)):
-        part = f"{WORKSPACE}/{name}"
-        os.mkdir(part, 0o1777 if name != "workspace" else 0o755)
-        # The last one covers the parent itself, so that no other name leads to the three.
-        linux.mount(part, target, None, MS_BIND)
+    for name, target in (("tmp", "/tmp"), ("shm", "/dev/shm")):
+        os.mkdir(f"{WORKSPACE}/{name}", 0o1777)
+        linux.mount(f"{WORKSPACE}/{name}", target, None, MS_BIND)
     os.umask(0o022)
-    os.chdir(WORKSPACE)
+    layers = Layers(os.open(WORKSPACE, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), WORKSPACE, inherited)
+    # It covers the tmpfs, so that no other name leads to its parts.
+    layers.show()
+    return layers
 
 
 def interpreter_prefixes() -> tuple[str, ...]:
@@ -190,15 +192,31 @@ class NamespaceHome:
     """One sandbox of this tier, seen from its supervisor, which is process 1 of its namespaces."""
 
     def __init__(self, opening: Opening, outer_uid: int, outer_gid: int, allowed: list[int]) -> None:
-        furnish(opening["disk_mb"], outer_uid, outer_gid)
-        linux.drop_capabilities()
+        self._layers = furnish(opening["disk_mb"], outer_uid, outer_gid, opening["layers"])
+        # Of its own namespaces only, and of no program: a fork of the workspace mounts it anew.
+        linux.rest_capabilities()
         settle(opening["memory_mb"], opening["pids"])
-        self.workspace = os.open(WORKSPACE, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._enter_workspace()
         self._watch = Watch(opening["memory_mb"], opening["pids"], private_processes)
         self._cpus = opening["cpus"]
         self._allowed = allowed
 
+    def _enter_workspace(self) -> None:
+        os.chdir(WORKSPACE)
+        self.workspace = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def freeze(self) -> list[int]:
+        os.close(self.workspace)
+        os.chdir("/")
+        linux.wake_capabilities()
+        try:
+            return self._layers.freeze()
+        finally:
+            linux.rest_capabilities()
+            self._enter_workspace()
+
     def confine(self) -> None:
+        linux.drop_capabilities()
         pin(self._cpus, self._allowed)
         _FILTER.install()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TypedDict, cast
 
@@ -27,9 +27,11 @@ class Opening(TypedDict):
     pids: int
     disk_mb: int
     cpus: float
+    layers: list[int]
+    """Descriptors of the files that it begins with, by `layers.Layers.freeze` of another sandbox."""
 
 
-def supervise(control: int, build: Callable[[Opening], Home]) -> Program:
+def supervise(control: int, layers: list[int], build: Callable[[Opening], Home]) -> Program:
     """Serve one sandbox over `control`. Returns only in a fork, with the program that it is to become."""
     inbox, outbox = Inbox(control), Outbox(control)
     try:
@@ -37,7 +39,7 @@ def supervise(control: int, build: Callable[[Opening], Home]) -> Program:
     except DriverGone:
         os._exit(0)
     assert request is not None, "the connection blocks until the whole request is here"
-    opening = cast(Opening, cast(Mapping[str, object], request.head))
+    opening = cast(Opening, {**request.head, "layers": layers})
     try:
         home = build(opening)
     except OSError as error:

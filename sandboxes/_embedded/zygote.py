@@ -5,6 +5,7 @@ It runs with a scrubbed environment and one inherited socket. A message is a san
 their own sockets.
 """
 
+import fcntl
 import os
 import select
 import signal
@@ -12,6 +13,7 @@ import site
 import socket
 import sys
 from collections.abc import Callable, Collection
+from itertools import pairwise
 from typing import Protocol
 
 from .._inside import linux
@@ -20,9 +22,11 @@ from .._inside.program import Program
 from .._inside.program import run as run_program
 from .._inside.warmup import warm_up
 from . import hosted, namespaces
+from .layers import MAX_LAYERS
 from .supervisor import Opening, refuse, supervise
 
-_ONE_FD = socket.CMSG_SPACE(4)
+_CONTROL = 3
+"""A supervisor's end of its socket."""
 
 
 class Tier(Protocol):
@@ -58,42 +62,45 @@ class Zygote:
                 if fd != self._control.fileno():
                     self._bury(fd)
                     continue
-                message, ancillary, _, _ = self._control.recvmsg(64, _ONE_FD)
+                message, fds, _, _ = socket.recv_fds(self._control, 64, 1 + MAX_LAYERS)
                 if not message:
                     return None
-                if (program := self._obey(message.split(), ancillary)) is not None:
+                if (program := self._obey(message.split(), fds)) is not None:
                     return program
 
-    def _obey(self, words: list[bytes], ancillary: list[tuple[int, int, bytes]]) -> Program | None:
+    def _obey(self, words: list[bytes], fds: list[int]) -> Program | None:
         number = int(words[1])
         if words[0] == b"open":
-            return self._open(number, int.from_bytes(ancillary[0][2], sys.byteorder))
+            program = self._open(number, fds)
+            for fd in fds if program is None else ():
+                os.close(fd)
+            return program
         if number in self._pidfds:
             signal.pidfd_send_signal(self._pidfds[number], signal.SIGKILL)
         return None
 
-    def _open(self, number: int, box: int) -> Program | None:
+    def _open(self, number: int, fds: list[int]) -> Program | None:
         try:
             pid = linux.clone(self._tier.flags)
         except OSError as error:
-            refuse(box, error)
-            os.close(box)
+            refuse(fds[0], error)
             return None
         if pid == 0:
-            return self._be_supervisor(box)
-        os.close(box)
+            return self._be_supervisor(*fds)
         pidfd = os.pidfd_open(pid)
         self._pidfds[number] = pidfd
         self._supervisors[pidfd] = (number, pid)
         self._poll.register(pidfd, select.POLLIN)
         return None
 
-    def _be_supervisor(self, box: int) -> Program:
+    def _be_supervisor(self, box: int, *layers: int) -> Program:
         # Detached, the socket object will not close a descriptor number that the program may reuse.
         self._control.detach()
-        os.dup2(box, 3)
-        os.closerange(4, 1 << 16)
-        return supervise(3, self._tier.build)
+        kept = [fcntl.fcntl(layer, fcntl.F_DUPFD_CLOEXEC, _CONTROL + 1) for layer in layers]
+        os.dup2(box, _CONTROL)
+        for below, above in pairwise((_CONTROL, *sorted(kept), 1 << 16)):
+            os.closerange(below + 1, above)
+        return supervise(_CONTROL, kept, self._tier.build)
 
     def _bury(self, pidfd: int) -> None:
         end = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 from weakref import WeakSet
@@ -73,12 +74,15 @@ class Zygote:
     def is_alive(self) -> bool:
         return self._process.poll() is None
 
-    async def open(self, box: socket.socket) -> int:
-        """Hand over the supervisor's end of a sandbox's socket; the sandbox's number."""
+    async def open(self, box: socket.socket, layers: Sequence[int] = ()) -> int:
+        """Hand over the supervisor's end of a sandbox's socket; the sandbox's number.
+
+        `layers`: what another sandbox of this tier sent for "freeze".
+        """
         number = next(self._numbers)
         while True:
             try:
-                socket.send_fds(self._control, [b"open %d" % number], [box.fileno()])
+                socket.send_fds(self._control, [b"open %d" % number], [box.fileno(), *layers])
                 return number
             except BlockingIOError:
                 # Some 200 wait in the queue already. There is no event for several tasks on one socket.

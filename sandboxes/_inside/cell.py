@@ -54,6 +54,10 @@ class Home(Protocol):
         """Files are touched inside with the rights of the programs."""
         ...
 
+    def freeze(self) -> list[int]:
+        """Descriptors of the workspace's files as they are, never to change. Raises `files.Refused`."""
+        ...
+
     def leave(self) -> None:
         """Free what outlives the processes."""
         ...

@@ -105,10 +105,10 @@ def mount_setattr(target: str, attributes: int) -> None:
     )
 
 
-def detached_copy(path: str) -> int:
-    """A descriptor of a private copy of the mounts at `path`, attached nowhere."""
+def detached_copy(path: str, *, recursive: bool = True) -> int:
+    """A descriptor of a private copy of the mount (or mounts) at `path`, attached nowhere."""
     name = ctypes.create_string_buffer(os.fsencode(path))
-    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_RECURSIVE
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | (_AT_RECURSIVE if recursive else 0)
     return syscall(f"open_tree {path}", _OPEN_TREE, _AT_FDCWD, ctypes.addressof(name), flags)
 
 
@@ -146,11 +146,23 @@ def sethostname(name: bytes) -> None:
 # Made here, once: a fork that builds a buffer pays for each page of memory that it touches first.
 _CAP_HEADER = ctypes.create_string_buffer(struct.pack("II", 0x20080522, 0), 8)
 _NO_CAPS = ctypes.create_string_buffer(24)
+_ALL = 0xFFFFFFFF
+_RESTING = ctypes.create_string_buffer(struct.pack("6I", 0, _ALL, 0, 0, _ALL, 0), 24)
+_AWAKE = ctypes.create_string_buffer(struct.pack("6I", _ALL, _ALL, 0, _ALL, _ALL, 0), 24)
 
 
 def drop_capabilities() -> None:
-    """Clear the effective, permitted and inheritable sets (the ambient set follows)."""
+    """Clear the effective, permitted and inheritable sets (the ambient set follows), for good."""
     syscall("capset", _CAPSET, ctypes.addressof(_CAP_HEADER), ctypes.addressof(_NO_CAPS))
+
+
+def rest_capabilities() -> None:
+    """Clear the effective set, until `wake_capabilities`. Only for who has all that its user namespace knows."""
+    syscall("capset", _CAPSET, ctypes.addressof(_CAP_HEADER), ctypes.addressof(_RESTING))
+
+
+def wake_capabilities() -> None:
+    syscall("capset", _CAPSET, ctypes.addressof(_CAP_HEADER), ctypes.addressof(_AWAKE))
 
 
 def openat2(directory: int, path: bytes, flags: int, resolve: int, mode: int = 0) -> int:

@@ -9,6 +9,7 @@
     ack        so many bytes of its streams were read; no reply
     cancel     end it; no reply of its own
     write, read, list, remove    one file call; "ok" or "refused"
+    freeze     "ok", with descriptors of the files as they are; or "refused"
 
 End of file on the connection (closed, or the driver was killed): everything dies with the loop.
 """
@@ -124,6 +125,8 @@ class Loop:
         elif verb == "cancel":
             if job is not None:
                 self._end(job, "killed")
+        elif verb == "freeze":
+            self._freeze(request)
         else:
             self._file_call(request)
         request.payload.close()
@@ -160,6 +163,14 @@ class Loop:
             done()
         else:
             job.stdin.put(request.payload, done, is_last=request.head["is_last"])
+
+    def _freeze(self, request: Request) -> None:
+        try:
+            if self._jobs:
+                raise files.Refused("programs are running; a workspace is forked between them")
+            self._outbox.put_descriptors(request.channel, b"ok", self._home.freeze())
+        except files.Refused as error:
+            self._outbox.put(request.channel, b"refused", Text(str(error).encode()))
 
     def _file_call(self, request: Request) -> None:
         reply: Bytes | None

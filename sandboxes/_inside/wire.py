@@ -8,8 +8,10 @@ of a sandbox.
 
 from __future__ import annotations
 
+import array
 import marshal
 import os
+import socket
 import struct
 from collections import deque
 from typing import Any, NamedTuple, Protocol
@@ -108,6 +110,18 @@ class Outbox:
         self._queue.append((LENGTHS.pack(channel, len(head), size) + head, payload))
         if len(self._queue) == 1:
             self.flush()
+
+    def put_descriptors(self, channel: int, head: bytes, fds: list[int]) -> None:
+        """Send a reply with descriptors, which are closed here, over a socket."""
+        assert self.is_empty, "descriptors go with a frame that goes whole"
+        control = array.array("i", fds).tobytes()
+        with socket.socket(fileno=os.dup(self.fd)) as sock:
+            sock.sendmsg(
+                [LENGTHS.pack(channel, len(head), 0) + head],
+                [(socket.SOL_SOCKET, socket.SCM_RIGHTS, control)] if fds else [],
+            )
+        for fd in fds:
+            os.close(fd)
 
     @property
     def is_empty(self) -> bool:
