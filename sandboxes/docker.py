@@ -116,7 +116,8 @@ class DockerSandbox(BoxClient):
         self._is_out_of_memory = False
         self._why = ""
         self._closing: asyncio.Future[None] | None = None
-        super().__init__("docker", spec, lease.sock, self._attached)
+        is_proxied = spec.network != "none"
+        super().__init__("docker", spec, lease.sock, is_proxied=is_proxied, unwrap=self._attached)
 
     def capabilities(self) -> Capabilities:
         return Capabilities(tier=self.tier, jobs=True)
@@ -131,6 +132,7 @@ class DockerSandbox(BoxClient):
             "cpus": math.ceil(self.spec.cpus),
             "memory_mb": self.spec.memory_mb,
             "pids": self.spec.pids,
+            "has_network": self.spec.network != "none",
         }
         self.send(answer, head)
         _, missing = await self.within(answer.future, GRACE_S)

@@ -28,7 +28,8 @@ class LocalSandbox(BoxClient):
     def __init__(
         self, tier: str, spec: SandboxSpec, keeper: Zygote, number: int, sock: socket.socket
     ) -> None:
-        super().__init__(tier, spec, sock)
+        self._is_proxied = tier == "namespaces" and spec.network != "none"
+        super().__init__(tier, spec, sock, is_proxied=self._is_proxied)
         self._keeper = keeper
         self.number = number
         """Which of its zygote's sandboxes this is."""
@@ -67,7 +68,13 @@ class LocalSandbox(BoxClient):
         """Wait until the supervisor has built its walls."""
         answer = Answer()
         spec = self.spec
-        limits = {"memory_mb": spec.memory_mb, "pids": spec.pids, "disk_mb": spec.disk_mb, "cpus": spec.cpus}
+        limits = {
+            "memory_mb": spec.memory_mb,
+            "pids": spec.pids,
+            "disk_mb": spec.disk_mb,
+            "cpus": spec.cpus,
+            "has_network": self._is_proxied,
+        }
         self.send(answer, limits)
         try:
             async with asyncio.timeout(GRACE_S):

@@ -35,7 +35,8 @@ class SandboxSpec:
     """
 
     backend: str = "auto"
-    """"auto" (strongest embedded tier that proves every wall), "namespaces", "landlock" or "docker"."""
+    """"auto" (strongest embedded tier that proves every wall), "namespaces", "landlock", "docker", the name of an
+    installed backend, or "unsafe-local", which has no walls."""
     image: str | None = None
     """Container image; needs backend "docker". None: the host's system directories, read-only."""
     cpus: float = 1.0
@@ -46,8 +47,9 @@ class SandboxSpec:
     """Processes and threads at one time."""
     disk_mb: int = 256
     """Writable space, MiB."""
-    network: Literal["none"] = "none"
-    """Network policy. Only "none" exists so far."""
+    network: Literal["none", "open"] | tuple[str, ...] = "none"
+    """Who may be reached, over HTTP and HTTPS through a proxy in the driver: nobody, every public host, or the
+    hosts of a list like `("pypi.org", "*.example.org:8443")`. Programs find it by HTTPS_PROXY."""
     env: Mapping[str, str] = field(default_factory=dict[str, str])
     """The environment variables inside; nothing of the host's environment enters."""
 

@@ -32,9 +32,9 @@ API_TIMEOUT_S = 60
 # The guest's modules, each in its own file, become packages without a disk inside the container. Each comes
 # after those that it imports.
 GUEST_MODULES = (
-    *(
-        f"_inside.{name}"
-        for name in [
+    *map(
+        "_inside.{}".format,
+        [
             "linux",
             "pages",
             "wire",
@@ -46,9 +46,10 @@ GUEST_MODULES = (
             "feeder",
             "verdict",
             "job",
+            "relay",
             "loop",
             "warmup",
-        ]
+        ],
     ),
     "_docker.guest_walls",
     "_docker.guest",

@@ -132,4 +132,5 @@ def main() -> None:
     os.set_blocking(inbox.fd, False)
     os.set_blocking(outbox.fd, False)
     warm_up("box")
-    run_program(Loop(inbox, outbox, home, opening["memory_mb"]).serve(), base_path)
+    limits = {"memory_mb": opening["memory_mb"], "has_network": opening["has_network"]}
+    run_program(Loop(inbox, outbox, home, **limits).serve(), base_path)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from itertools import count
 from typing import Any, TypeVar
 
+from .._inside.relay import FIRST_CHANNEL, PROXY_PORT
 from .._inside.wire import MARSHAL_VERSION
 from ..errors import SandboxError, SandboxFileError, SandboxLost
 from ..job import Chunk, Job
@@ -19,9 +20,16 @@ from ..sandbox import ExecResult, Sandbox, SandboxSpec, is_word, require_call
 from ..session import Session
 from .calls import Answer, Outcome, Receiver, Streams, Words
 from .link import Link, Unwrap
+from .network import Gate, server_for
 from .sessions import PYTHON, SHELL, LiveSession
 
 T = TypeVar("T")
+
+_PROXY = f"http://127.0.0.1:{PROXY_PORT}"
+_PROXY_ENV = {
+    **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), _PROXY),
+    **dict.fromkeys(("NO_PROXY", "no_proxy"), "localhost,127.0.0.1,::1"),
+}
 
 GRACE_S = 30.0
 """How long a start may take, and an answer after a program's timeout, on an overloaded machine."""
@@ -31,7 +39,13 @@ class BoxClient(Sandbox):
     """Connects over `sock`, which is its to close. A tier says how to end a sandbox from outside."""
 
     def __init__(
-        self, tier: str, spec: SandboxSpec, sock: socket.socket, unwrap: Unwrap | None = None
+        self,
+        tier: str,
+        spec: SandboxSpec,
+        sock: socket.socket,
+        *,
+        is_proxied: bool,
+        unwrap: Unwrap | None = None,
     ) -> None:
         self.tier = tier
         self.spec = spec
@@ -41,6 +55,7 @@ class BoxClient(Sandbox):
         self._keyed: dict[str, tuple[Sequence[str], asyncio.Task[ExecResult]]] = {}
         self.is_closing = False
         self._ended = asyncio.Event()
+        self._gate = Gate(self, server_for(spec.network)) if is_proxied else None
         self.link = Link(sock, self._on_reply, self._on_end, unwrap)
 
     @abstractmethod
@@ -105,12 +120,13 @@ class BoxClient(Sandbox):
             result = await self.within(outcome.future, timeout_s + GRACE_S)
         except asyncio.CancelledError:
             # The program dies now; its reply has a receiver still.
-            self.link.send(0, {"op": "cancel", "job": channel})
+            self.tell({"op": "cancel", "job": channel})
             raise
         return replace(result, queue_s=max(0.0, time.monotonic() - called - result.wall_s))
 
     def _command(self, argv: Sequence[str], env: Mapping[str, str] | None, cwd: str) -> bytes:
-        return marshal.dumps((tuple(argv), {**self.spec.env, **(env or {})}, cwd), MARSHAL_VERSION)
+        given = {**(_PROXY_ENV if self._gate else {}), **self.spec.env, **(env or {})}
+        return marshal.dumps((tuple(argv), given, cwd), MARSHAL_VERSION)
 
     async def start(
         self,
@@ -214,6 +230,9 @@ class BoxClient(Sandbox):
             raise SandboxLost(f"the sandbox gave no answer in {limit_s:.0f} s") from None
 
     def _on_reply(self, channel: int, words: Words, payload: bytes) -> None:
+        if self._gate is not None and channel >= FIRST_CHANNEL:
+            self._gate.take(channel, words, payload)
+            return
         receiver = self._receivers.get(channel)
         if receiver is not None and receiver.take(words, payload):
             del self._receivers[channel]
@@ -224,6 +243,10 @@ class BoxClient(Sandbox):
         for receiver in self._receivers.values():
             receiver.lose(error)
         self._receivers.clear()
+
+    def tell(self, head: dict[str, Any]) -> None:
+        """A request without a reply."""
+        self.link.send(0, head)
 
     async def see_ended(self, limit_s: float) -> bool:
         """Whether the other side closes the connection in time."""
@@ -244,7 +267,7 @@ class ClientJob(Job):
         self.streams = Streams(self._acknowledge)
 
     def _acknowledge(self, size: int) -> None:
-        self._box.link.send(0, {"op": "ack", "job": self.id, "size": size})
+        self._box.tell({"op": "ack", "job": self.id, "size": size})
 
     async def send(self, data: bytes, *, is_last: bool = False) -> None:
         answer = Answer()
@@ -265,6 +288,6 @@ class ClientJob(Job):
         await self._box.ask({"op": "signal", "job": self.id, "number": int(number)})
 
     async def kill(self) -> ExecResult:
-        self._box.link.send(0, {"op": "cancel", "job": self.id})
+        self._box.tell({"op": "cancel", "job": self.id})
         self.streams.discard()
         return await self.streams.ended()

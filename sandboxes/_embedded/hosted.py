@@ -5,7 +5,10 @@
     limits      the supervisor adds up memory, processes and disk; between two looks a program can overshoot
 
 Weaker than namespaces: programs see that a path of the host exists (not what is in it), and have no /proc.
+The tier unsafe-local is the same without the walls: limits, and the end of every process, and nothing else.
 """
+
+from __future__ import annotations
 
 import os
 import resource
@@ -43,41 +46,59 @@ _PREFIX = "palaestra"
 class Grounds:
     """What every sandbox of a zygote shares, made before any fork."""
 
+    is_alone: bool
+    """Each sandbox has a user number of its own."""
+    processors: list[int]
+    walls: Walls | None
+    """None: programs reach what their user reaches."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Walls:
+    """Around the files and the system calls."""
+
     prefixes: tuple[str, ...]
     """The interpreter's directories."""
     version: int
     """Of Landlock."""
-    is_alone: bool
-    """Each sandbox has a user number of its own."""
     filter: seccomp.Filter
-    processors: list[int]
+
+    def ruleset(self, directory: str) -> landlock.Ruleset:
+        """Everything but the system and `directory` is out of reach."""
+        rules = landlock.Ruleset(self.version)
+        for path in (*_SYSTEM, *self.prefixes):
+            rules.allow(path, landlock.READ)
+        for path in _DEVICES:
+            rules.allow(path, landlock.USE_DEVICE)
+        rules.allow(directory, landlock.CHANGE)
+        return rules
 
 
-def prepare(prefixes: tuple[str, ...]) -> Grounds:
+def prepare(prefixes: tuple[str, ...], *, has_walls: bool) -> Grounds:
     """In the zygote, once: make sure that programs can reach the interpreter, and sweep."""
+    is_alone = can_switch_user()
+    walls = _walls(prefixes, is_alone) if has_walls else None
+    if is_alone:
+        for prefix in prefixes:
+            _open_way(prefix)
+    linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
+    sweep()
+    return Grounds(is_alone=is_alone, walls=walls, processors=sorted(os.sched_getaffinity(0)))
+
+
+def _walls(prefixes: tuple[str, ...], is_alone: bool) -> Walls:
     version = landlock.version()
     if version < landlock.MIN_VERSION:
         raise OSError(
             f"filesystem: this kernel's Landlock has version {version} and {landlock.MIN_VERSION} is needed "
             "(Linux 6.2, with landlock in the lsm= list)"
         )
-    is_alone = can_switch_user()
-    if is_alone:
-        for prefix in prefixes:
-            _open_way(prefix)
-    linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
-    sweep()
-    return Grounds(
-        prefixes=prefixes,
-        version=version,
-        is_alone=is_alone,
-        filter=seccomp.build_filter(
-            in_namespaces=False,
-            signals=version >= landlock.SCOPES_SIGNALS,
-            also=() if is_alone else seccomp.OWNER_CALLS,
-        ),
-        processors=sorted(os.sched_getaffinity(0)),
+    calls = seccomp.build_filter(
+        in_namespaces=False,
+        signals=version >= landlock.SCOPES_SIGNALS,
+        also=() if is_alone else seccomp.OWNER_CALLS,
     )
+    return Walls(prefixes=prefixes, version=version, filter=calls)
 
 
 def _open_way(prefix: str) -> None:
@@ -124,7 +145,8 @@ class HostedHome:
         self._furnish()
         # Only a user that has no other process can be counted by the kernel; the watch counts in any case.
         settle(opening["memory_mb"], opening["pids"] if grounds.is_alone else None)
-        self._ruleset = self._rules()
+        self._walls = grounds.walls
+        self._ruleset = None if self._walls is None else self._walls.ruleset(self._directory)
         self._watch = Watch(opening["memory_mb"], opening["pids"], lambda: descendants(os.getpid()))
         self._meter = DiskMeter(self._directory, self._disk_mb)
 
@@ -136,22 +158,14 @@ class HostedHome:
         os.chdir(os.environ["HOME"])
         self.workspace = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
-    def _rules(self) -> landlock.Ruleset:
-        rules = landlock.Ruleset(self._grounds.version)
-        for path in (*_SYSTEM, *self._grounds.prefixes):
-            rules.allow(path, landlock.READ)
-        for path in _DEVICES:
-            rules.allow(path, landlock.USE_DEVICE)
-        rules.allow(self._directory, landlock.CHANGE)
-        return rules
-
     def confine(self) -> None:
         linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
         size = self._disk_mb << 20
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
         pin(self._cpus, self._grounds.processors)
-        self._ruleset.restrict()
-        self._grounds.filter.install()
+        if self._walls is not None and self._ruleset is not None:
+            self._ruleset.restrict()
+            self._walls.filter.install()
 
     def check(self) -> Check:
         check = self._watch.check()
@@ -166,7 +180,7 @@ class HostedHome:
         return nullcontext()
 
     def freeze(self) -> list[int]:
-        raise files.Refused("the landlock tier has no file system of its own to share")
+        raise files.Refused("this tier has no file system of its own to share")
 
     def kill_all(self) -> None:
         if self._grounds.is_alone:

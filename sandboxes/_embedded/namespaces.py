@@ -138,6 +138,7 @@ def furnish(disk_mb: int, outer_uid: int, outer_gid: int, inherited: list[int]) 
     """Inside fresh namespaces: the private /proc and the one writable file system."""
     map_ids(INNER_ID, INNER_ID, outer_uid, outer_gid)
     linux.sethostname(b"sandbox")
+    linux.raise_loopback()
     linux.mount("proc", "/proc", "proc", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC)
     size = f"size={disk_mb}m,nr_inodes={max(2048, disk_mb * _INODES_PER_MB)},mode=0755"
     linux.mount("sandbox", WORKSPACE, "tmpfs", MS_NOSUID | MS_NODEV, size)

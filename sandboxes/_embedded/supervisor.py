@@ -27,6 +27,8 @@ class Opening(TypedDict):
     pids: int
     disk_mb: int
     cpus: float
+    has_network: bool
+    """Whether programs can reach the driver's proxy."""
     layers: list[int]
     """Descriptors of the files that it begins with, by `layers.Layers.freeze` of another sandbox."""
 
@@ -46,7 +48,7 @@ def supervise(control: int, layers: list[int], build: Callable[[Opening], Home])
         refuse(control, error)
         os._exit(1)
     os.set_blocking(control, False)
-    loop = Loop(inbox, outbox, home, opening["memory_mb"])
+    loop = Loop(inbox, outbox, home, memory_mb=opening["memory_mb"], has_network=opening["has_network"])
     try:
         outbox.put(request.channel, b"ok")
     except DriverGone:

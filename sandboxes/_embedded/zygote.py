@@ -13,6 +13,7 @@ import site
 import socket
 import sys
 from collections.abc import Callable, Collection
+from functools import partial
 from itertools import pairwise
 from typing import Protocol
 
@@ -129,11 +130,11 @@ class _Namespaces:
         """With process 1 of its namespaces the kernel has taken everything."""
 
 
-class _Landlock:
+class _Hosted:
     flags = 0
 
-    def __init__(self) -> None:
-        self._grounds = hosted.prepare(namespaces.interpreter_prefixes())
+    def __init__(self, *, has_walls: bool) -> None:
+        self._grounds = hosted.prepare(namespaces.interpreter_prefixes(), has_walls=has_walls)
 
     def build(self, opening: Opening) -> Home:
         return hosted.HostedHome(opening, self._grounds)
@@ -142,7 +143,11 @@ class _Landlock:
         hosted.clean_up_after(pid, others)
 
 
-_TIERS: dict[str, Callable[[], Tier]] = {"namespaces": _Namespaces, "landlock": _Landlock}
+_TIERS: dict[str, Callable[[], Tier]] = {
+    "namespaces": _Namespaces,
+    "landlock": partial(_Hosted, has_walls=True),
+    "unsafe-local": partial(_Hosted, has_walls=False),
+}
 
 
 def _as_after_site() -> list[str]:

@@ -19,8 +19,10 @@ class _Part:
 class Feeder:
     """Writes what it is given as fast as the program reads. The pipe `fd` is its to close."""
 
-    def __init__(self, reactor: Reactor, fd: int) -> None:
+    def __init__(self, reactor: Reactor, fd: int, end: Callable[[], None] | None = None) -> None:
+        """`end` is called before `fd` is closed: closing one descriptor of a socket alone ends nothing."""
         os.set_blocking(fd, False)
+        self._end = end
         self._reactor = reactor
         self._fd = fd
         self._parts: deque[_Part] = deque()
@@ -52,13 +54,15 @@ class Feeder:
             except BlockingIOError:
                 self._reactor.watch(self._fd, select.POLLOUT, self._go_on)
                 return False
-            except BrokenPipeError:
+            except (BrokenPipeError, ConnectionResetError):
                 self._stop()
         return True
 
     def _stop(self) -> None:
         if self._fd >= 0:
             self._reactor.forget(self._fd)
+            if self._end is not None:
+                self._end()
             os.close(self._fd)
             self._fd = -1
 

@@ -6,8 +6,10 @@ Only x86-64: `require_linux()` says so in words before any number below is used.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import platform
+import socket
 import struct
 import sys
 from collections.abc import Callable
@@ -27,6 +29,7 @@ _libc.unshare.argtypes = [ctypes.c_int]
 _CLONE, _CAPSET, _PIVOT_ROOT, _OPENAT2, _MOUNT_SETATTR = 56, 126, 155, 437, 442
 _OPEN_TREE, _MOVE_MOUNT, _OPEN_TREE_CLONE, _MOVE_EMPTY_PATH = 428, 429, 1, 4
 _SIGCHLD = 17
+_SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
 
 NEWNS, NEWUTS, NEWIPC = 0x00020000, 0x04000000, 0x08000000
 NEWUSER, NEWPID, NEWNET, NEWCGROUP = 0x10000000, 0x20000000, 0x40000000, 0x02000000
@@ -170,6 +173,12 @@ def openat2(directory: int, path: bytes, flags: int, resolve: int, mode: int = 0
     name = ctypes.create_string_buffer(path)
     how = ctypes.create_string_buffer(struct.pack("QQQ", flags | os.O_CLOEXEC, mode, resolve), 24)
     return syscall("openat2", _OPENAT2, directory, ctypes.addressof(name), ctypes.addressof(how), 24)
+
+
+def raise_loopback() -> None:
+    """Bring up the loopback device of a new network namespace."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", _IFF_UP))
 
 
 def hide_command_line() -> None:

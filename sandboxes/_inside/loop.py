@@ -4,7 +4,7 @@
            <──reply────      <──pipes──
 
     run        channel's job is started; "out" and "exit" when it and all that it left behind are gone
-    feed       bytes for its standard input; "ok" when it has taken them
+    feed       bytes for its standard input, or for a connection of the relay; "ok" when it has taken them
     signal     to its process group; "ok"
     ack        so many bytes of its streams were read; no reply
     cancel     end it; no reply of its own
@@ -29,6 +29,7 @@ from .job import Job, Order
 from .pages import Pages
 from .program import Program
 from .reactor import Children, Reactor
+from .relay import FIRST_CHANNEL, Relay
 from .wire import Bytes, DriverGone, Inbox, Outbox, Request
 
 _FIRST_TICK_S = 0.01
@@ -50,7 +51,9 @@ class Text:
 class Loop:
     """`home` is what holds the programs in."""
 
-    def __init__(self, inbox: Inbox, outbox: Outbox, home: Home, memory_mb: int) -> None:
+    def __init__(
+        self, inbox: Inbox, outbox: Outbox, home: Home, *, memory_mb: int, has_network: bool
+    ) -> None:
         self._inbox, self._outbox, self._home = inbox, outbox, home
         self._memory_mb = memory_mb
         self._reactor = Reactor()
@@ -58,6 +61,7 @@ class Loop:
         self._jobs: dict[int, Job] = {}
         self._tick = _FIRST_TICK_S
         self._next_check = 0.0
+        self._relay = Relay(self._reactor, outbox) if has_network else None
         self._reactor.watch(inbox.fd, select.POLLIN, self._on_request)
 
     def serve(self) -> Program:
@@ -122,9 +126,13 @@ class Loop:
         elif verb == "ack":
             if job is not None:
                 job.acknowledge(request.head["size"])
+            elif self._relay is not None:
+                self._relay.acknowledge(request.head["job"], request.head["size"])
         elif verb == "cancel":
             if job is not None:
                 self._end(job, "killed")
+            elif self._relay is not None:
+                self._relay.drop(request.head["job"])
         elif verb == "freeze":
             self._freeze(request)
         else:
@@ -159,7 +167,10 @@ class Loop:
             request.payload.close()
             self._outbox.put(request.channel, b"ok")
 
-        if job is None or job.stdin is None:
+        to: int = request.head["job"]
+        if self._relay is not None and to >= FIRST_CHANNEL:
+            self._relay.feed(to, request.payload, done, request.head["is_last"])
+        elif job is None or job.stdin is None:
             done()
         else:
             job.stdin.put(request.payload, done, is_last=request.head["is_last"])
