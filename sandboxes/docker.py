@@ -132,10 +132,13 @@ class DockerSandbox(BoxClient):
             "cpus": math.ceil(self.spec.cpus),
             "memory_mb": self.spec.memory_mb,
             "pids": self.spec.pids,
+            "preload": list(self.spec.preload),
             "has_network": self.spec.network != "none",
         }
         self.send(answer, head)
-        _, missing = await self.within(answer.future, GRACE_S)
+        words, missing = await self.within(answer.future, GRACE_S)
+        if words[0] != b"ok":
+            raise SandboxUnavailable(missing.decode(errors="replace"))
         if missing:
             walls = missing.decode(errors="replace").replace("\0", ", ")
             raise SandboxUnavailable(

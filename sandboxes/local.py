@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from ._driver.calls import Answer
 from ._driver.client import GRACE_S, BoxClient
 from ._embedded.layers import MAX_LAYERS
-from ._embedded.zygotes import Zygote, keep_from_forks, zygote
+from ._embedded.zygotes import Zygote, keep_from_forks, require_venv, zygote
 from ._inside.linux import require_linux
 from .errors import SandboxError, SandboxLost, SandboxUnavailable
 from .sandbox import Capabilities, SandboxSpec
@@ -107,7 +107,7 @@ async def open_local(tier: str, spec: SandboxSpec, layers: Sequence[int] = ()) -
     """
     if (reason := require_linux()) is not None:
         raise SandboxUnavailable(reason)
-    keeper = zygote(tier)
+    keeper = zygote(tier, require_venv(spec.venv) if spec.venv else "", spec.preload)
     ours, theirs = socket.socketpair()
     keep_from_forks(ours)
     try:

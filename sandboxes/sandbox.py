@@ -52,12 +52,25 @@ class SandboxSpec:
     hosts of a list like `("pypi.org", "*.example.org:8443")`. Programs find it by HTTPS_PROXY."""
     env: Mapping[str, str] = field(default_factory=dict[str, str])
     """The environment variables inside; nothing of the host's environment enters."""
+    preload: tuple[str, ...] = ()
+    """Modules that are in memory when a Python program starts, so that importing them costs nothing. numpy and its
+    like then have one thread."""
+    venv: str | None = None
+    """A virtual environment of the host, of the Python that runs this: shown read-only, its packages at hand.
+    Embedded tiers only: an image has its own."""
 
     def __post_init__(self) -> None:
         for name in ("cpus", "memory_mb", "pids", "disk_mb"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"SandboxSpec.{name} must be over 0 and finite, got {getattr(self, name)}")
         require_env(self.env, "SandboxSpec.env")
+        for name in self.preload:
+            if not all(map(str.isidentifier, name.split("."))):
+                raise ValueError(f"SandboxSpec.preload has {name!r}, which is not the name of a module")
+        if self.venv is not None and (self.image is not None or self.backend == "docker"):
+            raise ValueError(
+                f"SandboxSpec.venv={self.venv!r} needs an embedded tier; put packages into the image"
+            )
         if self.image is not None and self.backend not in ("auto", "docker"):
             raise ValueError(f'SandboxSpec.image needs backend="docker", got backend={self.backend!r}')
 

@@ -1,11 +1,11 @@
 """PID 1 of a Docker sandbox: the loop of `_inside/`, behind the walls that the engine put up.
 
-`containers.py` hands the text of this file and of `_inside/` to `python3 -c` in any image that has Python 3.8 or
-newer, with ctypes.
+`containers.py` hands the text of this file and of `_inside/` to `python3 -c` in any image that has Python 3.8
+or newer, with ctypes.
 
 It is root with the capabilities SETUID, SETGID and KILL; programs get another uid and none of them, so that a
-program can neither signal, trace nor impersonate it. When its stdin ends the driver is gone; this process exits,
-and the kernel ends everything in the container.
+program can neither signal, trace nor impersonate it. When its stdin ends the driver is gone; this process
+exits, and the kernel ends everything in the container.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .._inside.cell import Check, Events, descendants
 from .._inside.files import Refused
 from .._inside.loop import Loop, Text
 from .._inside.program import run as run_program
-from .._inside.warmup import warm_up
+from .._inside.warmup import load_ahead, warm_up
 from .._inside.wire import DriverGone, Inbox, Outbox
 from .guest_walls import missing_walls, oom_kills, pid_refusals
 
@@ -121,16 +121,26 @@ def main() -> None:
     base_path = [entry for entry in sys.path if entry]
     inbox, outbox = _take_connection()
     try:
-        request = inbox.take()
-        assert request is not None, "the connection blocks until the whole request is here"
-        opening = request.head
-        home = ContainerHome(opening)
-        lacks = missing_walls(opening["memory_mb"] << 20, opening["pids"] + 1)
-        outbox.put(request.channel, b"ok", Text("\0".join(lacks).encode()))
+        loop = _set_up(inbox, outbox, base_path)
     except DriverGone:
         os._exit(0)
+    warm_up("box")
+    run_program(loop.serve(), base_path)
+
+
+def _set_up(inbox: Inbox, outbox: Outbox, base_path: list[str]) -> Loop:
+    """Answer the driver's opening with what this container lacks."""
+    request = inbox.take()
+    assert request is not None, "the connection blocks until the whole request is here"
+    opening = request.head
+    home = ContainerHome(opening)
+    try:
+        load_ahead(opening["preload"], base_path)
+    except ImportError as error:
+        outbox.put(request.channel, b"unavailable", Text(str(error).encode(errors="backslashreplace")))
+        os._exit(1)
+    lacks = missing_walls(opening["memory_mb"] << 20, opening["pids"] + 1)
+    outbox.put(request.channel, b"ok", Text("\0".join(lacks).encode()))
     os.set_blocking(inbox.fd, False)
     os.set_blocking(outbox.fd, False)
-    warm_up("box")
-    limits = {"memory_mb": opening["memory_mb"], "has_network": opening["has_network"]}
-    run_program(Loop(inbox, outbox, home, **limits).serve(), base_path)
+    return Loop(inbox, outbox, home, memory_mb=opening["memory_mb"], has_network=opening["has_network"])

@@ -1,7 +1,7 @@
-"""Sessions: an interpreter that reads commands from its standard input, and answers on a descriptor of its own.
+"""Sessions: an interpreter that reads commands from its stdin, and answers on a descriptor of its own.
 
-Each command goes with a nonce, and its answer is "nonce exit-code" and a zero byte. Standard output and error are
-never parsed, so nothing that a command prints can be taken for an answer.
+Each command goes with a nonce, and its answer is "nonce exit-code" and a zero byte. Standard output and error
+are never parsed, so nothing that a command prints can be taken for an answer.
 """
 
 import asyncio

@@ -9,7 +9,6 @@ The host's root is detached from the template: a sandbox has no mount through wh
 
 import os
 import signal
-import sys
 from contextlib import AbstractContextManager, nullcontext, suppress
 
 from .._inside import linux
@@ -48,7 +47,8 @@ _FILTER = seccomp.build_filter(in_namespaces=True)
 def enter_template(prefixes: tuple[str, ...]) -> None:
     """Give this process a mount namespace whose root holds only what every sandbox may read.
 
-    `prefixes` are the interpreter's directories; each appears at its own path, without its siblings.
+    `prefixes` are the directories of the interpreter and its packages; each appears at its own path, without
+    its siblings.
     """
     if can_switch_user():
         linux.unshare(linux.NEWNS)
@@ -151,10 +151,6 @@ def furnish(disk_mb: int, outer_uid: int, outer_gid: int, inherited: list[int]) 
     # It covers the tmpfs, so that no other name leads to its parts.
     layers.show()
     return layers
-
-
-def interpreter_prefixes() -> tuple[str, ...]:
-    return tuple(dict.fromkeys((sys.base_prefix, sys.base_exec_prefix)))
 
 
 def _mapped_ids() -> tuple[int, int]:

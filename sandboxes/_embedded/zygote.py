@@ -21,7 +21,7 @@ from .._inside import linux
 from .._inside.cell import Home
 from .._inside.program import Program
 from .._inside.program import run as run_program
-from .._inside.warmup import warm_up
+from .._inside.warmup import load_ahead, warm_up
 from . import hosted, namespaces
 from .layers import MAX_LAYERS
 from .supervisor import Opening, refuse, supervise
@@ -116,8 +116,8 @@ class Zygote:
 class _Namespaces:
     flags = linux.NEWUSER | linux.NEWNS | linux.NEWPID | linux.NEWNET | linux.NEWIPC | linux.NEWUTS
 
-    def __init__(self) -> None:
-        namespaces.enter_template(namespaces.interpreter_prefixes())
+    def __init__(self, prefixes: tuple[str, ...]) -> None:
+        namespaces.enter_template(prefixes)
         if namespaces.can_switch_user():
             namespaces.become(namespaces.other_id(os.getpid()))
         self._uid, self._gid = os.geteuid(), os.getegid()
@@ -133,8 +133,8 @@ class _Namespaces:
 class _Hosted:
     flags = 0
 
-    def __init__(self, *, has_walls: bool) -> None:
-        self._grounds = hosted.prepare(namespaces.interpreter_prefixes(), has_walls=has_walls)
+    def __init__(self, prefixes: tuple[str, ...], *, has_walls: bool) -> None:
+        self._grounds = hosted.prepare(prefixes, has_walls=has_walls)
 
     def build(self, opening: Opening) -> Home:
         return hosted.HostedHome(opening, self._grounds)
@@ -143,14 +143,14 @@ class _Hosted:
         hosted.clean_up_after(pid, others)
 
 
-_TIERS: dict[str, Callable[[], Tier]] = {
+_TIERS: dict[str, Callable[[tuple[str, ...]], Tier]] = {
     "namespaces": _Namespaces,
     "landlock": partial(_Hosted, has_walls=True),
     "unsafe-local": partial(_Hosted, has_walls=False),
 }
 
 
-def _as_after_site() -> list[str]:
+def _as_after_site(venv: str) -> list[str]:
     """The module search path of a normal start, which this one was not: -S leaves `site` out.
 
     So the .pth files of this host, which may run anything, stay out of every program.
@@ -158,17 +158,22 @@ def _as_after_site() -> list[str]:
     site.setquit()
     site.setcopyright()
     site.sethelper()
-    packages = [path for path in site.getsitepackages() if os.path.isdir(path)]
+    prefixes = [venv] if venv else None
+    if venv:
+        sys.prefix = sys.exec_prefix = venv
+    packages = [path for path in site.getsitepackages(prefixes) if os.path.isdir(path)]
     return [entry for entry in sys.path if entry] + packages
 
 
-def main(name: str, control_fd: int) -> None:
+def main(name: str, control_fd: int, venv: str, *preload: str) -> None:
     """Serve; in a forked program, run that and never return."""
     control = socket.socket(fileno=control_fd)
-    base_path = _as_after_site()
+    prefixes = tuple(dict.fromkeys((sys.base_prefix, sys.base_exec_prefix, *([venv] if venv else []))))
+    base_path = _as_after_site(venv)
     try:
-        tier = _TIERS[name]()
-    except OSError as error:
+        tier = _TIERS[name](prefixes)
+        load_ahead(preload, base_path)
+    except (OSError, ImportError) as error:
         control.send(f"error {error}".encode())
         return
     control.send(b"ready")

@@ -20,7 +20,7 @@ from ..errors import SandboxLost, SandboxUnavailable
 _BOOT = (
     "import sys, types; package = types.ModuleType('_palaestra'); package.__path__ = [sys.argv[1]]; "
     "sys.modules['_palaestra'] = package; from _palaestra._embedded.zygote import main; "
-    "main(sys.argv[2], int(sys.argv[3]))"
+    "main(sys.argv[2], int(sys.argv[3]), *sys.argv[4:])"
 )
 _QUEUE_FULL_S = 0.002
 
@@ -43,7 +43,7 @@ os.register_at_fork(after_in_child=_close_in_fork)
 class Zygote:
     """The driver's handle on one zygote process."""
 
-    def __init__(self, tier: str) -> None:
+    def __init__(self, tier: str, venv: str = "", preload: tuple[str, ...] = ()) -> None:
         self.tier = tier
         self.owner = os.getpid()
         # Event loops in several threads may open sandboxes: `next` gives no number twice.
@@ -53,8 +53,8 @@ class Zygote:
         here = str(Path(__file__).resolve().parent.parent)
         with theirs:
             self._process = subprocess.Popen(
-                [interpreter(), "-S", "-c", _BOOT, here, tier, str(theirs.fileno())],
-                env=base_environment(),
+                [interpreter(), "-S", "-c", _BOOT, here, tier, str(theirs.fileno()), venv, *preload],
+                env=base_environment(venv, bool(preload)),
                 cwd="/",
                 pass_fds=[theirs.fileno()],
                 # Pipes, so that sys.stdin and sys.stdout are set up as a program's will be.
@@ -146,19 +146,21 @@ class Zygote:
                 self._process.wait()
 
 
-_zygotes: dict[str, Zygote] = {}
+_Key = tuple[str, str, tuple[str, ...]]
+_zygotes: dict[_Key, Zygote] = {}
 _lock = threading.Lock()
 
 
-def zygote(tier: str) -> Zygote:
+def zygote(tier: str, venv: str = "", preload: tuple[str, ...] = ()) -> Zygote:
     """The running zygote of a tier; a dead one, or one of the process that forked us, is replaced."""
+    key = tier, venv, preload
     with _lock:
-        found = _zygotes.get(tier)
+        found = _zygotes.get(key)
         if found is not None and (found.owner != os.getpid() or not found.is_alive()):
             found.stop()
             found = None
         if found is None:
-            found = _zygotes[tier] = Zygote(tier)
+            found = _zygotes[key] = Zygote(*key)
         return found
 
 
@@ -178,14 +180,40 @@ def interpreter() -> str:
     return os.path.realpath(getattr(sys, "_base_executable", sys.executable))
 
 
-def base_environment() -> dict[str, str]:
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+
+def base_environment(venv: str, is_preloaded: bool) -> dict[str, str]:
     """Every variable that a program sees, before `SandboxSpec.env`.
 
-    The fixed hash seed makes a program's set order the same in each process, forked or not.
+    The fixed hash seed makes a program's set order the same in each process, forked or not. Threads that a
+    module started when it was loaded ahead would be in no fork of it.
     """
+    directories = [*([f"{venv}/bin"] if venv else []), os.path.dirname(interpreter()), "/usr/local/bin"]
     return {
-        "PATH": f"{os.path.dirname(interpreter())}:/usr/local/bin:/usr/bin:/bin",
+        "PATH": ":".join([*directories, "/usr/bin", "/bin"]),
         "HOME": "/workspace",
         "LANG": "C.UTF-8",
         "PYTHONHASHSEED": "0",
+        **({"VIRTUAL_ENV": venv} if venv else {}),
+        **(_ONE_THREAD if is_preloaded else {}),
     }
+
+
+def require_venv(path: str) -> str:
+    """The real path of a virtual environment. Raises `ValueError` for one that programs could not use."""
+    real = os.path.realpath(path)
+    try:
+        lines = Path(real, "pyvenv.cfg").read_text().splitlines()
+    except OSError as error:
+        raise ValueError(f"SandboxSpec.venv={path!r} is no virtual environment: {error.strerror}") from None
+    home = next(
+        (line.partition("=")[2].strip() for line in lines if line.split("=")[0].strip() == "home"), ""
+    )
+    here = os.path.dirname(interpreter())
+    if os.path.realpath(home) != here:
+        raise ValueError(
+            f"SandboxSpec.venv={path!r} is of the Python in {home!r}, and programs get that in {here!r}: "
+            "make one with the Python that runs this"
+        )
+    return real

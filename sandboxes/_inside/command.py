@@ -25,7 +25,7 @@ class Command(NamedTuple):
 
 
 def become(command: Command) -> Program:
-    """The program, if it is for the very interpreter that runs this and plain enough to fork into; else exec."""
+    """The program, if the very interpreter that runs this can become it by a fork; otherwise, exec."""
     if command.directory != ".":
         _enter(command.directory)
     os.environ.update(command.env)

@@ -160,7 +160,7 @@ def drop_capabilities() -> None:
 
 
 def rest_capabilities() -> None:
-    """Clear the effective set, until `wake_capabilities`. Only for who has all that its user namespace knows."""
+    """Clear the effective set, until `wake_capabilities`. For who has all that its user namespace knows."""
     syscall("capset", _CAPSET, ctypes.addressof(_CAP_HEADER), ctypes.addressof(_RESTING))
 
 

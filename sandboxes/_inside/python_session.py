@@ -1,4 +1,4 @@
-"""A program, run inside as `python3 -c`: a Python that reads code from standard input, and answers on descriptor 3.
+"""A program, run inside by `python3 -c`: a Python that reads code from stdin, and answers on descriptor 3.
 
 Standard library of Python 3.8 only, as any image may have it.
 """
@@ -44,6 +44,7 @@ def run(code: str, space: dict[str, Any]) -> int:
     try:
         # By compile: an error in it has no frame of `ast` in its traceback.
         tree = compile(code, "<session>", "exec", ast.PyCF_ONLY_AST)
+        assert isinstance(tree, ast.Module)
         last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
         signal.signal(signal.SIGINT, signal.default_int_handler)
         exec(compile(tree, "<session>", "exec"), space)

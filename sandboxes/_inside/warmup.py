@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 
 from . import linux
@@ -16,6 +18,19 @@ _PRELOADED = (
     "bisect collections copy dataclasses datetime functools heapq itertools json math operator re string "
     "textwrap time typing"
 )
+
+
+def load_ahead(modules: Sequence[str], path: list[str]) -> None:
+    """Import `SandboxSpec.preload`. Raises `ImportError` for what is missing, or starts threads."""
+    before, sys.path[:] = sys.path[:], path
+    for name in modules:
+        try:
+            import_module(name)
+        except ImportError as error:
+            raise ImportError(f"preload: {name!r} is not at hand for programs here: {error}") from error
+        if len(os.listdir("/proc/self/task")) > 1:
+            raise ImportError(f"preload: {name!r} starts threads, which would be in no program")
+    sys.path[:] = before
 
 
 def warm_up(package: str) -> None:
