@@ -14,6 +14,7 @@ from .check import check
 from .eval import evaluate
 from .play import play
 from .replay import replay
+from .sandbox import sandbox
 from .train import train
 
 USER_ERRORS = (
@@ -54,6 +55,7 @@ app.command("eval")(evaluate)
 app.command("play")(play)
 app.command("replay")(replay)
 app.add_typer(check, name="check")
+app.add_typer(sandbox, name="sandbox")
 
 
 def main() -> None:

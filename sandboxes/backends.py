@@ -51,8 +51,8 @@ async def _open_unsafe(spec: SandboxSpec) -> Sandbox:
     """Programs reach what this user reaches: all that is left is limits, and the end of every process."""
     if spec.network != "open":
         raise SandboxUnavailable(
-            f"backend={UNSAFE!r} cannot hold network={spec.network!r}: programs use the host's network. If that is "
-            'meant, say network="open"; for untrusted code use backend="auto"'
+            f"backend={UNSAFE!r} cannot hold network={spec.network!r}: programs use the host's network. "
+            'If that is meant, say network="open"; for untrusted code use backend="auto"'
         )
     return await open_local(UNSAFE, spec)
 

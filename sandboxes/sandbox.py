@@ -35,8 +35,8 @@ class SandboxSpec:
     """
 
     backend: str = "auto"
-    """"auto" (strongest embedded tier that proves every wall), "namespaces", "landlock", "docker", the name of an
-    installed backend, or "unsafe-local", which has no walls."""
+    """"auto" (strongest embedded tier that proves every wall), "namespaces", "landlock", "docker", the name
+    of an installed backend, or "unsafe-local", which has no walls."""
     image: str | None = None
     """Container image; needs backend "docker". None: the host's system directories, read-only."""
     cpus: float = 1.0
@@ -48,13 +48,13 @@ class SandboxSpec:
     disk_mb: int = 256
     """Writable space, MiB."""
     network: Literal["none", "open"] | tuple[str, ...] = "none"
-    """Who may be reached, over HTTP and HTTPS through a proxy in the driver: nobody, every public host, or the
-    hosts of a list like `("pypi.org", "*.example.org:8443")`. Programs find it by HTTPS_PROXY."""
+    """Who may be reached, over HTTP and HTTPS through a proxy in the driver: nobody, every public host, or
+    those of a list like `("pypi.org", "*.example.org:8443")`. Programs find it by HTTPS_PROXY."""
     env: Mapping[str, str] = field(default_factory=dict[str, str])
     """The environment variables inside; nothing of the host's environment enters."""
     preload: tuple[str, ...] = ()
-    """Modules that are in memory when a Python program starts, so that importing them costs nothing. numpy and its
-    like then have one thread."""
+    """Modules that are in memory when a Python program starts, so that importing them costs nothing. numpy
+    and its like then have one thread."""
     venv: str | None = None
     """A virtual environment of the host, of the Python that runs this: shown read-only, its packages at hand.
     Embedded tiers only: an image has its own."""
@@ -242,8 +242,7 @@ class Sandbox(ABC):
         """A new sandbox of the same spec whose workspace begins as this one's is now; close it too.
 
         Files, not processes: no program may be running. What is outside the workspace (/tmp) is not in it.
-        Raises `SandboxFileError` while programs run, and for what cannot be forked. A fork outlives its parent:
-        keep one aside, unused, and it is a snapshot.
+        Raises `SandboxFileError` while programs run, and for what cannot be forked. It outlives its parent.
         """
         raise SandboxUnavailable(f"the {self.tier} backend has no forks; see Sandbox.capabilities()")
 

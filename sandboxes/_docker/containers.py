@@ -109,7 +109,7 @@ def guest_command() -> list[str]:
 
 def probe(image: str = BASE_IMAGE) -> None:
     """Raises `SandboxUnavailable`, with the cure, when the SDK, the engine or the image is missing."""
-    with _engine() as (docker, api):
+    with engine() as (docker, api):
         _check_image(docker, api, image)
 
 
@@ -119,7 +119,7 @@ def start(spec: SandboxSpec) -> Lease:
         least = f"at least {MIN_MEMORY_MB}, part of which its guest takes"
         raise SandboxUnavailable(f"a Docker sandbox needs memory_mb of {least}; got {spec.memory_mb}")
     image = spec.image or BASE_IMAGE
-    with _engine() as (docker, api):
+    with engine() as (docker, api):
         _sweep_once(docker, api)
         _check_image(docker, api, image)
         container = api.create_container(
@@ -149,7 +149,7 @@ def start(spec: SandboxSpec) -> Lease:
 
 def see_removed(container: str) -> None:
     """Return when the container is gone; its lease was dropped before."""
-    with suppress(SandboxError), _engine() as (docker, api), suppress(docker.errors.NotFound):
+    with suppress(SandboxError), engine() as (docker, api), suppress(docker.errors.NotFound):
         try:
             api.wait(container, timeout=API_TIMEOUT_S, condition="removed")
         except OSError:  # the engine is slow or its guest hangs
@@ -158,7 +158,7 @@ def see_removed(container: str) -> None:
 
 def ran_out_of_memory(container: str, since: float) -> bool:
     """Whether the engine saw the kernel kill for memory in this container after `since` (Unix time)."""
-    with suppress(SandboxError), _engine() as (_, api):  # an engine that is gone saw nothing
+    with suppress(SandboxError), engine() as (_, api):  # an engine that is gone saw nothing
         filters = {"container": container, "event": "oom"}
         return any(True for _ in api.events(since=int(since), until=int(time.time()) + 1, filters=filters))
     return False
@@ -235,7 +235,7 @@ def _attach(api: Any, container: str) -> socket.socket:
 
 
 @contextmanager
-def _engine() -> Generator[tuple[Any, Any], None, None]:
+def engine() -> Generator[tuple[Any, Any], None, None]:
     """The SDK module and a client for one use: clients are not made for sharing between threads."""
     try:
         docker: Any = import_module("docker")
