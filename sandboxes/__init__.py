@@ -1,17 +1,25 @@
 """Where untrusted code runs. Standard library only; Docker is optional and lazy."""
 
 from .errors import SandboxError, SandboxFileError, SandboxLost, SandboxUnavailable
+from .job import Chunk, Job
 from .opening import open_sandbox
-from .sandbox import ExecResult, ExecStatus, Sandbox, SandboxSpec
+from .sandbox import Capabilities, ExecResult, ExecStatus, Sandbox, SandboxSpec, Snapshot
+from .session import Session, SessionResult
 
 __all__ = [
+    "Capabilities",
+    "Chunk",
     "ExecResult",
     "ExecStatus",
+    "Job",
     "Sandbox",
     "SandboxError",
     "SandboxFileError",
     "SandboxLost",
     "SandboxSpec",
     "SandboxUnavailable",
+    "Session",
+    "SessionResult",
+    "Snapshot",
     "open_sandbox",
 ]

@@ -36,15 +36,17 @@ class LocalSandbox(BoxClient):
         self._freezing = asyncio.Lock()
 
     def capabilities(self) -> Capabilities:
-        return Capabilities(
-            tier=self.tier, jobs=True, fork="overlay" if self.tier == "namespaces" else "copy"
-        )
+        if self.tier == "namespaces":
+            return Capabilities(tier=self.tier, jobs=True, fork="overlay", networks=("none", "open", "hosts"))
+        networks = ("none",) if self.tier == "landlock" else ("open",)
+        return Capabilities(tier=self.tier, jobs=True, fork="copy", networks=networks)
 
-    async def fork(self) -> "LocalSandbox":
+    async def open_twin(self) -> "LocalSandbox":
+        return await open_local(self.tier, self.spec)
+
+    async def fork(self) -> BoxClient:
         if self.tier != "namespaces":
-            twin = await super().fork()
-            assert isinstance(twin, LocalSandbox)
-            return twin
+            return await super().fork()
         async with self._freezing:
             self.link.max_descriptors = MAX_LAYERS
             try:

@@ -246,6 +246,25 @@ class Sandbox(ABC):
         """
         raise SandboxUnavailable(f"the {self.tier} backend has no forks; see Sandbox.capabilities()")
 
+    async def snapshot(self) -> Snapshot:
+        """The workspace as it is now, to open sandboxes from as often as wanted. Raises as `fork` does."""
+        return Snapshot(await self.fork())
+
     @abstractmethod
     async def close(self) -> None:
         """Kill everything inside and free the workspace. Safe to call twice."""
+
+
+class Snapshot:
+    """Files of a workspace, kept by a sandbox in which nothing runs."""
+
+    def __init__(self, kept: Sandbox) -> None:
+        self._kept = kept
+
+    async def open(self) -> Sandbox:
+        """A new sandbox whose workspace begins with these files; close it too."""
+        return await self._kept.fork()
+
+    async def close(self) -> None:
+        """Free the files. Sandboxes that were opened from it go on. Safe to call twice."""
+        await self._kept.close()

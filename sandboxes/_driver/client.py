@@ -19,6 +19,7 @@ from ..job import Chunk, Job
 from ..sandbox import ExecResult, Sandbox, SandboxSpec, is_word, require_call
 from ..session import Session
 from .calls import Answer, Outcome, Receiver, Streams, Words
+from .copying import copy_workspace
 from .link import Link, Unwrap
 from .network import Gate, server_for
 from .sessions import PYTHON, SHELL, LiveSession
@@ -57,6 +58,10 @@ class BoxClient(Sandbox):
         self._ended = asyncio.Event()
         self._gate = Gate(self, server_for(spec.network)) if is_proxied else None
         self.link = Link(sock, self._on_reply, self._on_end, unwrap)
+
+    @abstractmethod
+    async def open_twin(self) -> "BoxClient":
+        """An empty sandbox of the same tier and spec."""
 
     @abstractmethod
     def end_now(self) -> None:
@@ -205,6 +210,17 @@ class BoxClient(Sandbox):
         if words[0] != b"ok":
             raise SandboxLost(f"the sandbox does not make sense: it said {words[0]!r:.100}")
         return content
+
+    async def fork(self) -> "BoxClient":
+        if self._receivers:
+            raise SandboxFileError("programs are running; a workspace is forked between them")
+        twin = await self.open_twin()
+        try:
+            await copy_workspace(self, twin, self.spec.disk_mb)
+        except BaseException:
+            await twin.close()
+            raise
+        return twin
 
     # ------------------------------------------------------------ the connection
 
