@@ -158,6 +158,45 @@ def test_a_host_that_ends_without_an_answer_is_a_bad_gateway(
     run_async(part())
 
 
+def test_a_host_that_breaks_off_in_the_middle_of_a_body_is_a_bad_gateway() -> None:
+    async def part() -> None:
+        has_waited = asyncio.Event()
+
+        async def stares(host: Host, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await has_waited.wait()
+            reset(writer)
+
+        asked = GET.replace(b"\r\n\r\n", b"\r\nContent-Length: 1000000000\r\n\r\n")
+        async with (
+            a_host(stares) as host,
+            a_door("a.example", dial=host.dial) as door,
+            door.knock(asked) as client,
+        ):
+            with pytest.raises(TimeoutError):
+                while True:
+                    client.writer.write(bytes(1 << 20))
+                    async with asyncio.timeout(0.5):
+                        await client.writer.drain()
+            has_waited.set()
+            assert (await client.reader.readline()).startswith(b"HTTP/1.1 502 ")
+            client.writer.transport.abort()
+
+    run_async(part())
+
+
+def test_a_connection_ends_with_its_answer_though_the_client_stays() -> None:
+    async def part() -> None:
+        async with (
+            a_host(answers_ok) as host,
+            a_door("a.example", dial=host.dial) as door,
+            door.knock(GET) as client,
+        ):
+            assert await client.reader.read() == OK
+            await until(lambda: door.num_open == 0)
+
+    run_async(part())
+
+
 def test_an_answer_that_breaks_off_is_not_taken_for_a_whole_one() -> None:
     async def part() -> None:
         is_read = asyncio.Event()

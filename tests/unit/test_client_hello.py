@@ -42,8 +42,12 @@ def read(*pieces: bytes) -> ClientHello:
     return run_async(part())
 
 
-def handshake(body: bytes) -> bytes:
-    message = b"\x01" + len(body).to_bytes(3, "big") + body
+BARE = b"\x03\x03" + bytes(32) + b"\0" + b"\0\x02\x13\x01" + b"\x01\0"
+"""A hello's body, up to its extensions."""
+
+
+def handshake(body: bytes, more: bytes = b"") -> bytes:
+    message = b"\x01" + len(body).to_bytes(3, "big") + body + more
     return b"\x16\x03\x01" + len(message).to_bytes(2, "big") + message
 
 
@@ -57,9 +61,12 @@ def names(*entries: bytes, kind: bytes = b"\0") -> bytes:
 
 
 def hello_with(*extensions: bytes) -> bytes:
+    return handshake(BARE + block(*extensions))
+
+
+def block(*extensions: bytes) -> bytes:
     joined = b"".join(extensions)
-    head = b"\x03\x03" + bytes(32) + b"\0" + b"\0\x02\x13\x01" + b"\x01\0"
-    return handshake(head + len(joined).to_bytes(2, "big") + joined)
+    return len(joined).to_bytes(2, "big") + joined
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
@@ -108,7 +115,8 @@ def test_a_hello_with_unknown_and_encrypted_extensions_counts_by_its_open_name()
         HELLO[:5] + b"\x02" + HELLO[6:],
         HELLO[:40],
         in_records(HELLO, 100)[:105] + b"\x14\x03\x03\0\x01\x01" + in_records(HELLO, 100)[105:],
-        HELLO[:3] + (len(HELLO) - 1).to_bytes(2, "big") + HELLO[5:] + b"more",
+        handshake(BARE, more=block(names(b"a.example"))),
+        handshake(BARE + block(names(b"a.example")) + b"\0"),
         hello_with(names(b"a.example"), names(b"b.example")),
         hello_with(names(b"a.example", b"b.example")),
         hello_with(names(b"a.example", kind=b"\1")),
@@ -125,9 +133,7 @@ def test_what_is_no_hello_with_one_name_is_refused(raw: bytes) -> None:
 
 
 def test_a_hello_without_extensions_has_no_name() -> None:
-    assert (
-        read(handshake(b"\x03\x03" + bytes(32) + b"\0" + b"\0\x02\x13\x01" + b"\x01\0")).server_name is None
-    )
+    assert read(handshake(BARE)).server_name is None
 
 
 def test_an_endless_hello_is_refused_at_the_limit_and_not_buffered() -> None:
