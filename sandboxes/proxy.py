@@ -160,7 +160,7 @@ class _Visit:
         is_same = is_address(goal.host) if name is None else name.lower() == goal.host
         if not is_same:
             raise Refused(403, f"CONNECT asks for {goal}, but TLS for {name!r:.100}; both must be one")
-        await self._relay(upstream, self._pass_on(hello.raw, upstream), needs_both=True)
+        await self._relay(upstream, self._send_all(hello.raw, upstream), needs_both=True)
 
     async def _tunnel_plain(self, goal: Endpoint, upstream: Upstream) -> None:
         if goal.port != HTTP_PORT:
@@ -191,20 +191,21 @@ class _Visit:
             writer.transport.abort()
 
     async def _exchange(self, head: Head, locator: Locator, upstream: Upstream) -> None:
-        """One plain request and its answer. What follows the request is thrown away."""
+        """One plain request and its answer."""
         opening = rewritten(head, locator)
+        sending = self._send_one(opening, head.body_length, upstream)
+        await self._relay(upstream, sending, needs_both=False)
 
-        async def send() -> None:
-            with suppress(ConnectionError):  # a server may answer, and hang up, before it has read all
-                await self._send(opening, upstream)
-                await copy_body(self._intake, head.body_length, lambda data: self._send(data, upstream))
-            while await self._intake.some():
-                pass
-            upstream[1].write_eof()
+    async def _send_one(self, opening: bytes, body_length: int | None, upstream: Upstream) -> None:
+        """One request. What follows it is thrown away: nobody has looked at where it wants to go."""
+        await self._send(opening, upstream)
+        await copy_body(self._intake, body_length, lambda data: self._send(data, upstream))
+        while await self._intake.some():
+            pass
+        upstream[1].write_eof()
 
-        await self._relay(upstream, send(), needs_both=False)
-
-    async def _pass_on(self, opening: bytes, upstream: Upstream) -> None:
+    async def _send_all(self, opening: bytes, upstream: Upstream) -> None:
+        """Whatever comes, to the client's end."""
         await self._send(opening, upstream)
         while data := await self._intake.some():
             await self._send(data, upstream)

@@ -1,6 +1,7 @@
 """What the tests of the proxy share: hosts on loopback, and a port that stands for the one in a sandbox."""
 
 import asyncio
+import shutil
 import socket
 import ssl
 import struct
@@ -12,11 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from palaestra.sandboxes.allow import Allow
 from palaestra.sandboxes.proxy import Limits, Refusal, serve
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+GET = b"GET http://a.example/x HTTP/1.1\r\nHost: a.example\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi"
+SHORT = Limits(head_s=0.3, dial_s=0.3, idle_s=0.3, linger_s=0.3)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +41,8 @@ class Certificate:
 
 
 def make_certificate(folder: Path) -> Certificate:
+    if shutil.which("openssl") is None:
+        pytest.skip("needs the openssl command, to make a certificate")
     path = folder / "certificate.pem"
     names = "subjectAltName=DNS:a.example,DNS:b.example,IP:127.0.0.1"
     key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", str(path)]
@@ -95,6 +102,18 @@ async def answers_ok(host: Host, reader: asyncio.StreamReader, writer: asyncio.S
     await host.read(reader, b"\r\n\r\n")
     writer.write(OK)
     await writer.drain()
+
+
+async def swallows(host: Host, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Takes everything and says nothing."""
+    await host.read(reader)
+
+
+async def drip(writer: asyncio.StreamWriter, data: bytes) -> None:
+    """A byte now and then."""
+    for at in range(len(data)):
+        writer.write(data[at : at + 1])
+        await asyncio.sleep(0.02)
 
 
 def reset(writer: asyncio.StreamWriter) -> None:
