@@ -52,6 +52,13 @@ class Allow:
 
     endpoints: frozenset[Endpoint]
     """One for each host and port."""
+    is_open: bool = False
+    """Every host, by every port; of addresses, the public ones."""
+
+    @classmethod
+    def everything(cls) -> "Allow":
+        """What `network="open"` means: every host whose addresses are public."""
+        return cls(endpoints=frozenset(), is_open=True)
 
     @classmethod
     def parse(cls, entries: Iterable[str]) -> "Allow":
@@ -63,6 +70,8 @@ class Allow:
             name = canonical_host(host)
         except ValueError:
             return False
+        if self.is_open:
+            return is_public(name) if is_address(name) else True
         patterns = [name]
         if not is_address(name):
             labels = name.split(".")

@@ -200,5 +200,6 @@ class DockerSandbox(BoxClient):
         if self._closing is None:
             self.is_closing = True
             self.link.close()
+            await self.close_gate()
             self._closing = asyncio.ensure_future(_in_thread(lambda: containers.see_removed(self.container)))
         await asyncio.shield(self._closing)

@@ -94,6 +94,7 @@ class LocalSandbox(BoxClient):
             self.is_closing = True
             # The supervisor reads the end of the stream, kills what runs and leaves; a pending call sees it.
             self.link.end_requests()
+            await self.close_gate()
         try:
             if not await self.see_ended(_CLOSE_S):
                 self.end_now()

@@ -64,6 +64,14 @@ class SandboxSpec:
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"SandboxSpec.{name} must be over 0 and finite, got {getattr(self, name)}")
         require_env(self.env, "SandboxSpec.env")
+        if not isinstance(self.network, str):
+            from .allow import Allow  # most sandboxes have no network
+
+            Allow.parse(self.network)
+        elif self.network not in ("none", "open"):
+            raise ValueError(
+                f'SandboxSpec.network must be "none", "open" or a tuple of hosts, got {self.network!r}'
+            )
         for name in self.preload:
             if not all(map(str.isidentifier, name.split("."))):
                 raise ValueError(f"SandboxSpec.preload has {name!r}, which is not the name of a module")

@@ -7,10 +7,11 @@ import signal
 import socket
 import time
 from abc import abstractmethod
+from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .._inside.relay import FIRST_CHANNEL, PROXY_PORT
 from .._inside.wire import MARSHAL_VERSION
@@ -24,8 +25,12 @@ from .link import Link, Unwrap
 from .network import Gate, server_for
 from .sessions import PYTHON, SHELL, LiveSession
 
+if TYPE_CHECKING:
+    from ..proxy import Refusal
+
 T = TypeVar("T")
 
+_MAX_REFUSALS = 1000
 _PROXY = f"http://127.0.0.1:{PROXY_PORT}"
 _PROXY_ENV = {
     **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), _PROXY),
@@ -56,7 +61,10 @@ class BoxClient(Sandbox):
         self._keyed: dict[str, tuple[Sequence[str], asyncio.Task[ExecResult]]] = {}
         self.is_closing = False
         self._ended = asyncio.Event()
-        self._gate = Gate(self, server_for(spec.network)) if is_proxied else None
+        self.refusals: deque[Refusal] = deque(maxlen=_MAX_REFUSALS)
+        """The last requests to the network that were refused."""
+        serve = server_for(spec.network, self.refusals.append) if is_proxied else None
+        self._gate = Gate(self, serve) if serve else None
         self.link = Link(sock, self._on_reply, self._on_end, unwrap)
 
     @abstractmethod
@@ -263,6 +271,11 @@ class BoxClient(Sandbox):
     def tell(self, head: dict[str, Any]) -> None:
         """A request without a reply."""
         self.link.send(0, head)
+
+    async def close_gate(self) -> None:
+        """End the connections of programs to the network."""
+        if self._gate is not None:
+            await self._gate.close()
 
     async def see_ended(self, limit_s: float) -> bool:
         """Whether the other side closes the connection in time."""

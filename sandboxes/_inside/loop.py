@@ -8,6 +8,7 @@
     signal     to its process group; "ok"
     ack        so many bytes of its streams were read; no reply
     cancel     end it; no reply of its own
+    hang_up    close a connection of the relay; no reply
     write, read, list, remove    one file call; "ok" or "refused"
     freeze     "ok", with descriptors of the files as they are; or "refused"
 
@@ -131,8 +132,9 @@ class Loop:
         elif verb == "cancel":
             if job is not None:
                 self._end(job, "killed")
-            elif self._relay is not None:
-                self._relay.drop(request.head["job"])
+        elif verb == "hang_up":
+            if self._relay is not None:
+                self._relay.hang_up(request.head["job"], is_whole=request.head["is_whole"])
         elif verb == "freeze":
             self._freeze(request)
         else:
