@@ -220,7 +220,7 @@ class BoxClient(Sandbox):
         return content
 
     async def fork(self) -> "BoxClient":
-        if self._receivers:
+        if self.is_busy:
             raise SandboxFileError("programs are running; a workspace is forked between them")
         twin = await self.open_twin()
         try:
@@ -238,7 +238,7 @@ class BoxClient(Sandbox):
         return channel
 
     def send_as(self, channel: int, receiver: Receiver, head: dict[str, Any], *payload: bytes) -> None:
-        if self.is_closing:
+        if self.is_closing and channel:
             raise SandboxLost("the sandbox is closed")
         if not self.link.is_open:
             raise self.why_lost()
@@ -276,6 +276,16 @@ class BoxClient(Sandbox):
         """End the connections of programs to the network."""
         if self._gate is not None:
             await self._gate.close()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a call waits for its answer, or a job runs."""
+        return bool(self._receivers)
+
+    def let_go(self) -> socket.socket:
+        """The connection, for another client."""
+        self._ended.set()
+        return self.link.detach()
 
     async def see_ended(self, limit_s: float) -> bool:
         """Whether the other side closes the connection in time."""

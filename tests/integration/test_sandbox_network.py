@@ -95,8 +95,8 @@ def test_a_tier_without_the_proxy_refuses_a_network() -> None:
 @pytest.mark.parametrize("tier", TIERS)
 def test_a_closed_sandbox_ends_the_connections_of_its_programs(tier: str) -> None:
     async def part(box: Sandbox, port: int) -> None:
-        code = "import socket, time; kept = socket.create_connection(('127.0.0.1', 3128)); print(1, flush=True)\n"
-        code += "time.sleep(60)"
+        code = "import socket, time; kept = socket.create_connection(('127.0.0.1', 3128))\n"
+        code += "print(1, flush=True); time.sleep(60)"
         job = await box.start(["python3", "-c", code])
         async for chunk in job.chunks():
             assert chunk.data == b"1\n"
