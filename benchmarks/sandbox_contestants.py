@@ -103,8 +103,8 @@ class DockerAgent(Contestant):
         self._box: Sandbox | None = None
 
     async def setup(self) -> None:
-        # As many processors as `docker exec` has: its container is not limited.
-        spec = SandboxSpec(backend="docker", cpus=len(os.sched_getaffinity(0)))
+        # As many processors and processes as `docker exec` has: its container is not limited.
+        spec = SandboxSpec(backend="docker", cpus=len(os.sched_getaffinity(0)), pids=4 * MAX_IN_FLIGHT)
         try:
             self._box = await self._stack.enter_async_context(open_sandbox(spec))
         except SandboxUnavailable as error:

@@ -26,6 +26,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))  # PYTHONSAFEPATH leaves it out
 from sandbox_contestants import MAX_IN_FLIGHT, Contestant, Missing, contestants
 from sandbox_race import Race, turn
+from workspace_fork import measure_fork
 
 MEASURES = {"subprocess": None, "docker exec": "docker agent"}
 """Who is the measure of whom; None: of everybody."""
@@ -57,6 +58,7 @@ BARS = (
     Bar(figure="namespaces p50 / subprocess p50", at_most=0.5),
     Bar(figure="namespaces per_s_at_32 / subprocess per_s_at_32", at_least=2.5),
     Bar(figure="docker agent per_s_at_32 / docker exec per_s_at_32", at_least=15),
+    Bar(figure="namespaces fork_ms", at_most=1.0),
     Bar(figure=f"{SOAKED} soak_lost", at_most=0),
 )
 
@@ -84,6 +86,8 @@ async def measure(options: argparse.Namespace) -> Report:
         for who in ready:
             if who.name == SOAKED and options.soak:
                 rows[who.name] |= await soak(who, options.soak)
+            if who.name == SOAKED:
+                rows[who.name] |= await measure_fork(who.name, options.rounds * 10)
     print_table(race, rows, options.in_flight, missing)
     found = ratios(race)
     figures = dict(found)

@@ -102,7 +102,7 @@ def test_a_closed_sandbox_ends_the_connections_of_its_programs(tier: str) -> Non
             assert chunk.data == b"1\n"
             break
         await box.close()
-        names = [task.get_coro().__qualname__ for task in asyncio.all_tasks()]
+        names = [repr(task.get_coro()) for task in asyncio.all_tasks()]
         assert not [name for name in names if "Gate" in name or "Bridge" in name], names
 
     play(tier, part)
