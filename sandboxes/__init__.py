@@ -1,12 +1,15 @@
 """Where untrusted code runs. Standard library only; Docker is optional and lazy."""
 
-from .errors import SandboxError, SandboxFileError, SandboxLost, SandboxUnavailable
+from .archive import ArchiveLimits, pack, unpack
+from .errors import ArchiveRefused, SandboxError, SandboxFileError, SandboxLost, SandboxUnavailable
 from .job import Chunk, Job
 from .opening import open_sandbox
 from .sandbox import Capabilities, ExecResult, ExecStatus, Sandbox, SandboxSpec, Snapshot
 from .session import Session, SessionResult
 
 __all__ = [
+    "ArchiveLimits",
+    "ArchiveRefused",
     "Capabilities",
     "Chunk",
     "ExecResult",
@@ -22,4 +25,6 @@ __all__ = [
     "SessionResult",
     "Snapshot",
     "open_sandbox",
+    "pack",
+    "unpack",
 ]
