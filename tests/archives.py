@@ -81,7 +81,11 @@ def deflated(content: bytes) -> bytes:
 
 
 def zipped(
-    *entries: Zipped, count: int | None = None, before_end: bytes = b"", comment: bytes = b""
+    *entries: Zipped,
+    count: int | None = None,
+    listed: bytes = b"",
+    before_end: bytes = b"",
+    comment: bytes = b"",
 ) -> bytes:
     body, directory = b"", b""
     for entry in entries:
@@ -97,6 +101,7 @@ def zipped(
             body += struct.pack("<4s5H3L2H", b"PK\3\4", *common, len(name), 0) + name + packed
         tail = (len(entry.name), 0, 0, 0, 0, entry.mode << 16, at)
         directory += struct.pack("<4sH5H3L5H2L", b"PK\1\2", 0x314, *common, *tail) + entry.name
+    directory += listed
     total = len(entries) if count is None else count
     end = (0, 0, total & 0xFFFF, total & 0xFFFF, len(directory), len(body), len(comment))
     return body + directory + before_end + struct.pack("<4s4H2LH", b"PK\5\6", *end) + comment
@@ -149,7 +154,7 @@ HOSTILE_TARS: dict[str, tuple[bytes, str]] = {
     "pax without an end": (tar_member(b"x", b"8 path=a", kind=b"x") + tar_member(b"b"), "malformed"),
     "pax of size 1": (tar_member(b"x", b"1 path=a\n", kind=b"x") + tar_member(b"b"), "malformed"),
     "long name of nothing": (long_name(b"a"), "ends after the header"),
-    "huge long name": (tar_member(b"x", Random(0).randbytes(1 << 21), kind=b"L"), "over 1,048,576"),
+    "huge long name": (tar_member(b"x", Random(0).randbytes((1 << 20) + 1), kind=b"L"), "over 1,048,576"),
     "negative size": (tar_member(b"a", size=b"\xff" * 12), "is no number"),
     "octal nonsense": (tar_member(b"a", size=b"00000000009\0"), "is no number"),
     "1 TB": (tar_member(b"a", size=b"\x80" + (1 << 40).to_bytes(11, "big")), "1,099,511,627,776 bytes, and"),
@@ -189,6 +194,9 @@ HOSTILE_ZIPS: dict[str, tuple[bytes, str]] = {
     "other name": (zipped(Zipped(name=b"a", local_name=b"b")), "another method or name"),
     "counts more": (zipped(_A, count=2), "counts 2 entries, and there are 1"),
     "counts less": (zipped(_A, count=0), "counts 0 entries, and there are 1"),
+    "something short in the directory": (zipped(_A, listed=b"PK\1\2"), "directory is cut short at byte"),
+    "something else in the directory": (zipped(_A, listed=bytes(99)), "directory is damaged"),
+    "an endless name in the directory": (zipped(_A, listed=b"PK\1\2" + b"\xff" * 99), "directory is damaged"),
     "zip64": (zipped(_A, count=0xFFFF), "zip64"),
     "something in between": (zipped(_A, before_end=b"PK"), "does not fit"),
     "an end in the comment": (zipped(_A, comment=zipped()), "does not fit"),

@@ -5,6 +5,7 @@ import gzip
 import io
 import lzma
 import subprocess
+import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -187,6 +188,15 @@ def test_what_is_no_archive_or_half_of_one_is_refused(name: str) -> None:
     data, reason = BROKEN[name]
     with pytest.raises(ArchiveRefused, match=reason):
         check_archive(data)
+
+
+@pytest.mark.parametrize(("module", "packer"), [("bz2", bz2.compress), ("lzma", lzma.compress)])
+def test_a_python_without_a_compression_says_so(
+    monkeypatch: pytest.MonkeyPatch, module: str, packer: Packer
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ArchiveRefused, match=r"built without its compression .*compress it with gzip"):
+        check_archive(packer(END))
 
 
 def test_an_empty_archive_is_an_archive() -> None:
