@@ -31,7 +31,14 @@ class LocalSandbox(BoxClient):
     """A sandbox of an embedded tier; made by `open_local`."""
 
     def __init__(
-        self, tier: str, spec: SandboxSpec, keeper: Zygote, number: int, sock: socket.socket
+        self,
+        tier: str,
+        spec: SandboxSpec,
+        keeper: Zygote,
+        number: int,
+        sock: socket.socket,
+        *,
+        begins_empty: bool = True,
     ) -> None:
         self._is_proxied = tier == "namespaces" and spec.network != "none"
         super().__init__(tier, spec, sock, is_proxied=self._is_proxied)
@@ -39,7 +46,7 @@ class LocalSandbox(BoxClient):
         self.number = number
         """Which of its zygote's sandboxes this is."""
         self._freezing = asyncio.Lock()
-        self._may_be_parked = tier == "namespaces" and not self._is_proxied
+        self._may_be_parked = tier == "namespaces" and not self._is_proxied and begins_empty
 
     def capabilities(self) -> Capabilities:
         if self.tier == "namespaces":
@@ -153,7 +160,7 @@ async def open_local(tier: str, spec: SandboxSpec, layers: Sequence[int] = ()) -
     try:
         with theirs:
             number = await keeper.open(theirs, layers)
-        box = LocalSandbox(tier, spec, keeper, number, ours)
+        box = LocalSandbox(tier, spec, keeper, number, ours, begins_empty=not layers)
     except BaseException:
         ours.close()
         raise

@@ -199,6 +199,7 @@ class NamespaceHome:
         self._watch = Watch(opening["memory_mb"], opening["pids"], private_processes)
         self._cpus = opening["cpus"]
         self._allowed = allowed
+        self._has_inherited = bool(opening["layers"])
         self._first_traces = self._traces()
 
     def _enter_workspace(self) -> None:
@@ -206,7 +207,7 @@ class NamespaceHome:
         self.workspace = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def is_as_new(self) -> bool:
-        return self._traces() == self._first_traces
+        return not self._has_inherited and self._traces() == self._first_traces
 
     def _traces(self) -> object:
         """All that a program without rights can leave: files, the looks of directories, sockets that wait.

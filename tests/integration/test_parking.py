@@ -87,6 +87,20 @@ def test_whatever_leaves_a_trace_is_in_nobody_elses_sandbox(part: Part) -> None:
     assert first != second
 
 
+def test_a_fork_is_in_nobody_elses_sandbox_with_the_files_that_it_began_with() -> None:
+    async def whole() -> None:
+        box = await open_local("namespaces", SPEC)
+        await box.write("secret", b"x")
+        twin = await box.fork()
+        for closed in (twin, box):
+            await closed.close()
+        other = await open_local("namespaces", SPEC)
+        assert await other.list() == []
+        await other.close()
+
+    run_async(whole())
+
+
 def test_another_limit_is_another_sandbox() -> None:
     (first,) = numbers(hello)
     (second,) = numbers(hello, spec=SandboxSpec(backend="namespaces", memory_mb=97))
