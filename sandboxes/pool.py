@@ -101,11 +101,11 @@ class Pool:
         warm: int = 2,
         open: Callable[[SandboxSpec], Awaitable[Sandbox]] = _create,
     ) -> None:
-        if size < 1 or not 0 <= warm <= size:
-            raise ValueError(f"a pool needs size >= 1 and 0 <= warm <= size; got size={size}, warm={warm}")
+        if size < 1 or warm < 0:
+            raise ValueError(f"a pool needs size of 1 or more and warm of 0 or more; got {size} and {warm}")
         self.spec = spec or SandboxSpec()
         self.size = size
-        self.warm = warm
+        self.warm = min(warm, size)
         self._open = open
         self._limit = StartLimit(size)
         self._is_closed = False
