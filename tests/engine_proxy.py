@@ -59,22 +59,27 @@ class _Link:
     def __init__(self, client: socket.socket, engine: socket.socket, choose: Choose) -> None:
         self._client, self._engine, self._choose = client, engine, choose
         self._fault: Fault | None = None
+        self._answered = threading.Event()
 
     def up(self) -> None:
         with suppress(OSError):
             while data := self._client.recv(1 << 16):
                 first, _, rest = data.partition(b"\r\n")
                 if rest and first.endswith(b" HTTP/1.1"):
+                    self._answered.clear()
                     self._fault = self._choose(first.decode())
                 if self._fault is Fault.UNHEARD:
                     self._spoil()
                     return
                 self._engine.sendall(data)
+            # A client that was killed has asked all the same.
+            self._answered.wait(10)
             self._engine.shutdown(socket.SHUT_WR)
 
     def down(self) -> None:
         with suppress(OSError):
             while data := self._engine.recv(1 << 16):
+                self._answered.set()
                 if self._fault is not None:
                     self._spoil()
                     return

@@ -23,7 +23,7 @@ from urllib.parse import quote, urlencode, urlsplit
 _PAUSE_S = 0.1
 _GIVE_UP_S = 60.0
 """When the engine does not answer; what is left then is swept by the next driver."""
-_LATE_FACTOR, _LATE_S = 4.0, 2.0
+_LATE_FACTOR, _LATE_S = 4.0, 1.5
 """How long a container may be late: so many times the slowest creation seen, and at least so long."""
 
 

@@ -200,13 +200,14 @@ def test_a_container_that_was_made_and_never_started_goes_with_its_driver() -> N
 
 
 def test_a_container_that_the_engine_makes_after_the_drivers_death_is_waited_for(tmp_path: Path) -> None:
-    asked, dead = threading.Event(), threading.Event()
+    asked, dead, started = threading.Event(), threading.Event(), time.time()
 
     def choose(line: str) -> None:
         if "/containers/create?" in line:
+            time.sleep(0.3)  # the body follows the headers
             asked.set()
             dead.wait(30)
-            time.sleep(0.7)
+            time.sleep(0.3)
 
     known = orphans.children()
     address = f"unix://{tmp_path}/sock"
@@ -216,13 +217,18 @@ def test_a_container_that_the_engine_makes_after_the_drivers_death_is_waited_for
         process.kill()
         process.wait()
         dead.set()
-        assert not with_owner(owner)
-        deadline = time.monotonic() + GONE_S
-        while not with_owner(owner):
-            assert time.monotonic() < deadline, "the engine never made it: there is nothing to test"
-            time.sleep(0.005)
+        wait_until_made(owner, started)
         nothing_lives(known)
         assert not with_owner(owner)
+
+
+def wait_until_made(owner: str | None, since: float) -> None:
+    """Until the engine has made a container of this owner, gone again or not."""
+    filters = {"event": "create", "label": f"palaestra.owner={owner}"}
+    deadline = time.monotonic() + GONE_S
+    with engine() as api:
+        while not list(api.events(since=int(since), until=int(time.time()) + 1, filters=filters)):
+            assert time.monotonic() < deadline, "it never did: there is nothing to test"
 
 
 def test_signals_to_the_drivers_group_and_to_the_reaper_do_not_end_it() -> None:

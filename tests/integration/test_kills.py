@@ -67,13 +67,13 @@ def seconds_until_nothing(left: Callable[[], object]) -> float:
 def test_a_killed_driver_of_64_embedded_sandboxes_leaves_nothing(seed: int) -> None:
     for tier in TIERS:
         need(tier)
-    mounted, known = mounts(), orphans.children()
+    mounted, known = set(mounts()), orphans.children()
     with orphans.adopted():
         kill_at_random(seed, 64, *TIERS, within_s=1.5)
         took = seconds_until_nothing(
             lambda: orphans.living(known) + directories() + [f"program {pid}" for pid in sleepers()]
         )
-    assert mounts() == mounted
+    assert not set(mounts()) - mounted
     print(f"seed {seed}: everything was gone after {took:.2f} s")
 
 
