@@ -5,7 +5,8 @@
     open ──> starting ──> warm ──> leased ──> closing      one place from the start to the end of closing
                             └─ checked on the way: what died on the shelf is replaced
 
-Closing is not waited for by the lease's user, and what a user left behind goes with its sandbox.
+What a user left behind goes with its sandbox, whose end nobody waits for but the next in the queue. How many
+start at one time follows from how they fare (`StartLimit`).
 """
 
 import asyncio
@@ -108,7 +109,7 @@ class Pool:
         self.warm = min(warm, size)
         self._open = open
         self._limit = StartLimit(size)
-        self._is_closed = False
+        self._is_open = False
         self._is_failing = False
         self._crashes: list[BaseException] = []
         # In the order of asking.
@@ -123,13 +124,14 @@ class Pool:
         self._queue_s = self._max_queue_s = 0.0
 
     async def __aenter__(self) -> "Pool":
+        self._is_open = True
         self._advance()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await _to_its_end(self._close())
         if self._crashes:
-            raise BaseExceptionGroup("sandboxes of a pool crashed while they opened or closed", self._crashes)
+            raise BaseExceptionGroup("sandboxes of a pool crashed when they were closed", self._crashes)
 
     def lease(self) -> Lease:
         """A fresh sandbox for the length of a block; `Lease.queue_s` says how long it was waited for."""
@@ -156,8 +158,8 @@ class Pool:
 
     async def _take(self, lease: Lease) -> Sandbox:
         """Queue for a sandbox. A caller that is cancelled here has taken nothing."""
-        if self._is_closed:
-            raise SandboxError("the pool is closed; lease inside its `async with` block")
+        if not self._is_open:
+            raise SandboxError("the pool is closed: lease inside its `async with` block")
         asked = time.monotonic()
         place: asyncio.Future[Sandbox] = asyncio.get_running_loop().create_future()
         self._waiting[place] = None
@@ -201,7 +203,7 @@ class Pool:
         # While starts fail, only who waits is worth another one.
         num_wanted = len(self._waiting) + (0 if self._is_failing else self.warm)
         num_alive = num_coming + len(self._leased) + len(self._closing)
-        return not self._is_closed and num_coming < num_wanted and num_alive < self.size
+        return self._is_open and num_coming < num_wanted and num_alive < self.size
 
     async def _start(self) -> None:
         """Open a sandbox for whoever is first in the queue by then."""
@@ -251,7 +253,7 @@ class Pool:
         if (place := self._first()) is not None:
             self._leased.add(box)
             place.set_result(box)
-        elif len(self._shelf) < self.warm and not self._is_closed:
+        elif len(self._shelf) < self.warm and self._is_open:
             self._shelf.append(box)
         else:
             self._retire(box)
@@ -280,7 +282,7 @@ class Pool:
         task.add_done_callback(ended)
 
     async def _close(self) -> None:
-        self._is_closed = True
+        self._is_open = False
         while (place := self._first()) is not None:
             place.set_exception(SandboxError("the pool was closed while this lease waited in its queue"))
         for task in self._starting:

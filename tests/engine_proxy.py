@@ -60,6 +60,7 @@ class _Link:
         self._client, self._engine, self._choose = client, engine, choose
         self._fault: Fault | None = None
         self._answered = threading.Event()
+        self._answered.set()
 
     def up(self) -> None:
         with suppress(OSError):

@@ -15,7 +15,7 @@ from typing import Any
 
 import orphans
 import pytest
-from docker_box import engine
+from docker_box import GONE_S, engine, owned_by, wait_until_gone, with_owner
 from engine_proxy import Fault, spoiled_engine
 from processes import group
 from sleepers import until
@@ -29,32 +29,11 @@ from palaestra.sandboxes.docker import DockerSandbox, create_docker_sandbox
 
 pytestmark = pytest.mark.docker
 DOCKER = SandboxSpec(backend="docker")
-GONE_S = 10.0
-"""Five times the 2 s within which everything has to be gone."""
 
 
 @pytest.fixture(autouse=True)
 def _engine_is_there() -> None:
     require("docker")
-
-
-def owned_by(pid: int) -> dict[str, str]:
-    """State by name of the containers of a driver that still runs."""
-    return with_owner(owner_label(pid))
-
-
-def with_owner(owner: str | None) -> dict[str, str]:
-    assert owner is not None
-    with engine() as api:
-        found = api.containers(all=True, filters={"label": f"palaestra.owner={owner}"})
-    return {each["Names"][0]: each["State"] for each in found}
-
-
-def wait_until_gone(owner: str | None) -> None:
-    deadline = time.monotonic() + GONE_S
-    while left := with_owner(owner):
-        assert time.monotonic() < deadline, f"left behind: {left}"
-        time.sleep(0.02)
 
 
 class Once:
@@ -231,6 +210,11 @@ def wait_until_made(owner: str | None, since: float) -> None:
             assert time.monotonic() < deadline, "it never did: there is nothing to test"
 
 
+def ignores(pid: int, number: int) -> bool:
+    _, _, rest = Path(f"/proc/{pid}/status").read_text().partition("SigIgn:")
+    return bool(int(rest.split()[0], 16) & 1 << (number - 1))
+
+
 def test_signals_to_the_drivers_group_and_to_the_reaper_do_not_end_it() -> None:
     known = orphans.children()
     with driver(before="containers._attach = tell") as process:
@@ -241,7 +225,9 @@ def test_signals_to_the_drivers_group_and_to_the_reaper_do_not_end_it() -> None:
         held = {name: os.readlink(f"/proc/{reaper}/fd/{name}") for name in os.listdir(f"/proc/{reaper}/fd")}
         assert sorted(held) == ["0", "1", "2"] and held["1"] == held["2"] == "/dev/null"
         assert Path(f"/proc/{reaper}/environ").read_bytes() == b""
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        run_async(until(lambda: all(ignores(reaper, number) for number in numbers)))
+        for number in numbers:
             os.kill(reaper, number)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import orphans
 import pytest
-from docker_box import engine
+from docker_box import GONE_S, with_owner
 from embedded_box import TIERS, directories, mounts, need
 from sleepers import SLEEP, sleepers
 from support import require
@@ -22,8 +22,6 @@ from support import require
 from palaestra.sandboxes._docker.owner import owner_label
 
 DRIVER = Path(__file__).parents[1] / "kill_driver.py"
-GONE_S = 10.0
-"""Five times the 2 s within which everything has to be gone."""
 
 
 def seeds(smoke: int, whole: int) -> list[object]:
@@ -82,14 +80,10 @@ def test_a_killed_driver_of_64_embedded_sandboxes_leaves_nothing(seed: int) -> N
 def test_a_killed_driver_of_8_containers_leaves_nothing(seed: int) -> None:
     require("docker")
     known = orphans.children()
-    with engine() as api, orphans.adopted():
+    with orphans.adopted():
         owner = kill_at_random(seed, 8, "docker", within_s=4.0)
-
-        def containers() -> list[str]:
-            found = api.containers(all=True, filters={"label": f"palaestra.owner={owner}"})
-            return [f"{each['Names']} {each['Status']}" for each in found]
 
         # First the reaper: a container that it did not wait for would come to light after it has gone.
         took = seconds_until_nothing(lambda: orphans.living(known) + [f"program {pid}" for pid in sleepers()])
-        took += seconds_until_nothing(containers)
+        took += seconds_until_nothing(lambda: with_owner(owner))
     print(f"seed {seed}: everything was gone after {took:.2f} s")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from docker_box import engine
+from docker_box import engine, wait_until_gone
 from embedded_box import TIERS, leaves_nothing
 from sleepers import SLEEP, sleepers, until
 from support import require, run_async
@@ -35,9 +35,7 @@ def _nothing_is_left(backend: str) -> Iterator[None]:
 def _no_container_is_left() -> Iterator[None]:
     require("docker")
     yield
-    owner = owner_label(os.getpid())
-    with engine() as api:
-        assert not api.containers(all=True, filters={"label": f"palaestra.owner={owner}"})
+    wait_until_gone(owner_label(os.getpid()))
 
 
 def descriptors() -> set[str]:

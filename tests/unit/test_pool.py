@@ -296,6 +296,16 @@ def test_a_crash_of_a_sandbox_that_closes_is_raised_by_the_pool(monkeypatch: pyt
     run_async(main())
 
 
+def test_a_pool_that_was_not_entered_leases_nothing() -> None:
+    async def main() -> None:
+        make = Maker()
+        with pytest.raises(SandboxError, match="async with"):
+            await number(Pool(open=make))
+        assert make.num_calls == 0
+
+    run_async(main())
+
+
 def test_a_lease_is_for_one_block_and_sizes_make_sense() -> None:
     async def main() -> None:
         async with Pool(size=2, warm=0, open=Maker()) as pool:
