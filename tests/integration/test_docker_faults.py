@@ -222,11 +222,11 @@ def test_signals_to_the_drivers_group_and_to_the_reaper_do_not_end_it() -> None:
         owner = owner_label(process.pid)
         (reaper,) = orphans.children(process.pid)
         assert reaper not in group(process.pid)
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        run_async(until(lambda: all(ignores(reaper, number) for number in numbers)))
         held = {name: os.readlink(f"/proc/{reaper}/fd/{name}") for name in os.listdir(f"/proc/{reaper}/fd")}
         assert sorted(held) == ["0", "1", "2"] and held["1"] == held["2"] == "/dev/null"
         assert Path(f"/proc/{reaper}/environ").read_bytes() == b""
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        run_async(until(lambda: all(ignores(reaper, number) for number in numbers)))
         for number in numbers:
             os.kill(reaper, number)
         os.killpg(process.pid, signal.SIGKILL)
