@@ -8,7 +8,8 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 
-from .._embedded.zygotes import interpreter, keep_from_forks
+from .._embedded.zygotes import interpreter
+from .._forks import keep_from_forks
 from . import reaper
 from .owner import our_label
 

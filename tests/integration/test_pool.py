@@ -95,15 +95,21 @@ async def crowd(backend: str, num_leases: int, num_slots: int, within_s: float, 
 
 async def warm_up(backend: str) -> None:
     """What the first sandbox of a process opens for good."""
-    async with Pool(SandboxSpec(backend=backend), size=1) as pool, pool.lease():
-        pass
+    async with Pool(SandboxSpec(backend=backend), size=1) as pool, pool.lease() as box:
+        await box.write("file", b"")  # so that it is not kept for the next owner
 
 
 def crowd_leaves_nothing(backend: str, *args: Any) -> None:
     run_async(warm_up(backend))
     before = descriptors()
     run_async(crowd(backend, *args))
-    assert descriptors() == before
+
+    def are_as_before() -> bool:
+        if backend in TIERS:
+            zygote(backend).drop_late()  # sandboxes in which nothing was done wait for an owner a moment
+        return descriptors() == before
+
+    run_async(until(are_as_before))
 
 
 @pytest.mark.parametrize("seed", range(2))
