@@ -111,7 +111,11 @@ class LocalSandbox(BoxClient):
         try:
             await self.ask({"op": "open"})
         except SandboxLost:
+            self.link.close()
             return False
+        except BaseException:
+            self.link.close()
+            raise
         return True
 
     async def close(self) -> None:
@@ -159,7 +163,6 @@ async def open_local(tier: str, spec: SandboxSpec, layers: Sequence[int] = ()) -
             box = LocalSandbox(tier, spec, keeper, parked.number, parked.sock)
             if await box.reopen():
                 return box
-            box.link.close()
     ours, theirs = socket.socketpair()
     keep_from_forks(ours)
     try:
