@@ -38,6 +38,7 @@ GUEST_MODULES = (
             "linux",
             "pages",
             "wire",
+            "brand",
             "cell",
             "files",
             "program",
