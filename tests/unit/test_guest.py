@@ -94,6 +94,24 @@ class Guest:
         fed = self.send({"op": "feed", "job": job, "is_last": is_last}, data)
         assert self.receive() == (fed, [b"ok"], b"")
 
+    def receive_beside(self, run: int) -> list[Reply]:
+        """What comes from others until a run has ended."""
+        replies: list[Reply] = []
+        while (reply := self.receive()).channel != run or reply.words[0] != b"exit":
+            replies += [reply] if reply.channel != run else []
+        return replies
+
+    def read_all(self, job: int, unread: list[Reply]) -> dict[bytes, bytes]:
+        """Acknowledge what a job wrote, to its end: the streams by their numbers."""
+        streams: dict[bytes, bytes] = {}
+        while reply := unread.pop(0) if unread else self.receive():
+            assert reply.channel == job
+            if reply.words[0] == b"exit":
+                break
+            streams[reply.words[1]] = streams.get(reply.words[1], b"") + reply.payload
+            self.send({"op": "ack", "job": job, "size": weight(len(reply.payload))})
+        return streams
+
     def ask(self, op: str, path: str, payload: bytes = b"", **fields: Any) -> tuple[bytes, bytes]:
         channel = self.send({"op": op, "path": path, **fields}, payload)
         reply = self.receive()
@@ -178,20 +196,20 @@ def poll_until(condition: Callable[[], bool]) -> None:
 
 def test_a_job_s_output_waits_for_whoever_reads_it(guest: Guest) -> None:
     job = guest.run("sh", "-c", "yes | head -c 3000000; printf end >&2", kind="job")
-    beside = guest.run("sh", "-c", "sleep 0.3; echo beside")
-    replies = [guest.receive()]
-    while replies[-1].words[0] != b"exit":
-        replies.append(guest.receive())
-    sizes = [len(reply.payload) for reply in replies if reply.channel == job]
-    assert replies[-1].channel == beside and WINDOW <= sum(sizes) < WINDOW + CHUNK
-    streams = {b"1": b"".join(reply.payload for reply in replies if reply.channel == job), b"2": b""}
-    for size in sizes:
-        guest.send({"op": "ack", "job": job, "size": weight(size)})
-    while (reply := guest.receive()).words[0] == b"data":
-        streams[reply.words[1]] += reply.payload
-        guest.send({"op": "ack", "job": job, "size": weight(len(reply.payload))})
-    assert reply.words[:3] == [b"exit", b"ok", b"0"]
-    assert streams == {b"1": b"y\n" * 1_500_000, b"2": b"end"}
+    unread = [guest.receive()]
+    while sum(len(reply.payload) for reply in unread) < WINDOW:
+        unread.append(guest.receive())
+    unread += guest.receive_beside(guest.run("sleep", "0.3"))
+    assert sum(len(reply.payload) for reply in unread) < WINDOW + CHUNK
+    assert guest.read_all(job, unread) == {b"1": b"y\n" * 1_500_000, b"2": b"end"}
+
+
+def test_many_small_chunks_fill_the_window_before_their_bytes_do(guest: Guest) -> None:
+    code = "import os, time\nfor _ in range(600): os.write(1, b'x'); time.sleep(0.001)"
+    job = guest.run("python3", "-c", code, kind="job")
+    unread = guest.receive_beside(guest.run("sleep", "1.5"))
+    assert sum(reply.payload == b"x" for reply in unread) <= WINDOW // weight(1)
+    assert guest.read_all(job, unread) == {b"1": b"x" * 600}
 
 
 def test_a_closed_stdin_ends_the_guest_and_its_programs(guest: Guest) -> None:
