@@ -1,101 +1,188 @@
-"""How fast `open + run + close` of `python -c "print(6*7)"` is, by tier, next to plain subprocesses.
+"""What a sandboxed program costs, next to the ways people run one today: one table from one run.
 
-    python benchmarks/sandboxes.py --json sandboxes.json
+    python benchmarks/sandboxes.py [--json PATH] [--soak 20000] [--only subprocess namespaces]
 
-Processor time is the figure to compare: seconds on a busy machine say little.
+The contestants take turns in rounds. A figure is the median over the rounds; a ratio is the median of the
+rounds' ratios, and says more than any figure on a busy machine. An execution is `python3 -c "print(...)"`,
+and its output is held against what it must be. For our embedded tiers it is open, run and close.
+
+"subprocess" is a python3 without packages. "subprocess (host)" is this machine's, whose .pth files run at
+each start; "subprocess -S" leaves `site` out.
 """
 
 import argparse
 import asyncio
 import json
+import math
 import os
 import platform
-import resource
-import subprocess
 import sys
-import time
-from collections.abc import Awaitable, Callable
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from palaestra.sandboxes import SandboxSpec, open_sandbox
-from palaestra.sandboxes._embedded.zygotes import interpreter, stop_zygotes
-from palaestra.sandboxes.selftest import self_test
+sys.path.insert(0, str(Path(__file__).parent))  # PYTHONSAFEPATH leaves it out
+from sandbox_contestants import MAX_IN_FLIGHT, Contestant, Missing, contestants
+from sandbox_race import Race, turn
+from workspace_fork import measure_fork
 
-CODE = "print(6 * 7)"
-IN_FLIGHT = (1, 8, 32)
-
-
-async def in_sandbox(tier: str) -> bytes:
-    async with open_sandbox(SandboxSpec(backend=tier)) as box:
-        return (await box.run(["python3", "-c", CODE])).stdout
+MEASURES = {"subprocess": None, "docker exec": "docker agent"}
+"""Who is the measure of whom; None: of everybody."""
+SOAKED = "namespaces"
 
 
-async def in_subprocess(*flags: str) -> bytes:
-    process = await asyncio.create_subprocess_exec(interpreter(), *flags, "-c", CODE, stdout=subprocess.PIPE)
-    return (await process.communicate())[0]
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bar:
+    """What must hold on two cores."""
+
+    figure: str
+    """A ratio, or the name of a contestant and of a figure in its row."""
+    at_least: float = -math.inf
+    at_most: float = math.inf
+
+    def verdict(self, figures: Mapping[str, float]) -> str:
+        """ "pass", "FAIL" or "not measured"."""
+        if self.figure not in figures:
+            return "not measured"
+        return "pass" if self.at_least <= figures[self.figure] <= self.at_most else "FAIL"
+
+    def line(self, figures: Mapping[str, float]) -> str:
+        value = figures.get(self.figure, math.nan)
+        limit = f"<= {self.at_most:g}" if self.at_most < math.inf else f">= {self.at_least:g}"
+        return f"{self.verdict(figures):14}{self.figure}: {value:.3g} (wanted {limit})"
 
 
-async def rate(once: Callable[[], Awaitable[bytes]], in_flight: int, count: int) -> float:
-    """Executions a second."""
-    slots = asyncio.Semaphore(in_flight)
-
-    async def one() -> None:
-        async with slots:
-            output = await once()
-        if output != b"42\n":
-            raise RuntimeError(f"wrong answer: {output!r}")
-
-    started = time.perf_counter()
-    await asyncio.gather(*(one() for _ in range(count)))
-    return count / (time.perf_counter() - started)
+BARS = (
+    Bar(figure="namespaces p50 / subprocess p50", at_most=0.5),
+    Bar(figure="namespaces per_s_at_32 / subprocess per_s_at_32", at_least=2.5),
+    Bar(figure="docker agent per_s_at_32 / docker exec per_s_at_32", at_least=15),
+    Bar(figure="namespaces fork_ms", at_most=1.0),
+    Bar(figure=f"{SOAKED} soak_lost", at_most=0),
+)
 
 
-def cpu_s() -> float:
-    """Of this process and of all its children that have ended."""
-    return sum(
-        usage.ru_utime + usage.ru_stime
-        for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    )
+@dataclass(kw_only=True, slots=True)
+class Report:
+    """What `--json` writes."""
+
+    ratios: dict[str, float]
+    bars: dict[str, str]
+    conditions: dict[str, object]
 
 
-async def measure(name: str, once: Callable[[], Awaitable[bytes]], count: int) -> dict[str, float]:
-    await once()
-    before = cpu_s()
-    rates = {f"per_s_at_{flight}": await rate(once, flight, count) for flight in IN_FLIGHT}
-    # A zygote's own share, and that of the sandboxes it waited for, is ours once it has ended.
-    stop_zygotes()
-    row = {"cpu_ms": (cpu_s() - before) / (count * len(IN_FLIGHT)) * 1e3, **rates}
-    print(f"{name:24}", "  ".join(f"{key} {value:8.2f}" for key, value in row.items()))
-    return row
-
-
-async def main(count: int) -> dict[str, dict[str, float]]:
-    tiers = [tier for tier in ("namespaces", "landlock") if (await self_test(tier)).ok]
-    stop_zygotes()
-    rows = {
-        "subprocess": await measure("subprocess", in_subprocess, count),
-        "subprocess -S": await measure("subprocess -S", lambda: in_subprocess("-S"), count),
-    }
-    for tier in tiers:
-        rows[tier] = await measure(tier, lambda tier=tier: in_sandbox(tier), count)  # type: ignore[misc]
-    return rows
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=100, help="executions for each figure")
-    parser.add_argument("--json", type=Path, help="write the ratios and their conditions here")
-    options = parser.parse_args()
-    rows = asyncio.run(main(options.count))
-    plain = rows["subprocess"]["cpu_ms"]
-    ratios = {f"{name} cpu / subprocess cpu": row["cpu_ms"] / plain for name, row in rows.items()}
-    conditions = {
+async def measure(options: argparse.Namespace) -> Report:
+    load = os.getloadavg()[0]
+    async with AsyncExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        wanted = chosen(contestants(Path(folder)), options.only)
+        ready, missing = await set_up(stack, wanted)
+        race = Race(ready, options.in_flight)
+        for number in range(options.rounds):
+            print(f"round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
+            await race.run_round(options.turn_s)
+        rows = {who.name: race.row(who.name) for who in ready}
+        for who in ready:
+            if who.name == SOAKED and options.soak:
+                rows[who.name] |= await soak(who, options.soak)
+            if who.name == SOAKED:
+                rows[who.name] |= await measure_fork(who.name, options.rounds * 10)
+    print_table(race, rows, options.in_flight, missing)
+    found = ratios(race)
+    figures = dict(found)
+    for name, row in rows.items():
+        figures |= {f"{name} {figure}": value for figure, value in row.items()}
+    for bar in BARS:
+        print(bar.line(figures))
+    conditions: dict[str, object] = {
         "python": sys.version.split()[0],
         "kernel": platform.release(),
         "processors": len(os.sched_getaffinity(0)),
-        "load": os.getloadavg()[0],
+        "load": [load, os.getloadavg()[0]],
+        "options": {name: value for name, value in vars(options).items() if name != "json"},
+        "missing": missing,
         "rows": rows,
     }
-    print(json.dumps(ratios, indent=2))
+    bars = {bar.figure: bar.verdict(figures) for bar in BARS}
+    return Report(ratios=found, bars=bars, conditions=conditions)
+
+
+def chosen(everybody: Sequence[Contestant], names: Sequence[str] | None) -> list[Contestant]:
+    known = [who.name for who in everybody]
+    if unknown := set(names or ()) - set(known):
+        raise SystemExit(f"--only names {sorted(unknown)}; the contestants are {known}")
+    return [who for who in everybody if names is None or who.name in names]
+
+
+async def set_up(
+    stack: AsyncExitStack, wanted: Sequence[Contestant]
+) -> tuple[list[Contestant], dict[str, str]]:
+    """(who can take part, what the others lack)."""
+    ready: list[Contestant] = []
+    missing: dict[str, str] = {}
+    for who in wanted:
+        stack.push_async_callback(who.teardown)
+        try:
+            await who.setup()
+            ready.append(who)
+        except Missing as reason:
+            missing[who.name] = str(reason)
+    return ready, missing
+
+
+async def soak(who: Contestant, executions: int) -> dict[str, float]:
+    result = await turn(who, MAX_IN_FLIGHT, executions=executions)
+    because = f", for one: {result.why:.200}" if result.lost else ""
+    print(f"{who.name}: {executions} executions, {MAX_IN_FLIGHT} in flight: {result.lost} lost{because}")
+    return {"soak": executions, "soak_lost": result.lost, "soak_per_s": result.per_s}
+
+
+def ratios(race: Race) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for base, only in MEASURES.items():
+        for name in race.turns:
+            if base in race.turns and name != base and only in (None, name):
+                found |= race.ratios(name, base)
+    return found
+
+
+def print_table(
+    race: Race, rows: Mapping[str, Mapping[str, float]], in_flight: Sequence[int], missing: Mapping[str, str]
+) -> None:
+    columns = {"p50": "p50 ms", "p95": "p95 ms"}
+    columns |= {f"per_s_at_{flight}": f"/s at {flight}" for flight in in_flight}
+    columns |= {"cpu": "cpu ms", "lost": "lost"}
+    print(f"{'':24}", *(f"{title:>9}" for title in columns.values()))
+    for name, row in rows.items():
+        print(f"{name:24}", *(f"{_cell(row.get(column, math.nan)):>9}" for column in columns))
+        if why := race.why_lost(name):
+            print(f"{'':24} lost, for one: {why:.200}")
+    for name, reason in missing.items():
+        print(f"{name:24} not measured: {reason}")
+
+
+def _cell(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.0f}" if value == int(value) else f"{value:.1f}"
+
+
+def read_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--turn-s", type=float, default=1.0, help="seconds in which a turn starts executions")
+    parser.add_argument("--in-flight", type=int, nargs="+", default=[1, 8, 32, MAX_IN_FLIGHT])
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="contestants, as the table names them")
+    parser.add_argument(
+        "--soak", type=int, default=0, metavar="N", help=f"executions of {SOAKED}, {MAX_IN_FLIGHT} in flight"
+    )
+    parser.add_argument("--json", type=Path, help="write ratios, bars and conditions here")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    options = read_options()
+    report = asyncio.run(measure(options))
     if options.json is not None:
-        options.json.write_text(json.dumps({"ratios": ratios, "conditions": conditions}, indent=2) + "\n")
+        options.json.write_text(json.dumps(asdict(report), indent=2) + "\n")

@@ -1,12 +1,12 @@
 """Tool environments with a sandbox of their own."""
 
 import asyncio
-from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import ClassVar
 
 from ..sandboxes import ExecResult, ExecStatus, Sandbox, SandboxFileError, SandboxSpec, open_sandbox
+from ..sandboxes.harvest import harvest
 from ..sandboxes.sandbox import is_word
 from .env import TaskT
 from .episode import Workspace
@@ -74,30 +74,13 @@ MAX_ENTRIES = 1000
 
 async def export(box: Sandbox, *, max_bytes: int) -> Workspace:
     """The regular files of a sandbox, from the top down, as long as they fit."""
-    files: list[tuple[str, bytes]] = []
-    folders, num_seen = deque([""]), 0
-    while folders and num_seen < MAX_ENTRIES:
-        folder = folders.popleft()
-        for name in (await _names(box, folder))[: MAX_ENTRIES - num_seen]:
-            num_seen += 1
-            if name.endswith("/"):
-                folders.append(folder + name)
-                continue
-            try:
-                data = await box.read(folder + name, max_bytes=max_bytes)
-            except SandboxFileError:  # a link, a pipe, a file that does not fit: nothing for a grader
-                continue
-            max_bytes -= len(data)
-            # A name need not be UTF-8; the record must be.
-            files.append(((folder + name).encode(errors="replace").decode(), data))
-    return Workspace(files=tuple(sorted(files)))
-
-
-async def _names(box: Sandbox, folder: str) -> list[str]:
     try:
-        return await box.list(folder or ".")
-    except SandboxFileError:  # too deep, or not readable
-        return []
+        found = await harvest(box, max_bytes=max_bytes, max_entries=MAX_ENTRIES)
+    except SandboxFileError:  # the policy took the files away, or the right to list them
+        return Workspace(files=())
+    # A name need not be UTF-8; the record must be.
+    files = ((path.encode(errors="replace").decode(), data) for path, data in found.files)
+    return Workspace(files=tuple(sorted(files)))
 
 
 def transcript(result: ExecResult) -> str:

@@ -120,7 +120,7 @@ class DockerSandbox(BoxClient):
         super().__init__("docker", spec, lease.sock, is_proxied=is_proxied, unwrap=self._attached)
 
     def capabilities(self) -> Capabilities:
-        return Capabilities(tier=self.tier, jobs=True)
+        return Capabilities(tier=self.tier, jobs=True, fork="copy", networks=("none", "open", "hosts"))
 
     async def greet(self) -> None:
         """Tell the guest what it is for. Raises `SandboxUnavailable` when it sees a wall missing."""
@@ -185,6 +185,9 @@ class DockerSandbox(BoxClient):
             raise SandboxFileError("memory ran out, and took the sandbox's files along")
         return await super().ask(head, *payload)
 
+    async def open_twin(self) -> "DockerSandbox":
+        return await create_docker_sandbox(self.spec)
+
     def end_now(self) -> None:
         self._why = self._why or "its guest is stuck"
         self.link.close()
@@ -197,5 +200,6 @@ class DockerSandbox(BoxClient):
         if self._closing is None:
             self.is_closing = True
             self.link.close()
+            await self.close_gate()
             self._closing = asyncio.ensure_future(_in_thread(lambda: containers.see_removed(self.container)))
         await asyncio.shield(self._closing)

@@ -4,6 +4,7 @@ SandboxError
 ├── SandboxUnavailable   no backend proves every wall that the spec asks for; nothing was run
 ├── SandboxLost          the sandbox died under a call (killed, daemon gone): infrastructure, retry elsewhere
 └── SandboxFileError     a path that is refused or missing: the caller's fault, often the policy's
+    └── ArchiveRefused   an archive that is damaged, hostile or over a limit; nothing of it was written
 
 What the program inside does (crashes, hangs, eats memory) is never an exception: it is an `ExecResult`.
 """
@@ -23,3 +24,7 @@ class SandboxLost(SandboxError):
 
 class SandboxFileError(SandboxError):
     """A file call was refused: missing, outside the workspace, not a regular file, or over a limit."""
+
+
+class ArchiveRefused(SandboxFileError):
+    """An archive, or an entry of it, was refused before a byte was written."""

@@ -14,19 +14,31 @@ from collections.abc import Sequence
 from ._driver.calls import Answer
 from ._driver.client import GRACE_S, BoxClient
 from ._embedded.layers import MAX_LAYERS
-from ._embedded.zygotes import Zygote, keep_from_forks, require_venv, zygote
+from ._embedded.zygotes import Limits, Parked, Zygote, keep_from_forks, require_venv, zygote
 from ._inside.linux import require_linux
 from .errors import SandboxError, SandboxLost, SandboxUnavailable
 from .sandbox import Capabilities, SandboxSpec
 
 _CLOSE_S = 5.0
+_PARK_S = 1.0
+
+
+def _limits(spec: SandboxSpec) -> Limits:
+    return spec.memory_mb, spec.pids, spec.disk_mb, spec.cpus
 
 
 class LocalSandbox(BoxClient):
     """A sandbox of an embedded tier; made by `open_local`."""
 
     def __init__(
-        self, tier: str, spec: SandboxSpec, keeper: Zygote, number: int, sock: socket.socket
+        self,
+        tier: str,
+        spec: SandboxSpec,
+        keeper: Zygote,
+        number: int,
+        sock: socket.socket,
+        *,
+        begins_empty: bool = True,
     ) -> None:
         self._is_proxied = tier == "namespaces" and spec.network != "none"
         super().__init__(tier, spec, sock, is_proxied=self._is_proxied)
@@ -34,18 +46,22 @@ class LocalSandbox(BoxClient):
         self.number = number
         """Which of its zygote's sandboxes this is."""
         self._freezing = asyncio.Lock()
+        self._may_be_parked = tier == "namespaces" and not self._is_proxied and begins_empty
 
     def capabilities(self) -> Capabilities:
-        return Capabilities(
-            tier=self.tier, jobs=True, fork="overlay" if self.tier == "namespaces" else "copy"
-        )
+        if self.tier == "namespaces":
+            return Capabilities(tier=self.tier, jobs=True, fork="overlay", networks=("none", "open", "hosts"))
+        networks = ("none",) if self.tier == "landlock" else ("open",)
+        return Capabilities(tier=self.tier, jobs=True, fork="copy", networks=networks)
 
-    async def fork(self) -> "LocalSandbox":
+    async def open_twin(self) -> "LocalSandbox":
+        return await open_local(self.tier, self.spec)
+
+    async def fork(self) -> BoxClient:
         if self.tier != "namespaces":
-            twin = await super().fork()
-            assert isinstance(twin, LocalSandbox)
-            return twin
+            return await super().fork()
         async with self._freezing:
+            self._may_be_parked = False
             self.link.max_descriptors = MAX_LAYERS
             try:
                 await self.ask({"op": "freeze"})
@@ -87,17 +103,42 @@ class LocalSandbox(BoxClient):
         if words[0] != b"ok":
             raise SandboxUnavailable(why.decode(errors="replace"))
 
-    async def close(self) -> None:
-        if not self.is_closing:
-            self.is_closing = True
-            # The supervisor reads the end of the stream, kills what runs and leaves; a pending call sees it.
-            self.link.end_requests()
+    async def reopen(self) -> bool:
+        """Take over a parked sandbox. False when it has left meanwhile."""
         try:
+            await self.ask({"op": "open"})
+        except SandboxLost:
+            return False
+        return True
+
+    async def close(self) -> None:
+        try:
+            if not self.is_closing:
+                is_idle, self.is_closing = not self.is_busy, True
+                if is_idle and self._may_be_parked and await self._park():
+                    return
+                # The supervisor reads the end of the stream, and kills what runs; a pending call sees it.
+                self.link.end_requests()
+                await self.close_gate()
             if not await self.see_ended(_CLOSE_S):
                 self.end_now()
                 await self.see_ended(_CLOSE_S)
         finally:
             self.link.close()
+
+    async def _park(self) -> bool:
+        """Whether the sandbox is as new, and waits for another owner."""
+        answer = Answer()
+        self.send_as(0, answer, {"op": "park"})
+        try:
+            async with asyncio.timeout(_PARK_S):
+                words, _ = await answer.future
+        except (TimeoutError, SandboxLost):
+            return False
+        if words[0] != b"ok":
+            return False
+        self._keeper.park(_limits(self.spec), Parked(self.number, self.let_go()))
+        return True
 
 
 async def open_local(tier: str, spec: SandboxSpec, layers: Sequence[int] = ()) -> LocalSandbox:
@@ -108,12 +149,18 @@ async def open_local(tier: str, spec: SandboxSpec, layers: Sequence[int] = ()) -
     if (reason := require_linux()) is not None:
         raise SandboxUnavailable(reason)
     keeper = zygote(tier, require_venv(spec.venv) if spec.venv else "", spec.preload)
+    if tier == "namespaces" and spec.network == "none" and not layers:
+        while (parked := keeper.take_parked(_limits(spec))) is not None:
+            box = LocalSandbox(tier, spec, keeper, *parked)
+            if await box.reopen():
+                return box
+            box.link.close()
     ours, theirs = socket.socketpair()
     keep_from_forks(ours)
     try:
         with theirs:
             number = await keeper.open(theirs, layers)
-        box = LocalSandbox(tier, spec, keeper, number, ours)
+        box = LocalSandbox(tier, spec, keeper, number, ours, begins_empty=not layers)
     except BaseException:
         ours.close()
         raise

@@ -64,6 +64,14 @@ class SandboxSpec:
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"SandboxSpec.{name} must be over 0 and finite, got {getattr(self, name)}")
         require_env(self.env, "SandboxSpec.env")
+        if not isinstance(self.network, str):
+            from .allow import Allow  # most sandboxes have no network
+
+            Allow.parse(self.network)
+        elif self.network not in ("none", "open"):
+            raise ValueError(
+                f'SandboxSpec.network must be "none", "open" or a tuple of hosts, got {self.network!r}'
+            )
         for name in self.preload:
             if not all(map(str.isidentifier, name.split("."))):
                 raise ValueError(f"SandboxSpec.preload has {name!r}, which is not the name of a module")
@@ -246,6 +254,25 @@ class Sandbox(ABC):
         """
         raise SandboxUnavailable(f"the {self.tier} backend has no forks; see Sandbox.capabilities()")
 
+    async def snapshot(self) -> Snapshot:
+        """The workspace as it is now, to open sandboxes from as often as wanted. Raises as `fork` does."""
+        return Snapshot(await self.fork())
+
     @abstractmethod
     async def close(self) -> None:
         """Kill everything inside and free the workspace. Safe to call twice."""
+
+
+class Snapshot:
+    """Files of a workspace, kept by a sandbox in which nothing runs."""
+
+    def __init__(self, kept: Sandbox) -> None:
+        self._kept = kept
+
+    async def open(self) -> Sandbox:
+        """A new sandbox whose workspace begins with these files; close it too."""
+        return await self._kept.fork()
+
+    async def close(self) -> None:
+        """Free the files. Sandboxes that were opened from it go on. Safe to call twice."""
+        await self._kept.close()

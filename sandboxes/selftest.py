@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import secrets
 import socket
 import tempfile
 import time
@@ -132,7 +133,8 @@ async def _network(run: _Run) -> str:
     with ExitStack() as stack:
         tcp = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         local = stack.enter_context(socket.socket(socket.AF_UNIX))
-        name = f"\0palaestra-selftest-{os.getpid()}-{tcp.fileno()}"
+        # Numbers of processes are not enough: containers may share a network.
+        name = f"\0palaestra-selftest-{secrets.token_hex(8)}"
         local.bind(name)
         local.listen()
         result = await run(

@@ -55,8 +55,12 @@ def leaves_nothing(backend: str) -> Iterator[None]:
 def _first_process(box: LocalSandbox) -> int:
     """The supervisor of the only sandbox of its tier, as the host numbers it."""
     keeper = zygote(box.tier).pid
-    (pid,) = Path(f"/proc/{keeper}/task/{keeper}/children").read_text().split()
-    return int(pid)
+    children = Path(f"/proc/{keeper}/task/{keeper}/children")
+    deadline = time.monotonic() + 5
+    while len(found := children.read_text().split()) > 1:  # one that is parked, and leaves soon
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return int(found[0])
 
 
 def _resident_mb(status: str) -> float:

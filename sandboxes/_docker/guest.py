@@ -76,6 +76,9 @@ class ContainerHome:
     def events(self) -> Events:
         return Events(ooms=oom_kills() or 0, refused_forks=pid_refusals() or 0)
 
+    def is_as_new(self) -> bool:
+        return False
+
     def freeze(self) -> list[int]:
         raise Refused("a container has no file system of its own to share")
 

@@ -6,11 +6,13 @@ import os
 import socket
 import time
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from io import BytesIO
 from itertools import count
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .._inside.relay import FIRST_CHANNEL, PROXY_PORT
 from .._inside.wire import MARSHAL_VERSION
@@ -18,13 +20,18 @@ from ..errors import SandboxError, SandboxFileError, SandboxLost
 from ..sandbox import ExecResult, Sandbox, SandboxSpec, is_word, require_call
 from ..session import Session
 from .calls import Answer, Outcome, Receiver, Words
+from .copying import copy_workspace
 from .jobs import ClientJob
 from .link import Link, Unwrap
 from .network import Gate, server_for
 from .sessions import PYTHON, SHELL, LiveSession
 
+if TYPE_CHECKING:
+    from ..proxy import Refusal
+
 T = TypeVar("T")
 
+_MAX_REFUSALS = 1000
 _PROXY = f"http://127.0.0.1:{PROXY_PORT}"
 _PROXY_ENV = {
     **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), _PROXY),
@@ -58,8 +65,15 @@ class BoxClient(Sandbox):
         self._keyed: dict[str, tuple[Sequence[str], asyncio.Task[ExecResult]]] = {}
         self.is_closing = False
         self._ended = asyncio.Event()
-        self._gate = Gate(self, server_for(spec.network)) if is_proxied else None
+        self.refusals: deque[Refusal] = deque(maxlen=_MAX_REFUSALS)
+        """The last requests to the network that were refused."""
+        serve = server_for(spec.network, self.refusals.append) if is_proxied else None
+        self._gate = Gate(self, serve) if serve else None
         self.link = Link(sock, self._on_reply, self._on_end, unwrap)
+
+    @abstractmethod
+    async def open_twin(self) -> "BoxClient":
+        """An empty sandbox of the same tier and spec."""
 
     @abstractmethod
     def end_now(self) -> None:
@@ -211,7 +225,8 @@ class BoxClient(Sandbox):
                 await self._file_call({"op": "append", "path": path}, data[at : at + PART])
         except BaseException:
             # Half a file is worse than none.
-            self.tell({"op": "remove", "path": path})
+            with suppress(SandboxLost):
+                self.send(Answer(), {"op": "remove", "path": path})
             raise
 
     async def read(self, path: str, *, max_bytes: int = 64 << 20) -> bytes:
@@ -246,6 +261,17 @@ class BoxClient(Sandbox):
             raise SandboxLost(f"the sandbox does not make sense: it said {words[0]!r:.100}")
         return content
 
+    async def fork(self) -> "BoxClient":
+        if self.is_busy:
+            raise SandboxFileError("programs are running; a workspace is forked between them")
+        twin = await self.open_twin()
+        try:
+            await copy_workspace(self, twin, self.spec.disk_mb)
+        except BaseException:
+            await twin.close()
+            raise
+        return twin
+
     # ------------------------------------------------------------ the connection
 
     def send(self, receiver: Receiver, head: dict[str, Any], *payload: bytes) -> int:
@@ -254,7 +280,7 @@ class BoxClient(Sandbox):
         return channel
 
     def send_as(self, channel: int, receiver: Receiver, head: dict[str, Any], *payload: bytes) -> None:
-        if self.is_closing:
+        if self.is_closing and channel:
             raise SandboxLost("the sandbox is closed")
         if not self.link.is_open:
             raise self.why_lost()
@@ -287,6 +313,21 @@ class BoxClient(Sandbox):
     def tell(self, head: dict[str, Any]) -> None:
         """A request without a reply."""
         self.link.send(0, head)
+
+    async def close_gate(self) -> None:
+        """End the connections of programs to the network."""
+        if self._gate is not None:
+            await self._gate.close()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a call waits for its answer, or a job runs."""
+        return bool(self._receivers)
+
+    def let_go(self) -> socket.socket:
+        """The connection, for another client."""
+        self._ended.set()
+        return self.link.detach()
 
     async def see_ended(self, limit_s: float) -> bool:
         """Whether the other side closes the connection in time."""

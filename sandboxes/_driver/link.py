@@ -140,12 +140,16 @@ class Link:
             self._unsent.clear()
             self._sock.shutdown(socket.SHUT_WR)
 
+    def detach(self) -> socket.socket:
+        """Let go of the socket, for another link."""
+        self.is_open = False
+        self._unsent.clear()
+        self._loop.remove_reader(self._sock)
+        self._loop.remove_writer(self._sock)
+        return self._sock
+
     def close(self) -> None:
         """Safe to call twice."""
         if self.is_open:
-            self.is_open = False
-            self._unsent.clear()
-            self._loop.remove_reader(self._sock)
-            self._loop.remove_writer(self._sock)
-            self._sock.close()
+            self.detach().close()
             self._on_end()

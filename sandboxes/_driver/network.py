@@ -8,12 +8,17 @@ import socket
 from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..errors import SandboxError
+
+if TYPE_CHECKING:
+    from ..proxy import Refusal
 
 _READ = 1 << 16
 
-Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-"""Serves one connection to its end."""
+Serve = Callable[[asyncio.StreamReader, "Answerer"], Awaitable[None]]
+"""Serves one connection to its end. What was not closed by then is reset."""
 
 
 class Wire(Protocol):
@@ -39,14 +44,17 @@ class Gate:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         elif channel in self._bridges:
-            self._bridges[channel].take(payload if words[0] == b"data" else b"")
+            self._bridges[channel].take(words[0], payload)
 
     async def _see_through(self, bridge: "_Bridge") -> None:
+        is_whole = False
         try:
-            await bridge.carry(self._serve)
+            is_whole = await bridge.carry(self._serve)
+        except (OSError, SandboxError):  # one side is gone: nobody is left to tell
+            is_whole = False
         finally:
             del self._bridges[bridge.channel]
-            self._wire.tell({"op": "cancel", "job": bridge.channel})
+            self._wire.tell({"op": "hang_up", "job": bridge.channel, "is_whole": is_whole})
 
     async def close(self) -> None:
         """End every connection."""
@@ -55,36 +63,58 @@ class Gate:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
+class Answerer:
+    """The way back to the program."""
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
+        self.is_closed = False
+
+    def write(self, data: bytes, /) -> None:
+        self._writer.write(data)
+
+    async def drain(self) -> None:
+        await self._writer.drain()
+
+    def close(self) -> None:
+        """All is written; the program may go on sending."""
+        self.is_closed = True
+        self._writer.write_eof()
+
+
 class _Bridge:
     """One connection. The sockets between hold back whoever is too fast."""
 
     def __init__(self, channel: int, wire: Wire) -> None:
         self.channel = channel
         self._wire = wire
-        self._waiting: deque[bytes] = deque()
+        self._waiting: deque[tuple[bytes, bytes]] = deque()
         self._news = asyncio.Event()
 
-    def take(self, data: bytes) -> None:
-        """What the program sent; nothing at its end."""
-        self._waiting.append(data)
+    def take(self, word: bytes, data: bytes) -> None:
+        """What came from the program: "data", its "end", or that it is "gone"."""
+        self._waiting.append((word, data))
         self._news.set()
 
-    async def carry(self, serve: Serve) -> None:
+    async def carry(self, serve: Serve) -> bool:
+        """Whether all of the answer was passed on."""
         near, far = socket.socketpair()
         near.setblocking(False)
         reader, writer = await asyncio.open_connection(sock=far)
+        answerer = Answerer(writer)
         inward = asyncio.ensure_future(self._bring_in(near))
         outward = asyncio.ensure_future(self._send_out(near))
         try:
-            await serve(reader, writer)
-            writer.close()
-            await outward
+            await serve(reader, answerer)
+            if answerer.is_closed:
+                await outward
         finally:
             for task in (inward, outward):
                 task.cancel()
             await asyncio.gather(inward, outward, return_exceptions=True)
             writer.close()
             near.close()
+        return answerer.is_closed
 
     async def _bring_in(self, near: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -92,10 +122,13 @@ class _Bridge:
             while not self._waiting:
                 self._news.clear()
                 await self._news.wait()
-            data = self._waiting.popleft()
-            if not data:
-                near.shutdown(socket.SHUT_WR)
+            word, data = self._waiting.popleft()
+            if word == b"gone":
+                near.close()
                 return
+            if word == b"end":
+                near.shutdown(socket.SHUT_WR)
+                continue
             await loop.sock_sendall(near, data)
             self._wire.tell({"op": "ack", "job": self.channel, "size": len(data)})
 
@@ -106,10 +139,10 @@ class _Bridge:
         await self._wire.ask({"op": "feed", "job": self.channel, "is_last": True})
 
 
-def server_for(network: str | tuple[str, ...]) -> Serve:
-    """What decides for `SandboxSpec.network`. Raises `ValueError` for an entry that names no host."""
+def server_for(network: str | tuple[str, ...], on_refusal: "Callable[[Refusal], None]") -> Serve:
+    """What decides for `SandboxSpec.network`."""
     from ..allow import Allow  # loaded with the first sandbox that needs it
     from ..proxy import serve
 
     policy = Allow.everything() if isinstance(network, str) else Allow.parse(network)
-    return partial(serve, policy)
+    return partial(serve, policy, on_refusal=on_refusal)

@@ -183,6 +183,9 @@ class HostedHome:
     def as_program(self) -> AbstractContextManager[None]:
         return nullcontext()
 
+    def is_as_new(self) -> bool:
+        return False
+
     def freeze(self) -> list[int]:
         raise files.Refused("this tier has no file system of its own to share")
 

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
+from typing import NamedTuple
 from weakref import WeakSet
 
 from ..errors import SandboxLost, SandboxUnavailable
@@ -40,6 +41,20 @@ def _close_in_fork() -> None:
 os.register_at_fork(after_in_child=_close_in_fork)
 
 
+MAX_PARKED = 64
+"""Sandboxes of the same limits that may wait for their next owner."""
+
+Limits = tuple[float, ...]
+"""What two sandboxes of one zygote may differ in."""
+
+
+class Parked(NamedTuple):
+    """A sandbox between two owners."""
+
+    number: int
+    sock: socket.socket
+
+
 class Zygote:
     """The driver's handle on one zygote process."""
 
@@ -49,6 +64,7 @@ class Zygote:
         # Event loops in several threads may open sandboxes: `next` gives no number twice.
         self._numbers = count(1)
         self._refusal: str | None = None
+        self._parked: dict[Limits, list[Parked]] = {}
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         here = str(Path(__file__).resolve().parent.parent)
         with theirs:
@@ -90,6 +106,18 @@ class Zygote:
             except OSError as error:
                 raise self.failure() from error
 
+    def park(self, limits: Limits, parked: Parked) -> None:
+        """Keep a sandbox that is as new. It leaves by itself when nobody takes it soon."""
+        waiting = self._parked.setdefault(limits, [])
+        while len(waiting) >= MAX_PARKED:
+            waiting.pop(0).sock.close()
+        waiting.append(parked)
+
+    def take_parked(self, limits: Limits) -> Parked | None:
+        """The one that was parked last, if any; it may have left meanwhile."""
+        waiting = self._parked.get(limits)
+        return waiting.pop() if waiting else None
+
     def kill(self, number: int) -> None:
         try:
             self._control.send(b"kill %d" % number)
@@ -130,6 +158,10 @@ class Zygote:
                 return said[6:].decode(errors="replace")
 
     def stop(self) -> None:
+        for waiting in self._parked.values():
+            for parked in waiting:
+                parked.sock.close()
+        self._parked.clear()
         is_ours = self.owner == os.getpid()
         if is_ours and self._refusal is None and not self.is_alive():
             # Sandboxes that wait for it may still ask why.

@@ -58,6 +58,10 @@ class Home(Protocol):
         """Files are touched inside with the rights of the programs."""
         ...
 
+    def is_as_new(self) -> bool:
+        """Whether nothing here tells that programs have run. False, where that is not known."""
+        ...
+
     def freeze(self) -> list[int]:
         """Descriptors of the workspace's files as they are, never to change. Raises `files.Refused`."""
         ...

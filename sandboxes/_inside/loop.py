@@ -4,10 +4,13 @@
            <──reply────      <──pipes──
 
     run        channel's job is started; "out" and "exit" when it and all that it left behind are gone
+    park       "ok" when it is as new, and may be opened again soon; or "refused"
+    open       "ok": somebody else's from here on
     feed       bytes for its standard input, or for a connection of the relay; "ok" when it has taken them
     signal     to its process group; "ok"
     ack        so many bytes of its streams were read; no reply
     cancel     end it; no reply of its own
+    hang_up    close a connection of the relay; no reply
     write, append, read, list, remove    one file call; "ok" or "refused"
     freeze     "ok", with descriptors of the files as they are; or "refused"
 
@@ -34,6 +37,8 @@ from .relay import FIRST_CHANNEL, Relay
 from .wire import Bytes, DriverGone, Inbox, Outbox, Request, Text
 
 _FIRST_TICK_S = 0.01
+_PARKED_S = 0.15
+"""How long a parked sandbox waits for its next owner."""
 
 
 class Loop:
@@ -49,6 +54,9 @@ class Loop:
         self._jobs: dict[int, Job] = {}
         self._tick = _FIRST_TICK_S
         self._next_check = 0.0
+        # Names of files lie in the heap, and what was cut off may have left anything: nobody else gets that.
+        self._may_be_parked = not has_network
+        self._parked_until: float | None = None
         self._relay = Relay(self._reactor, outbox) if has_network else None
         self._reactor.watch(inbox.fd, select.POLLIN, self._on_request)
 
@@ -69,6 +77,8 @@ class Loop:
                 if self._jobs and time.monotonic() >= self._next_check:
                     self._look()
                 self._watch_outbox()
+                if self._parked_until is not None and before >= self._parked_until:
+                    self._leave()
         except DriverGone:
             self._leave()
 
@@ -78,6 +88,8 @@ class Loop:
         os._exit(0)
 
     def _within_s(self, now: float) -> float | None:
+        if self._parked_until is not None:
+            return self._parked_until - now
         if not self._jobs:
             return None
         return min(self._next_check, *(job.deadline for job in self._jobs.values())) - now
@@ -118,8 +130,14 @@ class Loop:
         elif verb == "cancel":
             if job is not None:
                 self._end(job, "killed")
-            elif self._relay is not None:
-                self._relay.drop(request.head["job"])
+        elif verb == "hang_up":
+            if self._relay is not None:
+                self._relay.hang_up(request.head["job"], is_whole=request.head["is_whole"])
+        elif verb == "park":
+            self._park(request)
+        elif verb == "open":
+            self._parked_until = None
+            self._outbox.put(request.channel, b"ok")
         elif verb == "freeze":
             self._freeze(request)
         else:
@@ -144,6 +162,7 @@ class Loop:
         if program is not None:
             return program
         if not job.pid:
+            self._may_be_parked = False
             return None
         if not self._jobs:
             self._tick = _FIRST_TICK_S
@@ -167,7 +186,15 @@ class Loop:
         else:
             job.stdin.put(request.payload, done, is_last=request.head["is_last"])
 
+    def _park(self, request: Request) -> None:
+        if self._may_be_parked and not self._jobs and self._home.is_as_new():
+            self._parked_until = time.monotonic() + _PARKED_S
+            self._outbox.put(request.channel, b"ok")
+        else:
+            self._outbox.put(request.channel, b"refused")
+
     def _freeze(self, request: Request) -> None:
+        self._may_be_parked = False
         try:
             if self._jobs:
                 raise files.Refused("programs are running; a workspace is forked between them")
@@ -176,6 +203,7 @@ class Loop:
             self._outbox.put(request.channel, b"refused", Text(str(error).encode()))
 
     def _file_call(self, request: Request) -> None:
+        self._may_be_parked = False
         reply: Bytes | None
         try:
             with self._home.as_program():
@@ -224,6 +252,7 @@ class Loop:
 
     def _end(self, job: Job, broken: str | None) -> None:
         """Kill what is left of a job, then tell the driver."""
+        self._may_be_parked = self._may_be_parked and broken is None and job.is_run
         if broken is None and not job.was_full:
             # What filled the process table is often still there when the main program gives up.
             job.was_full = self._home.check().is_full

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import struct
 from typing import TYPE_CHECKING
 
 from .feeder import Feeder
@@ -74,11 +75,11 @@ class Relay:
         if channel in self._connections:
             self._connections[channel].acknowledge(size)
 
-    def drop(self, channel: int) -> None:
-        """The driver is done with a connection."""
+    def hang_up(self, channel: int, *, is_whole: bool) -> None:
+        """The driver is done with a connection. A reset says that what came is not all."""
         connection = self._connections.pop(channel, None)
         if connection is not None:
-            connection.close()
+            connection.close(is_whole=is_whole)
             self._listen()
 
 
@@ -87,6 +88,7 @@ class _Connection:
         self._channel, self._fd, self._reactor, self._outbox = channel, fd, reactor, outbox
         self._unread = 0
         self._has_ended = False
+        self._is_reset = False
         # A descriptor of its own: the reactor keeps one handler for each.
         self.feeder = Feeder(reactor, os.dup(fd), end=self._end_writing)
         self._watch()
@@ -98,16 +100,16 @@ class _Connection:
         chunk = Pages(CHUNK)
         try:
             got = chunk.read_from(self._fd)
+            word = b"end"
         except OSError:  # it was reset
-            got = 0
-        if got is None:
-            chunk.close()
-            return
+            got, word = 0, b"gone"
         chunk.cut()
+        if got is None:
+            return
         if got == 0:
             self._has_ended = True
             self._reactor.forget(self._fd)
-            self._outbox.put(self._channel, b"end")
+            self._outbox.put(self._channel, word)
             return
         self._unread += got
         self._outbox.put(self._channel, b"data", chunk)
@@ -120,6 +122,8 @@ class _Connection:
             self._watch()
 
     def _end_writing(self) -> None:
+        if self._is_reset:
+            return
         sock = socket.socket(fileno=self._fd)
         try:
             sock.shutdown(socket.SHUT_WR)
@@ -128,7 +132,12 @@ class _Connection:
         finally:
             sock.detach()
 
-    def close(self) -> None:
+    def close(self, *, is_whole: bool) -> None:
         self._reactor.forget(self._fd)
+        if not is_whole:
+            self._is_reset = True
+            sock = socket.socket(fileno=self._fd)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            sock.detach()
         self.feeder.close()
         os.close(self._fd)

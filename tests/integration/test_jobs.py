@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import signal
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 from any_box import first_process_mb, leaves_nothing, on_each_backend, own_mb, play, until_so
@@ -206,6 +207,9 @@ def test_a_reader_that_was_cancelled_goes_on_where_it_was(backend: str) -> None:
         job = await box.start(["python3", "-c", code], stdin=None)
         read: list[bytes] = []
 
+        def has_read(line: bytes) -> bool:
+            return line in b"".join(read)
+
         async def reader() -> None:
             async for chunk in job.chunks():
                 read.append(chunk.data)
@@ -213,7 +217,7 @@ def test_a_reader_that_was_cancelled_goes_on_where_it_was(backend: str) -> None:
         for n in range(5):
             reading = asyncio.ensure_future(reader())
             await job.send(b"%d\n" % n)
-            await until(lambda n=n: b"%d\n" % n in b"".join(read))
+            await until(partial(has_read, b"%d\n" % n))
             reading.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await reading
