@@ -24,6 +24,7 @@ from .console import only_json, open_console, print_json, printable
 from .options import ApiKeyEnv, Json, ModelName, RecipePath, Sets, WhoPlays
 from .policies import Player, Seat, open_player
 from .progress import TerminalProgress
+from .run_name import name_run
 
 
 def evaluate(
@@ -44,6 +45,7 @@ def evaluate(
             f"--name {name!r}: use letters, digits, '.', '_' and '-', and begin with a letter or a digit"
         )
     loaded = load_recipe(recipe, overrides or ())
+    name_run(f"{loaded.name}.{name}")
     seat = Seat(policy=policy, model_name=model_name, api_key_env=api_key_env)
     console = open_console(stderr=as_json)
     with only_json(as_json), TerminalProgress(console) as progress:

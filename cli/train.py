@@ -16,6 +16,7 @@ from ..trainer.redaction import redacted
 from .console import only_json, open_console, print_json
 from .options import Json, RecipePath, Sets
 from .progress import TerminalProgress
+from .run_name import name_run
 
 if TYPE_CHECKING:  # torch is loaded when training starts, not when help is printed
     from ..trainer.summary import Summary
@@ -32,6 +33,7 @@ def train(
 ) -> None:
     """Train and evaluate a policy. Exit code 1 when nothing of the final evaluation has a number."""
     loaded = load_recipe(recipe, overrides or ())
+    name_run(loaded.name)
     if dry_run:
         _plan(loaded, as_json)
         return

@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 from ._docker import containers
 from ._driver.calls import Answer
 from ._driver.client import GRACE_S, BoxClient
+from ._forks import keep_from_forks
 from .errors import SandboxError, SandboxFileError, SandboxLost, SandboxUnavailable
 from .sandbox import Capabilities, ExecResult, ExecStatus, SandboxSpec
 
@@ -45,6 +46,7 @@ async def create_docker_sandbox(spec: SandboxSpec) -> "DockerSandbox":
         starting.add_done_callback(_drop)
         await asyncio.wait([starting])
         raise
+    keep_from_forks(lease.sock)
     try:
         box = DockerSandbox(spec, lease)
     except BaseException:

@@ -9,13 +9,16 @@ An open sandbox belongs to the event loop that opened it; zygotes belong to none
 import asyncio
 import os
 import socket
+import time
 from collections.abc import Sequence
 
 from ._driver.calls import Answer
 from ._driver.client import GRACE_S, BoxClient
 from ._embedded.layers import MAX_LAYERS
-from ._embedded.zygotes import Limits, Parked, Zygote, keep_from_forks, require_venv, zygote
+from ._embedded.zygotes import Limits, Parked, Zygote, require_venv, zygote
+from ._forks import keep_from_forks
 from ._inside.linux import require_linux
+from ._inside.loop import PARKED_S
 from .errors import SandboxError, SandboxLost, SandboxUnavailable
 from .sandbox import Capabilities, SandboxSpec
 
@@ -129,15 +132,17 @@ class LocalSandbox(BoxClient):
     async def _park(self) -> bool:
         """Whether the sandbox is as new, and waits for another owner."""
         answer = Answer()
-        self.send_as(0, answer, {"op": "park"})
         try:
+            self.send_as(0, answer, {"op": "park"})
             async with asyncio.timeout(_PARK_S):
                 words, _ = await answer.future
         except (TimeoutError, SandboxLost):
             return False
         if words[0] != b"ok":
             return False
-        self._keeper.park(_limits(self.spec), Parked(self.number, self.let_go()))
+        parked = Parked(self.number, self.let_go(), time.monotonic() + PARKED_S)
+        self._keeper.park(_limits(self.spec), parked)
+        asyncio.get_running_loop().call_later(2 * PARKED_S, self._keeper.drop_late)
         return True
 
 
@@ -151,7 +156,7 @@ async def open_local(tier: str, spec: SandboxSpec, layers: Sequence[int] = ()) -
     keeper = zygote(tier, require_venv(spec.venv) if spec.venv else "", spec.preload)
     if tier == "namespaces" and spec.network == "none" and not layers:
         while (parked := keeper.take_parked(_limits(spec))) is not None:
-            box = LocalSandbox(tier, spec, keeper, *parked)
+            box = LocalSandbox(tier, spec, keeper, parked.number, parked.sock)
             if await box.reopen():
                 return box
             box.link.close()

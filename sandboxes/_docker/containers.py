@@ -1,33 +1,35 @@
-"""Every call to the Docker SDK, all of them blocking: start a leased container, see it removed, sweep.
+"""Containers by the Docker SDK, every call blocking: start a leased one, see it removed.
 
 A container lives on a lease: its PID 1 (guest.py) exits when its stdin closes, and the engine then removes
-it. So a driver that is killed leaves nothing behind, and dropping the socket is all that ending one takes.
+it. So dropping the socket is all that ending one takes, and a driver that is killed leaves no running one.
+What it leaves that never started, its reaper removes (reaper.py).
 """
 
 import json
 import os
 import socket
-import threading
 import time
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from ..errors import SandboxError, SandboxLost, SandboxUnavailable
 from ..sandbox import SandboxSpec
+from .engine import API_TIMEOUT_S, again, engine_address, open_engine
+from .owner import LABEL, labels
+from .reapers import reaper_at
+from .sweep import sweep_once
 
 BASE_IMAGE = "palaestra-base:bookworm"
 """What runs when the spec names no image; `.ci/docker-up` builds it."""
-LABEL = "palaestra"
 MIN_MEMORY_MB = 32
 GUEST_MB = 16
 """Memory that files can never take, so that the guest survives a full disk."""
 WORKSPACE = "/tmp/workspace"
-API_TIMEOUT_S = 60
 
 # The guest's modules, each in its own file, become packages without a disk inside the container. Each comes
 # after those that it imports.
@@ -110,7 +112,7 @@ def guest_command() -> list[str]:
 
 def probe(image: str = BASE_IMAGE) -> None:
     """Raises `SandboxUnavailable`, with the cure, when the SDK, the engine or the image is missing."""
-    with engine() as (docker, api):
+    with open_engine() as (docker, api):
         _check_image(docker, api, image)
 
 
@@ -120,37 +122,54 @@ def start(spec: SandboxSpec) -> Lease:
         least = f"at least {MIN_MEMORY_MB}, part of which its guest takes"
         raise SandboxUnavailable(f"a Docker sandbox needs memory_mb of {least}; got {spec.memory_mb}")
     image = spec.image or BASE_IMAGE
-    with engine() as (docker, api):
-        _sweep_once(docker, api)
+    with open_engine() as (docker, api):
+        sweep_once(docker, api)
         _check_image(docker, api, image)
-        container = api.create_container(
+        name = f"{LABEL}-{uuid4().hex}"
+        sock: socket.socket | None = None
+        try:
+            with reaper_at(engine_address(docker)).creating(name):
+                container = again(docker, lambda: _create(docker, api, name, image, spec))
+            sock = _attach(api, container)
+            again(docker, lambda: api.start(container))
+        except BaseException as error:
+            if sock is not None:
+                sock.close()
+            with suppress(OSError):  # the first error is the one to tell
+                api.remove_container(name, force=True, v=True)
+            if isinstance(error, docker.errors.NotFound):
+                raise SandboxLost(f"a container was gone before its start: {error}") from error
+            raise
+    return Lease(container=container, sock=sock)
+
+
+def _create(docker: Any, api: Any, name: str, image: str, spec: SandboxSpec) -> str:
+    """The id of the container. May be called again after an error: the name makes it one container."""
+    try:
+        created = api.create_container(
             image,
+            name=name,
             entrypoint=guest_command(),
             command=[],
             user="0:0",
             working_dir="/",
             hostname="sandbox",
             stdin_open=True,
-            labels=_labels(),
+            labels=labels(),
             use_config_proxy=False,  # the host's proxy settings, with their passwords, stay outside
             host_config=_host_config(api, spec),
-        )["Id"]
-        sock: socket.socket | None = None
-        try:
-            sock = _attach(api, container)
-            api.start(container)
-        except BaseException:
-            if sock is not None:
-                sock.close()
-            with suppress(docker.errors.APIError):  # the first error is the one to tell
-                api.remove_container(container, force=True, v=True)
+        )
+    except docker.errors.APIError as error:
+        if error.status_code != 409:
             raise
-    return Lease(container=container, sock=sock)
+        # The engine had made it before it failed, or before its answer was lost.
+        created = api.inspect_container(name)
+    return str(created["Id"])
 
 
 def see_removed(container: str) -> None:
     """Return when the container is gone; its lease was dropped before."""
-    with suppress(SandboxError), engine() as (docker, api), suppress(docker.errors.NotFound):
+    with suppress(SandboxError), open_engine() as (docker, api), suppress(docker.errors.NotFound):
         try:
             api.wait(container, timeout=API_TIMEOUT_S, condition="removed")
         except OSError:  # the engine is slow or its guest hangs
@@ -159,7 +178,7 @@ def see_removed(container: str) -> None:
 
 def ran_out_of_memory(container: str, since: float) -> bool:
     """Whether the engine saw the kernel kill for memory in this container after `since` (Unix time)."""
-    with suppress(SandboxError), engine() as (_, api):  # an engine that is gone saw nothing
+    with suppress(SandboxError), open_engine() as (_, api):  # an engine that is gone saw nothing
         filters = {"container": container, "event": "oom"}
         return any(True for _ in api.events(since=int(since), until=int(time.time()) + 1, filters=filters))
     return False
@@ -212,7 +231,7 @@ def _seccomp_profile() -> dict[str, Any]:
 
 def _check_image(docker: Any, api: Any, image: str) -> None:
     try:
-        config: Any = api.inspect_image(image)["Config"]
+        config: Any = again(docker, lambda: api.inspect_image(image))["Config"]
     except docker.errors.ImageNotFound as error:
         cure = ".ci/docker-up builds it" if image == BASE_IMAGE else f"docker pull {image}"
         raise SandboxUnavailable(f"the Docker engine has no image {image!r}: {cure}") from error
@@ -233,86 +252,3 @@ def _attach(api: Any, container: str) -> socket.socket:
     finally:
         wrapped._response.close()
         wrapped.close()
-
-
-@contextmanager
-def engine() -> Generator[tuple[Any, Any], None, None]:
-    """The SDK module and a client for one use: clients are not made for sharing between threads."""
-    try:
-        docker: Any = import_module("docker")
-    except ImportError as error:
-        raise SandboxUnavailable(
-            'the Docker backend needs the SDK: pip install "palaestra[docker]"'
-        ) from error
-    try:
-        settings = docker.utils.kwargs_from_env()
-        _knock(settings.get("base_url") or docker.constants.DEFAULT_UNIX_SOCKET)
-        api = docker.APIClient(version=None, timeout=API_TIMEOUT_S, **settings)
-    except (docker.errors.DockerException, OSError) as error:
-        cure = "start one (.ci/docker-up), or set DOCKER_HOST"
-        raise SandboxUnavailable(f"no Docker engine answers: {cure} ({error})") from error
-    try:
-        yield docker, api
-    except docker.errors.APIError as error:
-        if error.is_client_error() or "executable file not found" in str(error):
-            raise SandboxUnavailable(
-                f"the Docker engine refuses this sandbox: {error.explanation}"
-            ) from error
-        raise SandboxLost(f"the Docker engine failed: {error.explanation}") from error
-    except OSError as error:  # requests' errors are OSErrors
-        raise SandboxLost(f"the Docker engine went away: {error}") from error
-    finally:
-        api.close()
-
-
-def _knock(address: str) -> None:
-    """Raises OSError when nobody listens; the SDK would leave a socket open then, and a warning for later."""
-    scheme, _, path = address.partition("://")
-    if scheme in ("unix", "http+unix"):
-        with socket.socket(socket.AF_UNIX) as probe:
-            probe.connect(path)
-    elif scheme not in ("tcp", "http"):
-        raise SandboxUnavailable(f"DOCKER_HOST={address!r}: only unix:// and plain tcp:// are spoken here")
-
-
-# ---------------------------------------------------------------- whose container is whose
-
-_sweep_lock = threading.Lock()
-_swept = False
-
-
-def _labels() -> dict[str, str]:
-    return {LABEL: "1", f"{LABEL}.host": host_label(), f"{LABEL}.owner": owner_label(os.getpid()) or ""}
-
-
-def host_label() -> str:
-    """The machine (or container) whose process ids the owner label counts in."""
-    with suppress(OSError):
-        return f"{socket.gethostname()}/{os.readlink('/proc/self/ns/pid')}"
-    return socket.gethostname()
-
-
-def owner_label(pid: int) -> str | None:
-    """Names a process for all time: boot, pid and start time. None when there is no such process."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        return None
-    return f"{boot}/{pid}/{started}"
-
-
-def _sweep_once(docker: Any, api: Any) -> None:
-    """Remove what drivers left that were killed between two calls of the engine. Once per process."""
-    global _swept
-    with _sweep_lock:
-        if _swept:
-            return
-        labels = [f"{LABEL}=1", f"{LABEL}.host={host_label()}"]
-        for container in api.containers(all=True, filters={"label": labels}):
-            owner = container["Labels"].get(f"{LABEL}.owner", "")
-            # Without an owner (no /proc on its system) nobody can tell.
-            if owner and owner_label(int(owner.split("/")[1])) != owner:
-                with suppress(docker.errors.APIError):  # it is on its way out already
-                    api.remove_container(container["Id"], force=True, v=True)
-        _swept = True

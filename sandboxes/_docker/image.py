@@ -7,7 +7,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 
 from ..errors import SandboxLost, SandboxUnavailable
-from .containers import BASE_IMAGE, engine
+from .containers import BASE_IMAGE
+from .engine import open_engine
 
 SUITE = "bookworm"
 _LEFT_OUT = ("./var/cache/apt/archives/*", "./var/lib/apt/lists/*", "./proc/*", "./sys/*")
@@ -60,7 +61,7 @@ def _import(root: str, tag: str) -> str:
     """Hand the tree to the engine as an image."""
     command = ["tar", "-C", root, "--numeric-owner", *(f"--exclude={path}" for path in _LEFT_OUT), "-c", "."]
     name, _, version = tag.rpartition(":")
-    with engine() as (_, api), subprocess.Popen(command, stdout=subprocess.PIPE) as tar:
+    with open_engine() as (_, api), subprocess.Popen(command, stdout=subprocess.PIPE) as tar:
         said = api.import_image_from_stream(
             _pieces(tar), repository=name, tag=version, changes=["ENV PYTHONDONTWRITEBYTECODE=1"]
         )
@@ -79,7 +80,7 @@ def pull(on_line: OnLine, name: str, *, tag: str = BASE_IMAGE) -> str:
     """Pull an image that has Python 3.8 or newer, and tag it; its id. Raises `SandboxUnavailable`."""
     repository, _, version = tag.rpartition(":")
     try:
-        with engine() as (_, api):
+        with open_engine() as (_, api):
             for event in api.pull(name, stream=True, decode=True):
                 if "error" in event:
                     raise SandboxLost(event["error"])

@@ -10,12 +10,13 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
-from weakref import WeakSet
 
+from .._forks import keep_from_forks
 from ..errors import SandboxLost, SandboxUnavailable
 
 _BOOT = (
@@ -24,22 +25,6 @@ _BOOT = (
     "main(sys.argv[2], int(sys.argv[3]), *sys.argv[4:])"
 )
 _QUEUE_FULL_S = 0.002
-
-_ours = WeakSet[socket.socket]()
-
-
-def keep_from_forks(sock: socket.socket) -> None:
-    """Close `sock` in every fork of this process, which would hold it when the driver has been killed."""
-    _ours.add(sock)
-
-
-def _close_in_fork() -> None:
-    for sock in list(_ours):
-        sock.close()
-
-
-os.register_at_fork(after_in_child=_close_in_fork)
-
 
 MAX_PARKED = 64
 """Sandboxes of the same limits that may wait for their next owner."""
@@ -53,6 +38,8 @@ class Parked(NamedTuple):
 
     number: int
     sock: socket.socket
+    until: float
+    """When it leaves, by the monotonic clock."""
 
 
 class Zygote:
@@ -108,15 +95,23 @@ class Zygote:
 
     def park(self, limits: Limits, parked: Parked) -> None:
         """Keep a sandbox that is as new. It leaves by itself when nobody takes it soon."""
+        self.drop_late()
         waiting = self._parked.setdefault(limits, [])
-        while len(waiting) >= MAX_PARKED:
+        if len(waiting) >= MAX_PARKED:
             waiting.pop(0).sock.close()
         waiting.append(parked)
 
     def take_parked(self, limits: Limits) -> Parked | None:
         """The one that was parked last, if any; it may have left meanwhile."""
+        self.drop_late()
         waiting = self._parked.get(limits)
         return waiting.pop() if waiting else None
+
+    def drop_late(self) -> None:
+        """Let go of those that have left."""
+        for waiting in self._parked.values():
+            while waiting and waiting[0].until <= time.monotonic():
+                waiting.pop(0).sock.close()
 
     def kill(self, number: int) -> None:
         try:

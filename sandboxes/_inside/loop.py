@@ -37,7 +37,7 @@ from .relay import FIRST_CHANNEL, Relay
 from .wire import Bytes, DriverGone, Inbox, Outbox, Request, Text
 
 _FIRST_TICK_S = 0.01
-_PARKED_S = 0.15
+PARKED_S = 0.15
 """How long a parked sandbox waits for its next owner."""
 
 
@@ -188,7 +188,7 @@ class Loop:
 
     def _park(self, request: Request) -> None:
         if self._may_be_parked and not self._jobs and self._home.is_as_new():
-            self._parked_until = time.monotonic() + _PARKED_S
+            self._parked_until = time.monotonic() + PARKED_S
             self._outbox.put(request.channel, b"ok")
         else:
             self._outbox.put(request.channel, b"refused")

@@ -16,6 +16,7 @@ from support import require, run_async
 
 from palaestra.sandboxes import ExecStatus, SandboxFileError, SandboxLost, SandboxSpec, SandboxUnavailable
 from palaestra.sandboxes._docker import containers
+from palaestra.sandboxes._docker.owner import host_label, owner_label
 from palaestra.sandboxes.docker import DockerSandbox, create_docker_sandbox
 
 pytestmark = pytest.mark.docker
@@ -233,11 +234,11 @@ def test_what_a_driver_left_between_two_calls_is_swept_by_the_next() -> None:
     with engine() as api:
 
         def abandoned(owner: str | None) -> str:
-            host = containers.host_label()
+            host = host_label()
             labels = {"palaestra": "1", "palaestra.host": host, "palaestra.owner": owner or ""}
             return str(api.create_container(containers.BASE_IMAGE, ["true"], labels=labels)["Id"])
 
-        ours = containers.owner_label(os.getpid())
+        ours = owner_label(os.getpid())
         stale = abandoned(f"another-boot/{os.getpid()}/1")
         alive = abandoned(ours)
         try:
@@ -293,7 +294,7 @@ def test_a_cancelled_creation_leaves_no_container() -> None:
         assert all(isinstance(one, asyncio.CancelledError) for one in done)
 
     run_async(main())
-    owner = containers.owner_label(os.getpid())
+    owner = owner_label(os.getpid())
     deadline = time.monotonic() + 2
     with engine() as api:
         while api.containers(all=True, filters={"label": f"palaestra.owner={owner}"}):
