@@ -5,6 +5,8 @@ import os
 import time
 from collections.abc import Callable
 
+from palaestra.sandboxes import Sandbox
+
 SLEEP = f"sleep 301.{os.getpid()}"
 """Its processes can be told from everybody else's."""
 
@@ -28,4 +30,12 @@ async def until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 10
     while not condition():
         assert time.monotonic() < deadline
+        await asyncio.sleep(0.02)
+
+
+async def until_there(box: Sandbox, name: str) -> None:
+    """Wait until a program has made this file: so it has come that far."""
+    deadline = time.monotonic() + 10
+    while name not in await box.list():
+        assert time.monotonic() < deadline, f"no {name}"
         await asyncio.sleep(0.02)

@@ -40,6 +40,7 @@ GUEST_MODULES = (
             "linux",
             "pages",
             "wire",
+            "brand",
             "cell",
             "files",
             "program",

@@ -21,10 +21,10 @@ from typing import Any
 from .._inside import linux
 from .._inside.cell import Check, Events, descendants
 from .._inside.files import Refused
-from .._inside.loop import Loop, Text
+from .._inside.loop import Loop
 from .._inside.program import run as run_program
 from .._inside.warmup import load_ahead, warm_up
-from .._inside.wire import DriverGone, Inbox, Outbox
+from .._inside.wire import DriverGone, Inbox, Outbox, Text
 from .guest_walls import missing_walls, oom_kills, pid_refusals
 
 _ABOVE = 64
@@ -69,6 +69,10 @@ class ContainerHome:
         """The kernel watches; it is asked for its counts at a program's end."""
         return Check(broken=None, is_full=False, within_s=_NEVER_S)
 
+    def use(self, pids: list[int], broken: str) -> int:
+        """Nothing is found broken here."""
+        return 0
+
     def events(self) -> Events:
         return Events(ooms=oom_kills() or 0, refused_forks=pid_refusals() or 0)
 
@@ -103,8 +107,9 @@ class ContainerHome:
         """The kernel ends everything in the container with PID 1."""
 
 
-def _leave(_signal: int, _frame: object) -> None:
-    os._exit(0)
+def _leave(number: int, _frame: object) -> None:
+    # A child that is about to become its program is ended by the same signal.
+    os._exit(0 if os.getpid() == 1 else 128 + number)
 
 
 def _take_connection() -> tuple[Inbox, Outbox]:

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
+from .._inside.wire import weight
 from ..errors import SandboxError
 from ..job import Chunk
 from ..sandbox import ExecResult, ExecStatus
@@ -113,7 +114,7 @@ class Streams:
 
     def drop_first(self) -> None:
         """The first chunk has been read."""
-        self._acknowledge(len(self._chunks.popleft()[1]))
+        self._acknowledge(weight(len(self._chunks.popleft()[1])))
 
     async def chunks(self) -> AsyncIterator[Chunk]:
         while (chunk := await self.next()) is not None:

@@ -3,24 +3,25 @@
 import asyncio
 import marshal
 import os
-import signal
 import socket
 import time
 from abc import abstractmethod
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from io import BytesIO
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .._inside.relay import FIRST_CHANNEL, PROXY_PORT
 from .._inside.wire import MARSHAL_VERSION
 from ..errors import SandboxError, SandboxFileError, SandboxLost
-from ..job import Chunk, Job
 from ..sandbox import ExecResult, Sandbox, SandboxSpec, is_word, require_call
 from ..session import Session
-from .calls import Answer, Outcome, Receiver, Streams, Words
+from .calls import Answer, Outcome, Receiver, Words
 from .copying import copy_workspace
+from .jobs import ClientJob
 from .link import Link, Unwrap
 from .network import Gate, server_for
 from .sessions import PYTHON, SHELL, LiveSession
@@ -36,6 +37,9 @@ _PROXY_ENV = {
     **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), _PROXY),
     **dict.fromkeys(("NO_PROXY", "no_proxy"), "localhost,127.0.0.1,::1"),
 }
+
+PART = 1 << 20
+"""Bytes of a file or of standard input that go, or come, in one frame: more would fill the memory inside."""
 
 GRACE_S = 30.0
 """How long a start may take, and an answer after a program's timeout, on an overloaded machine."""
@@ -99,7 +103,7 @@ class BoxClient(Sandbox):
         known, task = self._keyed.get(key, (argv, None))
         if task is None:
             task = asyncio.ensure_future(running)
-            self._keyed[key] = (argv, task)
+            self._keyed[key] = (tuple(argv), task)
         else:
             running.close()
             if list(known) != list(argv):
@@ -124,18 +128,40 @@ class BoxClient(Sandbox):
             "op": "run",
             "kind": "run",
             "command_size": len(command),
-            "more_stdin": False,
+            "more_stdin": len(stdin) > PART,
             "timeout_s": timeout_s,
             "output_limit": output_limit,
         }
-        channel = self.send(outcome, head, command, stdin)
+        channel = self.send(outcome, head, command, stdin[:PART])
+        feeding = self._feed_rest(channel, stdin) if len(stdin) > PART else None
         try:
             result = await self.within(outcome.future, timeout_s + GRACE_S)
         except asyncio.CancelledError:
             # The program dies now; its reply has a receiver still.
             self.tell({"op": "cancel", "job": channel})
             raise
+        finally:
+            if feeding is not None:
+                feeding.cancel()
         return replace(result, queue_s=max(0.0, time.monotonic() - called - result.wall_s))
+
+    def _feed_rest(self, job: int, stdin: bytes) -> asyncio.Task[None]:
+        """Of standard input, what did not go with the command."""
+        task = asyncio.ensure_future(self.feed(job, stdin, start=PART, is_last=True))
+        # If the sandbox is lost, the program's own result tells.
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return task
+
+    async def feed(self, job: int, data: bytes, *, start: int = 0, is_last: bool) -> None:
+        """Send standard input, each part when the program has taken the one before."""
+        at = start
+        while True:
+            part, at = data[at : at + PART], at + PART
+            answer = Answer()
+            self.send(answer, {"op": "feed", "job": job, "is_last": is_last and at >= len(data)}, part)
+            await answer.future
+            if at >= len(data):
+                return
 
     def _command(self, argv: Sequence[str], env: Mapping[str, str] | None, cwd: str) -> bytes:
         given = {**(_PROXY_ENV if self._gate else {}), **self.spec.env, **(env or {})}
@@ -149,7 +175,7 @@ class BoxClient(Sandbox):
         timeout_s: float | None = None,
         env: Mapping[str, str] | None = None,
         cwd: str = ".",
-    ) -> "ClientJob":
+    ) -> ClientJob:
         require_call(argv, 1.0 if timeout_s is None else timeout_s, 0, env, cwd)
         return self.start_job("job", argv, stdin, timeout_s, env, cwd)
 
@@ -161,25 +187,27 @@ class BoxClient(Sandbox):
         timeout_s: float | None,
         env: Mapping[str, str] | None,
         cwd: str,
-    ) -> "ClientJob":
+    ) -> ClientJob:
         command = self._command(argv, env, cwd)
         head = {
             "op": "run",
             "kind": kind,
             "command_size": len(command),
-            "more_stdin": stdin is None,
+            "more_stdin": stdin is None or len(stdin) > PART,
             "timeout_s": timeout_s,
             "output_limit": 0,
         }
-        job = ClientJob(self, next(self._numbers))
+        job = ClientJob(self, next(self._numbers), takes_input=stdin is None)
+        self.send_as(job.id, job.streams, head, command, (stdin or b"")[:PART])
         self._jobs[job.id] = job
-        self.send_as(job.id, job.streams, head, command, stdin or b"")
+        if stdin is not None and len(stdin) > PART:
+            job.feeding = self._feed_rest(job.id, stdin)
         return job
 
-    def _start_session(self, argv: Sequence[str]) -> "ClientJob":
+    def _start_session(self, argv: Sequence[str]) -> ClientJob:
         return self.start_job("session", argv, None, None, None, ".")
 
-    def job(self, id: int) -> "ClientJob":
+    def job(self, id: int) -> ClientJob:
         if id not in self._jobs:
             raise ValueError(f"this sandbox has no job {id}; it has {sorted(self._jobs)}")
         return self._jobs[id]
@@ -191,10 +219,24 @@ class BoxClient(Sandbox):
         return LiveSession(self._start_session, PYTHON)
 
     async def write(self, path: str, data: bytes) -> None:
-        await self._file_call({"op": "write", "path": path}, data)
+        await self._file_call({"op": "write", "path": path}, data[:PART])
+        try:
+            for at in range(PART, len(data), PART):
+                await self._file_call({"op": "append", "path": path}, data[at : at + PART])
+        except BaseException:
+            # Half a file is worse than none.
+            with suppress(SandboxLost):
+                self.send(Answer(), {"op": "remove", "path": path})
+            raise
 
     async def read(self, path: str, *, max_bytes: int = 64 << 20) -> bytes:
-        return await self._file_call({"op": "read", "path": path, "max_bytes": max_bytes})
+        content = BytesIO()
+        while True:
+            head = {"op": "read", "path": path, "max_bytes": max_bytes, "at": content.tell(), "most": PART}
+            part = await self._file_call(head)
+            content.write(part)
+            if len(part) < PART:
+                return content.getvalue()
 
     async def list(self, path: str = ".") -> list[str]:
         names = await self._file_call({"op": "list", "path": path})
@@ -295,38 +337,3 @@ class BoxClient(Sandbox):
         except TimeoutError:
             return False
         return True
-
-
-class ClientJob(Job):
-    """A job of a `BoxClient`."""
-
-    def __init__(self, box: BoxClient, number: int) -> None:
-        self.id = number
-        self._box = box
-        self.streams = Streams(self._acknowledge)
-
-    def _acknowledge(self, size: int) -> None:
-        self._box.tell({"op": "ack", "job": self.id, "size": size})
-
-    async def send(self, data: bytes, *, is_last: bool = False) -> None:
-        answer = Answer()
-        head = {"op": "feed", "job": self.id, "is_last": is_last}
-        self._box.send(answer, head, data)
-        await answer.future
-
-    def chunks(self) -> AsyncIterator[Chunk]:
-        return self.streams.chunks()
-
-    def poll(self) -> ExecResult | None:
-        return self.streams.result
-
-    async def wait(self) -> ExecResult:
-        return await self.streams.ended()
-
-    async def signal(self, number: int = signal.SIGINT) -> None:
-        await self._box.ask({"op": "signal", "job": self.id, "number": int(number)})
-
-    async def kill(self) -> ExecResult:
-        self._box.tell({"op": "cancel", "job": self.id})
-        self.streams.discard()
-        return await self.streams.ended()

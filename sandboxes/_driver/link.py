@@ -92,7 +92,7 @@ class Link:
         try:
             for part in self._unwrap(data) if self._unwrap else (memoryview(data),):
                 self._feed(part)
-        except ValueError:
+        except (ValueError, IndexError):  # a frame, or words, that make no sense
             data = b""
         if not data:
             self.close()

@@ -1,7 +1,5 @@
 """What is kept of a program's output when there is too much of it."""
 
-from __future__ import annotations
-
 
 class HeadTail:
     """Keeps the first and the last half of `limit` bytes and counts what was between them.
@@ -11,8 +9,6 @@ class HeadTail:
     >>> kept.value(), kept.omitted
     (b'abfg', 3)
     """
-
-    # The text of this file also runs inside containers (guest.py), on any Python from 3.8 on.
 
     def __init__(self, limit: int) -> None:
         if limit < 0:

@@ -23,8 +23,8 @@ from .._inside.cell import Check, Events, children, descendants
 from . import landlock, seccomp
 from .disk import DiskMeter
 from .namespaces import become, can_switch_user, other_id
-from .supervisor import Opening, pin, settle
-from .watch import Watch, start_time
+from .supervisor import Opening, limit_files, pin, settle
+from .watch import Watch, start_time, written
 
 _SYSTEM = (
     "/bin",
@@ -162,6 +162,7 @@ class HostedHome:
         linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
         size = self._disk_mb << 20
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+        limit_files()
         pin(self._cpus, self._grounds.processors)
         if self._walls is not None and self._ruleset is not None:
             self._ruleset.restrict()
@@ -172,6 +173,9 @@ class HostedHome:
         if check.broken is None and self._meter.is_over(descendants(os.getpid())):
             return Check(broken="killed", is_full=check.is_full, within_s=check.within_s)
         return check
+
+    def use(self, pids: list[int], broken: str) -> int:
+        return sum(map(written, pids)) if broken == "killed" else self._watch.use(pids, broken)
 
     def events(self) -> Events:
         return Events()

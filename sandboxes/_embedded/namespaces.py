@@ -18,7 +18,7 @@ from .._inside.cell import Check, Events
 from .._inside.linux import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_PRIVATE, MS_RDONLY, MS_REC
 from . import seccomp
 from .layers import Layers
-from .supervisor import Opening, pin, settle
+from .supervisor import Opening, limit_files, pin, settle
 from .watch import Watch, private_processes
 
 WORKSPACE = "/workspace"
@@ -238,11 +238,15 @@ class NamespaceHome:
 
     def confine(self) -> None:
         linux.drop_capabilities()
+        limit_files()
         pin(self._cpus, self._allowed)
         _FILTER.install()
 
     def check(self) -> Check:
         return self._watch.check()
+
+    def use(self, pids: list[int], broken: str) -> int:
+        return self._watch.use(pids, broken)
 
     def events(self) -> Events:
         return Events()

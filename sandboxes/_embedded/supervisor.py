@@ -10,12 +10,12 @@ from typing import TypedDict, cast
 
 from .._inside import linux
 from .._inside.cell import Home
-from .._inside.loop import Loop, Text
+from .._inside.loop import Loop
 from .._inside.program import Program
-from .._inside.wire import DriverGone, Inbox, Outbox
+from .._inside.wire import DriverGone, Inbox, Outbox, Text
 
 _OPEN_FILES = 256
-"""Descriptors a process may hold. Socket and pipe buffers are memory that nothing else here counts."""
+"""Descriptors a program may hold. Socket and pipe buffers are memory that nothing else here counts."""
 _SPACE = 4 << 30
 """Bytes of address space over memory_mb: threads and allocators reserve much more than they touch."""
 
@@ -66,7 +66,9 @@ def refuse(control: int, error: OSError) -> None:
 def settle(memory_mb: int, pids: int | None) -> None:
     """What every supervisor is, in every tier: unreadable, without new privileges, with hard limits."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (_OPEN_FILES, _OPEN_FILES))
+    # It holds some for each program that runs. The programs' own limit is set by `limit_files`.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     space = (memory_mb << 20) + _SPACE
     resource.setrlimit(resource.RLIMIT_AS, (space, space))
     if pids is not None:
@@ -74,6 +76,10 @@ def settle(memory_mb: int, pids: int | None) -> None:
         resource.setrlimit(resource.RLIMIT_NPROC, (pids + 1, pids + 1))
     linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
     linux.prctl(linux.PR_SET_DUMPABLE, 0)
+
+
+def limit_files() -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_OPEN_FILES, _OPEN_FILES))
 
 
 def pin(cpus: float, allowed: list[int]) -> None:

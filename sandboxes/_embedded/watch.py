@@ -38,6 +38,12 @@ class Watch:
         within_s = min(_MAX_TICK_S, max(_MIN_TICK_S, left / _FILL_RATE))
         return Check(broken=broken, is_full=tasks >= self._pids, within_s=within_s)
 
+    def use(self, pids: list[int], broken: str) -> int:
+        """Bytes of memory, or tasks where those are what is broken."""
+        if broken == "pids":
+            return sum(_resident(pid)[1] for pid in pids)
+        return sum(map(_proportional, pids)) + self._socket_buffers(pids)
+
     def _socket_buffers(self, members: list[int]) -> int:
         """What the sockets could hold in kernel memory, once that could matter."""
         if sum(map(_num_open, members)) * _SOCKET_BUFFER <= self._memory:
@@ -106,6 +112,15 @@ def _proportional(pid: int) -> int:
         # It made itself unreadable: then its shared pages count in full.
         return _resident(pid)[0]
     return 0
+
+
+def written(pid: int) -> int:
+    """Bytes that a process has written, to whatever it was."""
+    try:
+        with open(f"/proc/{pid}/io", "rb") as file:
+            return int(file.read().split()[3])  # rchar: N wchar: N ...
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return 0
 
 
 def private_processes() -> list[int]:

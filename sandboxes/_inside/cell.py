@@ -42,6 +42,10 @@ class Home(Protocol):
         """Compare what is used now with the limits."""
         ...
 
+    def use(self, pids: list[int], broken: str) -> int:
+        """How much these processes have of what `check` found broken."""
+        ...
+
     def events(self) -> Events:
         """The kernel's own counts."""
         ...

@@ -37,14 +37,12 @@ def explain(path: str, error: OSError) -> str:
 
 
 def write(root: int, path: str, data: memoryview) -> None:
+    """A new file that begins with `data`."""
     parent, name = _parent(root, path, make=True)
     try:
         fd = _create(parent, name, path)
         try:
-            at = 0
-            while at < len(data):
-                with data[at:] as rest:
-                    at += os.write(fd, rest)
+            _write_all(fd, data)
         except OSError:
             os.unlink(name, dir_fd=parent)  # half a file is worse than none
             raise
@@ -52,6 +50,23 @@ def write(root: int, path: str, data: memoryview) -> None:
             os.close(fd)
     finally:
         os.close(parent)
+
+
+def append(root: int, path: str, data: memoryview) -> None:
+    """The next part of a file."""
+    fd = linux.openat2(root, _encoded(path), os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK, _BENEATH)
+    try:
+        _require_regular(os.fstat(fd), path)
+        _write_all(fd, data)
+    finally:
+        os.close(fd)
+
+
+def _write_all(fd: int, data: memoryview) -> None:
+    at = 0
+    while at < len(data):
+        with data[at:] as rest:
+            at += os.write(fd, rest)
 
 
 def _create(parent: int, name: bytes, path: str) -> int:
@@ -63,15 +78,16 @@ def _create(parent: int, name: bytes, path: str) -> int:
     return linux.openat2(parent, name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _BENEATH, 0o644)
 
 
-def read(root: int, path: str, max_bytes: int) -> Pages:
-    """The content, which is the caller's to close."""
+def read(root: int, path: str, max_bytes: int, at: int, most: int) -> Pages:
+    """From `at` on, `most` bytes or what there is. They are the caller's to close."""
     fd = linux.openat2(root, _encoded(path), os.O_RDONLY | os.O_NONBLOCK, _BENEATH)
     try:
         size = _require_regular(os.fstat(fd), path)
         if size > max_bytes:
             raise Refused(f"{path!r}: it has {size} bytes, over max_bytes={max_bytes}")
-        content = Pages(size)
-        while content.filled < size and content.read_from(fd):
+        content = Pages(min(most, max(0, size - at)))
+        os.lseek(fd, at, os.SEEK_SET)
+        while content.filled < content.size and content.read_from(fd):
             pass
         content.cut()  # it may have shrunk
         return content

@@ -8,17 +8,19 @@ import mmap
 import os
 import select
 import time
+from contextlib import suppress
 from typing import NamedTuple
 
 from . import linux
+from .brand import brand
 from .cell import Home
 from .command import Command, become
 from .feeder import Feeder
-from .pages import CHUNK, Capture, Pages, free_all_but
+from .pages import CHUNK, Capture, Pages, free_all_but, waiting
 from .program import Program
 from .reactor import End, Reactor, forget_children
 from .verdict import judge
-from .wire import Outbox
+from .wire import Outbox, Text, weight
 
 WINDOW = 1 << 18
 """Bytes of a stream that may be on their way to whoever asked for it."""
@@ -56,6 +58,8 @@ class Job:
         self.is_run = order.kind == "run"
         self.deadline = float("inf")
         self.was_full = False
+        self.was_alone = True
+        """No other program ran meanwhile."""
         self.pid = 0
         self._order = order
         self._home = home
@@ -70,31 +74,57 @@ class Job:
         self.stdin: Feeder | None = None
 
     def start(self) -> Program | None:
-        """Fork. In the child: what it is to become, if that needs no exec. In the supervisor: None."""
-        with self._home.as_program():  # theirs, so that a program may open /dev/stdout by name
-            theirs = self._open_pipes()
-        self._started = time.monotonic()
+        """Fork. In the child: what it is to become, if that needs no exec. In the supervisor: None.
+
+        `pid` stays 0 when there is no room for one more; the driver is told.
+        """
+        theirs: dict[int, int] = {}
+        payload = self._order.payload
+        payload.show_to_forks(True)
+        try:
+            with self._home.as_program():  # theirs, so that a program may open /dev/stdout by name
+                self._open_pipes(theirs)
+            self._started = time.monotonic()
+            pid = os.fork()
+        except OSError as error:
+            self._refuse(error, theirs)
+            return None
+        if pid == 0:
+            return self._be_child(theirs)
+        self.pid = pid
+        payload.show_to_forks(False)
         if self._order.timeout_s is not None:
             self.deadline = self._started + self._order.timeout_s
-        self.pid = os.fork()
-        if self.pid == 0:
-            return self._be_child(theirs)
         for fd in theirs.values():
             os.close(fd)
         if self.stdin is None:
-            self._order.payload.close()
+            payload.close()
         else:
-            self.stdin.put(
-                self._order.payload,
-                self._order.payload.close,
-                start=self._order.command_size,
-                is_last=not self._order.more_stdin,
-            )
+            start, is_last = self._order.command_size, not self._order.more_stdin
+            self.stdin.put(payload, payload.close, start=start, is_last=is_last)
         return None
 
-    def _open_pipes(self) -> dict[int, int]:
-        """Make the pipes; the child's ends, by the number that they will have there."""
-        theirs: dict[int, int] = {}
+    def _refuse(self, error: OSError, theirs: dict[int, int]) -> None:
+        """As many processes as allowed, or as many descriptors: what runs here already has taken them."""
+        for fd in theirs.values():
+            os.close(fd)
+        self._close()
+        self._order.payload.close()
+        for capture in self._kept.values():
+            capture.close()
+        words = f"sandbox: no room for another program: {error.strerror}\n"
+        self._outbox.put(self.channel, b"exit pids - 0 0 0 0 0", Text(words.encode()))
+
+    def _close(self) -> None:
+        """Our ends of its pipes."""
+        if self.stdin is not None:
+            self.stdin.close()
+        for reader in (*self._kept, *self._streams):
+            self._reactor.forget(reader)
+            os.close(reader)
+
+    def _open_pipes(self, theirs: dict[int, int]) -> None:
+        """Make the pipes. `theirs`: the child's ends, by the number that they will have there."""
         if self._order.more_stdin or self._order.command_size < self._order.payload.size:
             theirs[0], writer = os.pipe()
             self.stdin = Feeder(self._reactor, writer)
@@ -104,7 +134,6 @@ class Job:
         if self._order.kind == "session":
             reader, theirs[ANSWERS] = os.pipe()
             self._open_output(ANSWERS, reader)
-        return theirs
 
     def _open_output(self, number: int, reader: int) -> None:
         os.set_blocking(reader, False)
@@ -123,8 +152,8 @@ class Job:
         elif self._streams[reader] == ANSWERS:
             # What it wrote before it answered comes first.
             for other, number in self._streams.items():
-                while number != ANSWERS and self._pass_on(other):
-                    pass
+                if number != ANSWERS:
+                    self._pass_on_all(other)
             got = self._pass_on(reader)
         else:
             got = self._pass_on(reader)
@@ -140,12 +169,26 @@ class Job:
         got = chunk.read_from(reader)
         chunk.cut()
         if got:
-            self._unread += got
+            self._unread += weight(got)
             self._outbox.put(self.channel, b"data %d" % self._streams[reader], chunk)
         return got
 
+    def _pass_on_all(self, reader: int) -> None:
+        """What a stream holds now. A writer that never stops shall not keep us."""
+        left = waiting(reader)
+        while left > 0 and (got := self._pass_on(reader)):
+            left -= got
+
+    def signal(self, number: int) -> None:
+        """To its process group; to itself while it is too new to have one."""
+        with suppress(ProcessLookupError):
+            try:
+                os.killpg(self.pid, number)
+            except ProcessLookupError:
+                os.kill(self.pid, number)
+
     def acknowledge(self, size: int) -> None:
-        """The driver has read that much of the streams."""
+        """The driver has read chunks of that weight."""
         self._unread -= size
         if self._unread < WINDOW:
             for reader in self._streams:
@@ -159,9 +202,8 @@ class Job:
         wall_s = time.monotonic() - self._started
         if self._fault[0]:
             raise RuntimeError(f"could not confine a program: {self._fault[:].rstrip(bytes(1))!r}")
-        if self.stdin is not None:
-            self.stdin.close()
         self._drain()
+        self._close()
         captures = list(self._kept.values())
         status = judge(
             broken,
@@ -169,6 +211,7 @@ class Job:
             captures[1] if captures else None,
             memory_mb=self._order.memory_mb,
             was_full=self.was_full,
+            was_alone=self.was_alone,
             since=self._home.events().since(self._events),
         )
         code = "-" if broken is not None or end.exit_code is None else end.exit_code
@@ -182,16 +225,13 @@ class Job:
         self._outbox.put(self.channel, head.encode(), captures[1] if captures else None)
 
     def _drain(self) -> None:
-        """What full pipes held when their last writer died."""
+        """What its pipes held when its last process died. Another job may have got at one, and write on."""
         for reader, capture in self._kept.items():
-            while capture.read_from(reader):
-                pass
+            left = waiting(reader)
+            while left > 0 and (got := capture.read_from(reader)):
+                left -= got
         for reader in self._streams:
-            while self._pass_on(reader):
-                pass
-        for reader in (*self._kept, *self._streams):
-            self._reactor.forget(reader)
-            os.close(reader)
+            self._pass_on_all(reader)
 
     def _be_child(self, theirs: dict[int, int]) -> Program:
         """Leave the supervisor: own session, own pipes, nothing else of the supervisor's."""
@@ -201,9 +241,7 @@ class Job:
             os.setsid()
             self._place(theirs)
             linux.prctl(linux.PR_SET_DUMPABLE, 1)
-            if not self.is_run:
-                # What it starts and forgets stays below it, and so its own.
-                linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
+            brand(self.channel)
             self._home.confine()
             os.closerange(max(theirs) + 1, _MAX_FD)
             # Gone before the program starts, which could write to it otherwise.

@@ -11,7 +11,7 @@
     ack        so many bytes of its streams were read; no reply
     cancel     end it; no reply of its own
     hang_up    close a connection of the relay; no reply
-    write, read, list, remove    one file call; "ok" or "refused"
+    write, append, read, list, remove    one file call; "ok" or "refused"
     freeze     "ok", with descriptors of the files as they are; or "refused"
 
 End of file on the connection (closed, or the driver was killed): everything dies with the loop.
@@ -27,30 +27,18 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 from . import files
+from .brand import brand_of
 from .cell import Home, children, descendants
 from .job import Job, Order
 from .pages import Pages
 from .program import Program
 from .reactor import Children, Reactor
 from .relay import FIRST_CHANNEL, Relay
-from .wire import Bytes, DriverGone, Inbox, Outbox, Request
+from .wire import Bytes, DriverGone, Inbox, Outbox, Request, Text
 
 _FIRST_TICK_S = 0.01
 PARKED_S = 0.15
 """How long a parked sandbox waits for its next owner."""
-
-
-class Text:
-    """A payload of words."""
-
-    def __init__(self, text: bytes) -> None:
-        self._text = text
-
-    def view(self) -> memoryview:
-        return memoryview(self._text)
-
-    def close(self) -> None:
-        """Words lie in the heap."""
 
 
 class Loop:
@@ -132,8 +120,7 @@ class Loop:
             return None
         if verb == "signal":
             if job is not None:
-                with suppress(ProcessLookupError):
-                    os.killpg(job.pid, request.head["number"])
+                job.signal(request.head["number"])
             self._outbox.put(request.channel, b"ok")
         elif verb == "ack":
             if job is not None:
@@ -174,10 +161,16 @@ class Loop:
         program = job.start()
         if program is not None:
             return program
+        if not job.pid:
+            self._may_be_parked = False
+            return None
         if not self._jobs:
             self._tick = _FIRST_TICK_S
             self._next_check = time.monotonic() + self._tick
         self._jobs[job.channel] = job
+        if len(self._jobs) > 1:
+            for each in self._jobs.values():
+                each.was_alone = False
         return None
 
     def _feed(self, request: Request, job: Job | None) -> None:
@@ -240,10 +233,22 @@ class Loop:
         for job in self._jobs.values():
             job.was_full = job.was_full or check.is_full
         if check.broken is not None:
-            # The limits are the sandbox's: whoever has most processes answers.
-            self._end(max(self._jobs.values(), key=lambda job: len(descendants(job.pid))), check.broken)
+            self._end(self._jobs[self._whose_fault(check.broken)], check.broken)
         self._tick = min(2 * self._tick, check.within_s)
         self._next_check = time.monotonic() + self._tick
+
+    def _whose_fault(self, broken: str) -> int:
+        """The limits are the sandbox's: the job that uses most of what ran out answers."""
+        members: dict[int, list[int]] = {channel: [] for channel in self._jobs}
+        for pid, owner in self._owners().items() if len(members) > 1 else ():
+            if owner in members:
+                members[owner] += [pid, *descendants(pid)]
+        return max(members, key=lambda channel: self._home.use(members[channel], broken))
+
+    def _owners(self) -> dict[int, int]:
+        """Of each child of this process, which has inherited all that lost their parents, the job."""
+        mains = {job.pid: job.channel for job in self._jobs.values()}
+        return {pid: mains.get(pid) or brand_of(pid) for pid in children(os.getpid())}
 
     def _end(self, job: Job, broken: str | None) -> None:
         """Kill what is left of a job, then tell the driver."""
@@ -253,7 +258,7 @@ class Loop:
             job.was_full = self._home.check().is_full
         del self._jobs[job.channel]
         if self._jobs:
-            self._kill_but([other.pid for other in self._jobs.values()])
+            self._kill_strays()
         else:
             self._kill_all()
         job.report(broken, self._children.ended.pop(job.pid))
@@ -263,15 +268,9 @@ class Loop:
         while self._children.reap_one(0):
             self._home.kill_all()  # what was forked meanwhile
 
-    def _kill_but(self, spared: list[int]) -> None:
-        """Kill every process that is neither one of `spared` nor below one.
-
-        What a run started and forgot belongs to nobody that can be told: it ends with the next job that ends.
-        """
-        while True:
-            doomed = [pid for pid in children(os.getpid()) if pid not in spared]
-            if not doomed:
-                return
+    def _kill_strays(self) -> None:
+        """Kill every process that is of no job under way."""
+        while doomed := [pid for pid, owner in self._owners().items() if owner not in self._jobs]:
             for top in doomed:
                 for pid in (top, *descendants(top)):
                     with suppress(ProcessLookupError):
@@ -288,8 +287,11 @@ def _file_call(root: int, head: dict[str, Any], payload: Pages) -> Bytes | None:
     if verb == "write":
         with payload.view() as data:
             files.write(root, path, data)
+    elif verb == "append":
+        with payload.view() as data:
+            files.append(root, path, data)
     elif verb == "read":
-        return files.read(root, path, head["max_bytes"])
+        return files.read(root, path, head["max_bytes"], head["at"], head["most"])
     elif verb == "list":
         names = files.listing(root, path)
         return Text(b"\0".join(name.encode(errors="surrogateescape") for name in names))

@@ -1,24 +1,35 @@
 """Memory for what passes through a supervisor: files, command lines, standard input, output.
 
 Programs are forks of the supervisor, so what lay in its heap, freed or not, would lie in theirs. These bytes
-lie in pages of their own, which a fork gives back before anything else; nothing copies them into `bytes`.
-The names of files do lie in the heap.
+lie in pages of their own, which a fork finds empty and gives back before anything else; nothing copies them
+into `bytes`. The names of files do lie in the heap.
 """
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
+import sys
 
 CHUNK = 1 << 16
 """Bytes that one read of a pipe takes at most: the size of a pipe."""
 
+_WIPE_ON_FORK, _KEEP_ON_FORK, _FIONREAD = 18, 19, 0x541B
+
 _live: set[mmap.mmap] = set()
+
+
+def waiting(fd: int) -> int:
+    """Bytes that a pipe holds."""
+    return int.from_bytes(fcntl.ioctl(fd, _FIONREAD, bytes(4)), sys.byteorder)
 
 
 def _new(size: int) -> mmap.mmap:
     # Private: a program that inherits them must not write to its supervisor's.
     pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    # Else they would count in the memory of each program, as of its fork.
+    pages.madvise(_WIPE_ON_FORK)
     _live.add(pages)
     return pages
 
@@ -42,6 +53,11 @@ class Pages:
         self.filled = 0
         """Bytes that `read_from` has read so far."""
         self.pages = _new(size) if size else None
+
+    def show_to_forks(self, is_shown: bool) -> None:
+        """Whether a fork finds them; at first, not."""
+        if self.pages is not None:
+            self.pages.madvise(_KEEP_ON_FORK if is_shown else _WIPE_ON_FORK)
 
     def view(self) -> memoryview:
         """The bytes. Release it before `close`."""

@@ -21,6 +21,12 @@ from .pages import Pages
 LENGTHS = struct.Struct("!III")
 MARSHAL_VERSION = 2
 """What every Python from 3.8 on reads."""
+_LEAST = 1 << 10
+
+
+def weight(size: int) -> int:
+    """What a chunk of a stream counts as: many small ones take room too, on both sides."""
+    return max(size, _LEAST)
 
 
 def request(channel: int, head: dict[str, Any], payload_size: int) -> bytes:
@@ -91,6 +97,19 @@ class Bytes(Protocol):
     def view(self) -> memoryview: ...
 
     def close(self) -> None: ...
+
+
+class Text:
+    """A payload of words."""
+
+    def __init__(self, text: bytes) -> None:
+        self._text = text
+
+    def view(self) -> memoryview:
+        return memoryview(self._text)
+
+    def close(self) -> None:
+        """Words lie in the heap."""
 
 
 class Outbox:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from docker_box import engine, no_process_is_left, play
-from sleepers import SLEEP, sleepers, until
+from sleepers import until_there
 from support import require, run_async
 
 from palaestra.sandboxes import ExecStatus, SandboxFileError, SandboxLost, SandboxSpec, SandboxUnavailable
@@ -183,13 +183,12 @@ def test_a_fork_bomb_meets_the_process_limit(argv: list[str], statuses: set[Exec
 
 def test_a_cancelled_run_kills_its_program_and_the_sandbox_stays_good() -> None:
     async def part(box: DockerSandbox) -> None:
-        running = asyncio.ensure_future(box.run(["sh", "-c", f"touch up; {SLEEP}"], timeout_s=60))
-        queued = asyncio.ensure_future(box.list())
-        await until(lambda: bool(sleepers()))
+        running = asyncio.ensure_future(box.run(["sh", "-c", "touch up; setsid sleep 60 & sleep 60"]))
+        await until_there(box, "up")
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
-        assert await queued == ["up"]
+        assert await box.list() == ["up"]
         await no_process_is_left(box)
 
     play(part)
@@ -270,8 +269,8 @@ def test_a_container_that_dies_under_a_call_is_a_lost_sandbox(
     engine_answers: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     async def part(box: DockerSandbox) -> None:
-        running = asyncio.ensure_future(box.run(SLEEP.split(), timeout_s=60))
-        await until(lambda: bool(sleepers()))
+        running = asyncio.ensure_future(box.run(["sh", "-c", "touch up; sleep 60"], timeout_s=60))
+        await until_there(box, "up")
         with engine() as api:
             if not engine_answers:
                 monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/no.sock")

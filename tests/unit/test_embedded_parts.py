@@ -1,4 +1,4 @@
-"""The parts of the embedded sandboxes that need no sandbox: files, command lines, frames, /proc."""
+"""The parts of the embedded sandboxes that need no sandbox: command lines, disk, /proc, marks, sweeping."""
 
 import os
 import shutil
@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from palaestra.sandboxes import SandboxSpec
 from palaestra.sandboxes._embedded import watch
 from palaestra.sandboxes._embedded.disk import DiskMeter
 from palaestra.sandboxes._embedded.hosted import sweep
 from palaestra.sandboxes._embedded.watch import Watch, start_time
-from palaestra.sandboxes._inside import files, program, wire
+from palaestra.sandboxes._inside import program
 from palaestra.sandboxes._inside.cell import descendants
 from palaestra.sandboxes.sandbox import require_call
 
@@ -54,65 +52,6 @@ def test_what_only_a_fresh_interpreter_can_honour_takes_exec(argv: tuple[str, ..
     assert program.parse(argv) is None
 
 
-@given(st.binary(max_size=300), st.dictionaries(st.text(), st.integers() | st.floats(allow_nan=False)))
-def test_a_reply_survives_any_cut(payload: bytes, header: dict[str, int | float]) -> None:
-    reader, writer = os.pipe()
-    try:
-        wire.send(writer, header, memoryview(payload))
-        wire.send(writer, {}, memoryview(b"ne"), memoryview(b""), memoryview(b"xt"))
-        sent = os.read(reader, 1 << 16)
-    finally:
-        os.close(reader)
-        os.close(writer)
-    for cut in {0, 3, len(sent) // 2, len(sent)}:
-        buffer = bytearray(sent[:cut])
-        frames: list[tuple[wire.Header, bytes]] = []
-        for rest in (b"", sent[cut:]):
-            buffer += rest
-            while (frame := wire.unpack(buffer)[0]) is not None:
-                frames.append(frame)
-        assert frames == [(header, payload), ({}, b"next")] and not buffer
-
-
-def test_a_request_arrives_as_it_was_sent() -> None:
-    reader, writer = os.pipe()
-    try:
-        os.write(writer, wire.request({"op": "write", "path": "\udce9"}, b"two ", b"parts"))
-        os.write(writer, wire.request({"op": "list"}) + b"\0")
-        os.close(writer)
-        for expected in ({"op": "write", "path": "\udce9"}, b"two parts"), ({"op": "list"}, b""):
-            frame = wire.receive(reader)
-            assert frame is not None
-            with frame[1].view() as payload:
-                assert (frame[0], bytes(payload)) == expected
-            frame[1].close()
-        assert wire.receive(reader) is None
-    finally:
-        os.close(reader)
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=6), max_size=12))
-def test_a_tree_of_any_shape_is_removed(paths: list[list[str]]) -> None:
-    base = Path(f"/tmp/palaestra-unit-{os.getpid()}")
-    (base / "tree").mkdir(parents=True)
-    (base / "spared").write_text("x")
-    for path in paths:
-        directory = base.joinpath("tree", *path)
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / "file").write_text("x")
-        if not (directory / "link").is_symlink():
-            (directory / "link").symlink_to(base / "spared")
-    root = os.open(base, os.O_RDONLY)
-    try:
-        files.remove(root, "tree")
-        assert files.listing(root, ".") == ["spared"]
-        files.remove(root, "spared")
-    finally:
-        os.close(root)
-        base.rmdir()
-
-
 def test_the_disk_meter_counts_bytes_entries_depth_and_unlinked_files(tmp_path: Path) -> None:
     assert not DiskMeter(str(tmp_path), 1).is_over([])
     (tmp_path / "big").write_bytes(b"x" * (2 << 20))
@@ -142,6 +81,25 @@ def test_a_watch_adds_up_a_tree_of_processes() -> None:
     assert Watch(1, 9, lambda: [os.getpid()]).check().broken == "oom"
 
 
+def test_a_watch_tells_who_uses_most() -> None:
+    code = "kept = b'x' * (32 << 20)\nopen('/dev/null', 'wb').write(kept)\nprint(flush=True); input()"
+    with (
+        subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1) as large,
+        subprocess.Popen(["sh", "-c", "sleep 60 & sleep 60 & echo; wait"], stdout=-1) as many,
+    ):
+        assert large.stdout is not None and many.stdout is not None
+        large.stdout.readline()
+        many.stdout.readline()
+        one, three = [large.pid], [many.pid, *descendants(many.pid)]
+        found = Watch(64, 9, list)
+        assert found.use(one, "oom") > (32 << 20) > found.use(three, "oom") > 0
+        assert (found.use(one, "pids"), found.use(three, "pids")) == (1, 3)
+        assert watch.written(large.pid) > (32 << 20) > watch.written(many.pid)
+        for pid in (*one, *reversed(three)):
+            os.kill(pid, 9)
+    assert watch.written(large.pid) == 0
+
+
 OPENING_AND_CLOSING = """
 import os, socket
 kept = [socket.socketpair() for _ in range(50)]
@@ -161,39 +119,35 @@ def test_a_descriptor_that_comes_and_goes_hides_no_socket() -> None:
     assert seen == {99}
 
 
-LATE_SUPERVISOR = """
-import marshal, os, socket, time
-from palaestra.sandboxes._inside.execution import Execution, Order
-from palaestra.sandboxes._inside.pages import Pages
-from palaestra.sandboxes._embedded.watch import Check
+MARKED = """
+import os
+from palaestra.sandboxes._inside.brand import brand, brand_of
 
-class Open:
-    def confine(self): pass
-    def check(self): return Check(broken=None, is_full=False, within_s=0.05)
-    def kill_all(self):
-        pid, status, usage = os.wait4(-1, 0)
-        return {pid: (status, usage)}
-
-text = marshal.dumps(("true",))
-command = Pages(len(text))
-with command.view() as whole: whole[:] = text
-order = Order(
-    seq=1, payload=command, argv_size=len(text), timeout_s=0.5, output_limit=9, env={}, memory_mb=512
-)
-ours, theirs = socket.socketpair()
-execution = Execution(order, Open(), ours.fileno(), lambda: False)
-assert execution.start() is None
-os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
-time.sleep(order.timeout_s)  # the supervisor of a busy machine looks again only now
-execution.finish()
-print(json.loads(theirs.recv(4096)[8:])["status"])
+if os.geteuid() == 0:
+    os.setgid(65534)
+    os.setuid(65534)
+brand(7)
+reader, writer = os.pipe()
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        os.dup2(writer, 1)
+        os.execvp("sh", ["sh", "-c", "echo $$; exec sleep 60"])
+    os._exit(0)
+os.wait()
+orphan = int(os.read(reader, 99))
+print(brand_of(os.getpid()), brand_of(orphan), brand_of(1 << 30))
+os.kill(orphan, 9)
+try:
+    brand(6)
+except ValueError:
+    print("refused")
 """
 
 
-def test_a_program_that_ended_in_time_is_not_late_because_its_supervisor_was() -> None:
-    # In a process of its own: here, other tests have children, and a fork is as large as all they loaded.
-    done = subprocess.run([sys.executable, "-P", "-c", LATE_SUPERVISOR], capture_output=True, check=True)
-    assert done.stdout == b"ok\n"
+def test_a_job_s_mark_is_on_every_process_that_it_leaves_and_is_not_to_be_had_later() -> None:
+    done = subprocess.run([sys.executable, "-P", "-c", MARKED], capture_output=True, check=True)
+    assert done.stdout == b"7 7 0\nrefused\n"
 
 
 def _named(pid: int, started: object) -> Path:

@@ -1,44 +1,122 @@
-"""The Docker sandbox's guest, as a plain process: its protocol and its file calls need no container."""
+"""The Docker sandbox's guest, as a plain process: its loop and its protocol need no container."""
 
-import ast
+import marshal
 import os
-import struct
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Generator
+from itertools import count
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from palaestra.sandboxes._docker import containers
-from palaestra.sandboxes._docker.frames import CHUNK, pack, unpack
-from palaestra.sandboxes._docker.guest_files import Files, Refused
+from palaestra.sandboxes._driver.sessions import PYTHON
+from palaestra.sandboxes._inside.job import WINDOW
+from palaestra.sandboxes._inside.pages import CHUNK
+from palaestra.sandboxes._inside.wire import LENGTHS, MARSHAL_VERSION, request, weight
+
+
+def pythons() -> list[str]:
+    """The interpreter of this process, and older ones: version managers keep them side by side."""
+    found = [sys.executable]
+    for minor in (8, 9, 10):
+        for path in sorted(Path(sys.base_prefix).parent.glob(f"*3.{minor}.*/bin/python3")):
+            found.append(str(path))
+    return found
+
+
+class Reply(NamedTuple):
+    channel: int
+    words: list[bytes]
+    payload: bytes
+
+
+class Ending(NamedTuple):
+    status: bytes
+    exit_code: bytes
+    stdout: bytes
+    stderr: bytes
 
 
 class Guest:
     """A guest process and the driver's side of its protocol."""
 
-    def __init__(self, workspace: Path) -> None:
-        command = [sys.executable, *containers.guest_command()[1:]]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        identity = [str(n).encode() for n in (os.getuid(), os.getgid(), 1, 1 << 30, 100)]
-        self.send(b"hello", os.fsencode(workspace), *identity, b"COLOUR=green=blue")
-        self.missing_walls = self.receive()[1:]
+    def __init__(self, workspace: Path, python: str = sys.executable) -> None:
+        self.process = subprocess.Popen(
+            [python, *containers.guest_command()[1:]], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        self._channels = count(1)
+        opening = {"workspace": str(workspace), "uid": os.getuid(), "gid": os.getgid(), "cpus": 1}
+        self.send({**opening, "memory_mb": 1 << 10, "pids": 100, "preload": [], "has_network": False})
+        self.missing_walls = self.receive().payload.split(b"\0")
 
-    def send(self, *fields: bytes) -> None:
+    def send(self, head: dict[str, Any], payload: bytes = b"") -> int:
         assert self.process.stdin
-        self.process.stdin.write(pack(*fields))
+        channel = next(self._channels)
+        self.process.stdin.write(request(channel, head, len(payload)) + payload)
         self.process.stdin.flush()
+        return channel
 
-    def receive(self) -> list[bytes]:
+    def receive(self) -> Reply:
         assert self.process.stdout
-        (size,) = struct.unpack(">I", self.process.stdout.read(4))
-        return unpack(self.process.stdout.read(size))
+        channel, head_size, size = LENGTHS.unpack(self.process.stdout.read(LENGTHS.size))
+        words = self.process.stdout.read(head_size).split(b" ")
+        return Reply(channel, words, self.process.stdout.read(size))
 
-    def run(self, *argv: str, stdin: bytes = b"", more: bytes = b"0", timeout_s: float = 20) -> None:
-        self.send(b"run", str(timeout_s).encode(), b"100", stdin, more, *map(os.fsencode, argv))
+    def run(
+        self,
+        *argv: str,
+        stdin: bytes = b"",
+        more_stdin: bool = False,
+        kind: str = "run",
+        timeout_s: float | None = 20.0,
+        output_limit: int = 100,
+        env: dict[str, str] | None = None,
+    ) -> int:
+        command = marshal.dumps((argv, env or {}, "."), MARSHAL_VERSION)
+        head = {"op": "run", "kind": kind, "command_size": len(command), "more_stdin": more_stdin}
+        return self.send({**head, "timeout_s": timeout_s, "output_limit": output_limit}, command + stdin)
+
+    def ending(self, channel: int) -> Ending:
+        """Of a run, which is the only one under way."""
+        out, end = self.receive(), self.receive()
+        assert (out.channel, out.words, end.channel, end.words[0]) == (channel, [b"out"], channel, b"exit")
+        return Ending(end.words[1], end.words[2], out.payload, end.payload)
+
+    def outcome(self, *argv: str, **options: Any) -> Ending:
+        return self.ending(self.run(*argv, **options))
+
+    def feed(self, job: int, data: bytes, *, is_last: bool = False) -> None:
+        fed = self.send({"op": "feed", "job": job, "is_last": is_last}, data)
+        assert self.receive() == (fed, [b"ok"], b"")
+
+    def receive_beside(self, run: int) -> list[Reply]:
+        """What comes from others until a run has ended."""
+        replies: list[Reply] = []
+        while (reply := self.receive()).channel != run or reply.words[0] != b"exit":
+            replies += [reply] if reply.channel != run else []
+        return replies
+
+    def read_all(self, job: int, unread: list[Reply]) -> dict[bytes, bytes]:
+        """Acknowledge what a job wrote, to its end: the streams by their numbers."""
+        streams: dict[bytes, bytes] = {}
+        while reply := unread.pop(0) if unread else self.receive():
+            assert reply.channel == job
+            if reply.words[0] == b"exit":
+                break
+            streams[reply.words[1]] = streams.get(reply.words[1], b"") + reply.payload
+            self.send({"op": "ack", "job": job, "size": weight(len(reply.payload))})
+        return streams
+
+    def ask(self, op: str, path: str, payload: bytes = b"", **fields: Any) -> tuple[bytes, bytes]:
+        channel = self.send({"op": op, "path": path, **fields}, payload)
+        reply = self.receive()
+        assert reply.channel == channel
+        return reply.words[0], reply.payload
 
     def leave(self) -> int:
         assert self.process.stdin and self.process.stdout
@@ -57,177 +135,137 @@ def guest(tmp_path: Path) -> Generator[Guest, None, None]:
         guest.leave()
 
 
-def ending(frame: list[bytes]) -> tuple[bytes, int, int, bytes, bytes]:
-    """How, exit code, signal, stdout, stderr."""
-    assert frame[0] == b"exit"
-    return frame[1], int(frame[2]), int(frame[3]), frame[11], frame[12]
-
-
-@given(st.lists(st.binary(max_size=20)))
-def test_a_frame_comes_out_as_it_went_in(fields: list[bytes]) -> None:
-    frame = pack(*fields)
-    assert len(frame) == 4 + struct.unpack(">I", frame[:4])[0]
-    assert unpack(frame[4:]) == fields
-
-
-@given(st.binary(max_size=30))
-def test_unpack_says_value_error_and_nothing_else(body: bytes) -> None:
-    try:
-        fields = unpack(body)
-    except ValueError:
-        return
-    assert pack(*fields)[4:] == body
-
-
 def test_a_program_gets_its_environment_and_its_end_is_told(guest: Guest) -> None:
-    guest.run("sh", "-c", 'printf "$COLOUR"; printf oh >&2; exit 3')
-    assert ending(guest.receive()) == (b"ended", 3, 0, b"green=blue", b"oh")
-    guest.run("sh", "-c", "kill -9 $$")
-    assert ending(guest.receive())[:3] == (b"ended", 0, 9)
+    script = 'printf "$COLOUR"; printf oh >&2; exit 3'
+    end = guest.outcome("sh", "-c", script, env={"COLOUR": "green=blue"})
+    assert end == (b"nonzero", b"3", b"green=blue", b"oh")
+    assert guest.outcome("sh", "-c", "kill -9 $$")[:2] == (b"killed", b"-")
+    assert guest.outcome("python3", "-c", "print(6 * 7)") == (b"ok", b"0", b"42\n", b"")
 
 
 def test_a_program_that_cannot_start_says_so_like_a_shell(guest: Guest) -> None:
-    guest.run("no-such-program")
-    assert ending(guest.receive()) == (b"ended", 127, 0, b"", b"no-such-program: No such file or directory\n")
-    guest.run("/")
-    assert ending(guest.receive())[1] == 126
+    words = b"sandbox: no-such-program: No such file or directory\n"
+    assert guest.outcome("no-such-program") == (b"nonzero", b"127", b"", words)
+    assert guest.outcome("/")[1] == b"126"
 
 
-def test_stdin_is_asked_for_piece_by_piece_and_ends_with_an_empty_one(guest: Guest) -> None:
-    guest.run("wc", "-c", stdin=b"x" * 10, more=b"1")
-    assert guest.receive() == [b"stdin"]
-    guest.send(b"stdin", b"y" * CHUNK)
-    assert guest.receive() == [b"stdin"]
-    guest.send(b"stdin", b"")
-    assert int(ending(guest.receive())[3]) == 10 + CHUNK
+def test_stdin_comes_in_parts_each_of_which_is_acknowledged(guest: Guest) -> None:
+    channel = guest.run("wc", "-c", stdin=b"x" * 10, more_stdin=True)
+    guest.feed(channel, b"y" * CHUNK)
+    guest.feed(channel, b"", is_last=True)
+    assert int(guest.ending(channel).stdout) == 10 + CHUNK
 
 
-def test_a_program_that_reads_no_stdin_is_not_fed_and_late_frames_are_passed_over(guest: Guest) -> None:
-    guest.run("true", stdin=b"x" * CHUNK, more=b"1")
-    assert ending(guest.receive())[:2] == (b"ended", 0)
-    guest.send(b"stdin", b"late")
-    guest.send(b"cancel")
-    guest.run("cat")
-    assert ending(guest.receive()) == (b"ended", 0, 0, b"", b"")
+def test_a_program_that_reads_no_stdin_is_not_fed_and_late_requests_are_passed_over(guest: Guest) -> None:
+    channel = guest.run("true", stdin=b"x" * (1 << 20), more_stdin=True)
+    assert guest.ending(channel)[:2] == (b"ok", b"0")
+    guest.feed(channel, b"late")
+    guest.send({"op": "cancel", "job": channel})
+    guest.send({"op": "ack", "job": channel, "size": 5})
+    assert guest.outcome("cat") == (b"ok", b"0", b"", b"")
 
 
 def test_the_deadline_and_the_driver_can_end_a_program(guest: Guest) -> None:
-    guest.run("sh", "-c", "trap '' TERM INT; echo up; sleep 60", timeout_s=0.5)
-    assert ending(guest.receive())[:4] == (b"timeout", 0, 9, b"up\n")
-    guest.run("sh", "-c", "sleep 60", stdin=b"", more=b"1")
-    assert guest.receive() == [b"stdin"]  # so it has started
-    guest.send(b"cancel")
-    assert ending(guest.receive())[0] == b"cancel"
+    end = guest.outcome("sh", "-c", "trap '' TERM INT; echo up; sleep 60", timeout_s=0.5)
+    assert end == (b"timeout", b"-", b"up\n", b"")
+    channel = guest.run("sh", "-c", "read line; sleep 60", more_stdin=True)
+    guest.feed(channel, b"line\n")  # so it has started
+    guest.send({"op": "cancel", "job": channel})
+    assert guest.ending(channel).status == b"killed"
 
 
-def test_a_closed_stdin_ends_the_guest(guest: Guest) -> None:
+def test_a_program_that_ended_in_time_is_not_late_because_its_guest_was(guest: Guest) -> None:
+    channel = guest.run("sleep", "0.3", timeout_s=0.8)
+    program = Path(f"/proc/{guest.process.pid}/task/{guest.process.pid}/children")
+    poll_until(lambda: bool(program.read_text()))
+    started = time.monotonic()
+    stat = Path(f"/proc/{program.read_text().strip()}/stat")
+    guest.process.send_signal(signal.SIGSTOP)  # as on a machine that has no time for it
+    poll_until(lambda: ") Z " in stat.read_text() and time.monotonic() > started + 0.8)
+    guest.process.send_signal(signal.SIGCONT)
+    assert guest.ending(channel).status == b"ok"
+
+
+def poll_until(condition: Callable[[], bool]) -> None:
+    """Fails after ten seconds."""
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_job_s_output_waits_for_whoever_reads_it(guest: Guest) -> None:
+    job = guest.run("sh", "-c", "yes | head -c 3000000; printf end >&2", kind="job")
+    unread = [guest.receive()]
+    while sum(len(reply.payload) for reply in unread) < WINDOW:
+        unread.append(guest.receive())
+    unread += guest.receive_beside(guest.run("sleep", "0.3"))
+    assert sum(len(reply.payload) for reply in unread) < WINDOW + CHUNK
+    assert guest.read_all(job, unread) == {b"1": b"y\n" * 1_500_000, b"2": b"end"}
+
+
+def test_many_small_chunks_fill_the_window_before_their_bytes_do(guest: Guest) -> None:
+    code = "import os, time\nfor _ in range(600): os.write(1, b'x'); time.sleep(0.001)"
+    job = guest.run("python3", "-c", code, kind="job")
+    unread = guest.receive_beside(guest.run("sleep", "1.5"))
+    assert sum(reply.payload == b"x" for reply in unread) <= 256  # where a window is 256 KiB
+    assert guest.read_all(job, unread) == {b"1": b"x" * 600}
+
+
+def test_a_closed_stdin_ends_the_guest_and_its_programs(guest: Guest) -> None:
+    guest.run("sleep", "60", kind="job")
+    children = Path(f"/proc/{guest.process.pid}/task/{guest.process.pid}/children")
+    poll_until(lambda: bool(children.read_text()))
+    program = children.read_text().strip()
     assert guest.leave() == 0
+    poll_until(lambda: not Path("/proc", program).exists())
 
 
 def test_walls_that_a_plain_process_does_not_have_are_named(guest: Guest) -> None:
     assert b"read-only root" in guest.missing_walls
 
 
-def test_files_go_in_and_out_in_chunks(guest: Guest) -> None:
-    guest.send(b"write", b"a/b")
-    guest.send(b"data", b"1" * CHUNK)
-    guest.send(b"data", b"2")
-    guest.send(b"end")
-    assert guest.receive() == [b"ok"]
-    guest.send(b"read", b"a/b", b"1000000")
-    assert [guest.receive() for _ in range(3)] == [[b"data", b"1" * CHUNK], [b"data", b"2"], [b"ok"]]
-    guest.send(b"read", b"a/b", b"100")
-    assert guest.receive()[0] == b"refused"
-    guest.send(b"list", b".")
-    assert guest.receive() == [b"ok", b"a/"]
-    guest.send(b"remove", b"a")
-    assert guest.receive() == [b"ok"]
+def test_files_go_in_and_out_in_parts(guest: Guest) -> None:
+    content = b"1" * CHUNK + b"2"
+    assert guest.ask("write", "a/b", content[:CHUNK]) == (b"ok", b"")
+    assert guest.ask("append", "a/b", content[CHUNK:]) == (b"ok", b"")
+    for at, expected in ((0, content[:CHUNK]), (CHUNK, b"2")):
+        assert guest.ask("read", "a/b", at=at, max_bytes=1_000_000, most=CHUNK) == (b"ok", expected)
+    assert guest.ask("read", "a/b", at=0, max_bytes=100, most=CHUNK)[0] == b"refused"
+    assert guest.ask("list", ".") == (b"ok", b"a/")
+    assert guest.ask("remove", "a") == (b"ok", b"")
+    assert guest.ask("freeze", ".")[0] == b"refused"
 
 
 def test_the_content_of_a_refused_file_is_passed_over(guest: Guest) -> None:
-    guest.send(b"write", b"../x")
-    guest.send(b"data", b"content")
-    guest.send(b"end")
-    assert guest.receive()[0] == b"refused"
-    guest.send(b"list", b"")
-    assert guest.receive() == [b"ok"]
+    assert guest.ask("write", "../x", b"content")[0] == b"refused"
+    assert guest.ask("append", "none", b"content")[0] == b"refused"
+    assert guest.ask("list", ".") == (b"ok", b"")
 
 
-@pytest.fixture
-def files(tmp_path: Path) -> Generator[Files, None, None]:
-    root = os.open(tmp_path, os.O_RDONLY)
-    yield Files(root)
-    os.close(root)
-
-
-def _read(files: Files, path: bytes) -> None:
-    list(files.chunks(path, 100, 10))
-
-
-def _create(files: Files, path: bytes) -> None:
-    os.close(files.create(path))
-
-
-@pytest.mark.parametrize("call", [_read, _create, Files.names, Files.remove])
-@pytest.mark.parametrize("path", [b"/etc/passwd", b"../x", b"a/../../x", b"door/x", b"pipe/x"])
-def test_no_call_leaves_the_workspace(
-    files: Files, tmp_path: Path, call: Callable[[Files, bytes], None], path: bytes
-) -> None:
-    (tmp_path / "door").symlink_to("/etc")
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises((Refused, OSError)):
-        call(files, path)
-
-
-@pytest.mark.parametrize("name", [b"link", b"pipe", b"folder", b"."])
-def test_only_regular_files_are_read_and_replaced(files: Files, tmp_path: Path, name: bytes) -> None:
-    (tmp_path / "target").write_text("kept")
-    (tmp_path / "link").symlink_to(tmp_path / "target")
-    os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "folder").mkdir()
-    for call in (_read, _create):
-        with pytest.raises((Refused, OSError)):
-            call(files, name)
-    assert (tmp_path / "target").read_text() == "kept"
-
-
-def test_replacing_a_file_leaves_its_hard_link_alone(files: Files, tmp_path: Path) -> None:
-    (tmp_path / "a").write_text("old")
-    os.link(tmp_path / "a", tmp_path / "b")
-    _create(files, b"a")
-    assert (tmp_path / "b").read_text() == "old"
-
-
-def test_a_tree_that_is_deeper_than_any_path_is_removed(files: Files, tmp_path: Path) -> None:
-    (tmp_path / ".removing-1").write_text("a neighbour of the name that removal uses")
-    at = os.open(tmp_path, os.O_RDONLY)
-    for _ in range(500):  # 5,500 bytes of path; the longest is 4,096
-        os.mkdir("d" * 10, dir_fd=at)
-        below = os.open("d" * 10, os.O_RDONLY, dir_fd=at)
-        os.close(os.open("f", os.O_CREAT | os.O_WRONLY, dir_fd=below))
-        os.close(at)
-        at = below
-    os.close(at)
-    files.remove(b"d" * 10)
-    assert files.names(b".") == [b".removing-1"]
-
-
-def test_removing_a_link_leaves_its_target(files: Files, tmp_path: Path) -> None:
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "link").symlink_to(tmp_path / "target")
-    (tmp_path / "target").write_text("kept")
-    files.remove(b"folder")
-    assert files.names(b".") == [b"target"]
-
-
-def test_the_guest_needs_only_what_python3_minimal_of_python_38_has() -> None:
-    at_hand = {"__future__", "collections", "contextlib", "importlib", "os", "select", "signal", "stat"}
-    at_hand |= {"struct", "time"}
-    for name in containers.GUEST_MODULES:
-        path = Path(containers.__file__).parent / f"{name}.py"
-        tree = ast.parse(path.read_text(), feature_version=(3, 8))
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Import):
-                assert {alias.name for alias in node.names} <= at_hand
-            elif isinstance(node, ast.ImportFrom) and not node.level:
-                assert str(node.module).split(".")[0] in at_hand
+@pytest.mark.parametrize("python", pythons(), ids=lambda path: Path(path).parts[-3])
+def test_the_whole_guest_runs_on_every_python_that_is_at_hand(python: str, tmp_path: Path) -> None:
+    guest = Guest(tmp_path, python)
+    try:
+        forked = guest.outcome(python, "-c", "import sys; print(sys.argv, __name__)", "a")
+        assert forked == (b"ok", b"0", b"['-c', 'a'] __main__\n", b"")
+        assert guest.outcome("cat", stdin=b"x" * 90).stdout == b"x" * 90
+        assert guest.ask("write", "a.py", b"import sys; sys.exit(len(sys.stdin.read()))") == (b"ok", b"")
+        assert guest.outcome(python, "a.py", stdin=b"four").exit_code == b"4"
+        assert guest.ask("read", "a.py", at=0, max_bytes=99, most=6) == (b"ok", b"import")
+        job = guest.run(
+            "sh", "-c", "(setsid sleep 60 &); read line; echo $line; exit 3", kind="job", more_stdin=True
+        )
+        assert guest.outcome("true").status == b"ok"
+        guest.feed(job, b"hello\n", is_last=True)
+        assert guest.receive() == (job, [b"data", b"1"], b"hello\n")
+        assert guest.receive().words[:3] == [b"exit", b"nonzero", b"3"]
+        session = guest.run(python, *PYTHON.argv[1:], kind="session", more_stdin=True)
+        guest.feed(session, PYTHON.order("a-nonce", "x = 6\nx * 7"))
+        replies = [guest.receive()]
+        while replies[-1].words == [b"data", b"1"]:
+            replies.append(guest.receive())
+        assert b"".join(reply.payload for reply in replies[:-1]) == b"42\n"
+        assert replies[-1] == (session, [b"data", b"3"], b"a-nonce 0\0")
+    finally:
+        assert guest.leave() == 0
