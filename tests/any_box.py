@@ -15,7 +15,7 @@ from embedded_box import TIERS, play
 from support import require
 
 from palaestra.sandboxes import Sandbox
-from palaestra.sandboxes._docker import containers
+from palaestra.sandboxes._docker import owner
 from palaestra.sandboxes._embedded.zygotes import zygote
 from palaestra.sandboxes.docker import DockerSandbox
 from palaestra.sandboxes.local import LocalSandbox
@@ -44,7 +44,7 @@ def leaves_nothing(backend: str) -> Iterator[None]:
         return
     require("docker")
     yield
-    ours = {"label": f"{containers.LABEL}.owner={containers.owner_label(os.getpid())}"}
+    ours = {"label": f"{owner.LABEL}.owner={owner.our_label()}"}
     deadline = time.monotonic() + 10
     with engine() as api:
         while left := api.containers(all=True, filters=ours):
