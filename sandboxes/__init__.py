@@ -4,7 +4,6 @@ from .archive import ArchiveLimits, pack, unpack
 from .errors import ArchiveRefused, SandboxError, SandboxFileError, SandboxLost, SandboxUnavailable
 from .job import Chunk, Job
 from .opening import open_sandbox
-from .pool import Pool, PoolStats
 from .sandbox import Capabilities, ExecResult, ExecStatus, Sandbox, SandboxSpec, Snapshot
 from .session import Session, SessionResult
 
@@ -16,8 +15,6 @@ __all__ = [
     "ExecResult",
     "ExecStatus",
     "Job",
-    "Pool",
-    "PoolStats",
     "Sandbox",
     "SandboxError",
     "SandboxFileError",

@@ -9,7 +9,8 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 
-from palaestra.sandboxes import Pool, Sandbox, SandboxSpec, open_sandbox
+from palaestra.sandboxes import Sandbox, SandboxSpec, open_sandbox
+from palaestra.sandboxes.pool import Pool
 
 COMPUTE = "import time; x = bytearray(1 << 20); print(sum(range(10_000)))"
 

@@ -21,11 +21,12 @@ from processes import group
 from sleepers import until
 from support import require, run_async
 
-from palaestra.sandboxes import Pool, SandboxLost, SandboxSpec
+from palaestra.sandboxes import SandboxLost, SandboxSpec
 from palaestra.sandboxes._docker.engine import engine_address
 from palaestra.sandboxes._docker.owner import host_label, owner_label
 from palaestra.sandboxes._docker.reapers import reaper_at, stop_reapers
 from palaestra.sandboxes.docker import DockerSandbox, create_docker_sandbox
+from palaestra.sandboxes.pool import Pool
 
 pytestmark = pytest.mark.docker
 DOCKER = SandboxSpec(backend="docker")

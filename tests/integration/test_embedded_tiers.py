@@ -112,7 +112,9 @@ def test_auto_takes_the_strongest_tier() -> None:
 
 def test_an_unknown_backend_is_refused_by_name() -> None:
     async def attempt() -> None:
-        with pytest.raises(ValueError, match="one of auto, namespaces, landlock, docker; got 'chroot'"):
+        with pytest.raises(
+            ValueError, match="one of auto, namespaces, landlock, docker, unsafe-local; got 'chroot'"
+        ):
             async with open_sandbox(SandboxSpec(backend="chroot")):
                 pass
 

@@ -13,13 +13,14 @@ from embedded_box import TIERS, leaves_nothing
 from sleepers import SLEEP, sleepers, until
 from support import require, run_async
 
-from palaestra.sandboxes import Pool, Sandbox, SandboxSpec
+from palaestra.sandboxes import Sandbox, SandboxSpec
 from palaestra.sandboxes._docker.owner import owner_label
 from palaestra.sandboxes._driver.client import BoxClient
 from palaestra.sandboxes._embedded.zygotes import zygote
 from palaestra.sandboxes._inside.loop import PARKED_S
 from palaestra.sandboxes.docker import DockerSandbox
 from palaestra.sandboxes.local import LocalSandbox
+from palaestra.sandboxes.pool import Pool
 
 on_each_backend = pytest.mark.parametrize(
     "backend", [*TIERS, pytest.param("docker", marks=pytest.mark.docker)]

@@ -8,8 +8,9 @@ import pytest
 from sleepers import until
 from support import run_async
 
-from palaestra.sandboxes import Pool, Sandbox, SandboxError, SandboxLost, SandboxSpec, SandboxUnavailable
+from palaestra.sandboxes import Sandbox, SandboxError, SandboxLost, SandboxSpec, SandboxUnavailable
 from palaestra.sandboxes import pool as pool_module
+from palaestra.sandboxes.pool import Pool
 
 
 class Box:
