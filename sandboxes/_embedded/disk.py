@@ -20,32 +20,43 @@ class DiskMeter:
 
     def __init__(self, directory: str, disk_mb: int) -> None:
         self._directory = directory
-        self._max_bytes = disk_mb << 20
-        self._max_entries = max(_MIN_ENTRIES, disk_mb * _ENTRIES_PER_MB)
-        self._not_before = 0.0
+        self._limits = disk_mb << 20, max(_MIN_ENTRIES, disk_mb * _ENTRIES_PER_MB)
+        self._max_bytes, self._max_entries = self._limits
+        self.rest_until = 0.0
+        """When the meter looks again, by `time.monotonic`."""
         self._was_over = False
 
     def is_over(self, processes: Iterable[int]) -> bool:
         """Whether the limit is broken: bytes, number of entries, or depth. False while the meter rests."""
         started = time.monotonic()
-        if started < self._not_before:
+        if started < self.rest_until and not self._was_over:
             return False
         self._bytes = self._entries = 0
+        self._is_deep = False
         fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
         over = self._walk(fd, 0) or any(self._unlinked(pid) for pid in processes)
         now = time.monotonic()
-        self._not_before = now + _REST * (now - started)
+        self.rest_until = now + _REST * (now - started)
         if over and not self._was_over:
             # Once: or the next program, which may be there to clean up, would be ended for what it found.
             self._was_over = True
             self._max_bytes += self._max_bytes + _ROOM_BYTES
             self._max_entries *= 2
+        elif self._was_over and self._is_within_limits():
+            self._was_over = False
+            self._max_bytes, self._max_entries = self._limits
         return over
+
+    def _is_within_limits(self) -> bool:
+        """Whether what broke them was cleaned up."""
+        max_bytes, max_entries = self._limits
+        return self._bytes <= max_bytes and self._entries <= max_entries and not self._is_deep
 
     def _walk(self, directory: int, depth: int) -> bool:
         """Add up what is below the open `directory`, and close it; True as soon as a limit is broken."""
         try:
             if depth > _MAX_DEPTH:
+                self._is_deep = True
                 return not self._was_over
             with os.scandir(directory) as found:
                 # Read to its end first: each open level costs one descriptor and not two.

@@ -98,3 +98,21 @@ def test_a_directory_that_is_moved_away_while_it_is_removed_leads_nowhere(
         files.remove(workspace, "tree")
     monkeypatch.undo()
     assert len(list(outside.glob("*/precious"))) == 2
+
+
+def test_a_disk_limit_that_was_broken_spares_who_cleans_up_and_is_in_force_again(tmp_path: Path) -> None:
+    meter, big = DiskMeter(str(tmp_path), 1), tmp_path / "big"
+
+    def is_over() -> bool:
+        meter.rest_until = 0.0
+        return meter.is_over([])
+
+    for _ in range(2):
+        big.write_bytes(b"x" * (2 << 20))
+        assert is_over()
+        assert not is_over()
+        big.unlink()
+        assert not is_over()
+    deep = tmp_path.joinpath(*["d"] * 140)
+    deep.mkdir(parents=True)
+    assert is_over() and not is_over()
