@@ -25,6 +25,7 @@ WORKSPACE = "/workspace"
 INNER_ID = 1000
 """The user and group number that programs see."""
 
+_WRITABLE = (WORKSPACE, "/tmp", "/dev/shm")
 _SYSTEM = ("bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr")
 _DEVICES = ("null", "zero", "full", "random", "urandom")
 _LINKS = {
@@ -201,13 +202,19 @@ class NamespaceHome:
         self._allowed = allowed
         self._has_inherited = bool(opening["layers"])
         self._first_traces = self._traces()
+        self._first_times = [(at.st_atime_ns, at.st_mtime_ns) for at in map(os.stat, _WRITABLE)]
 
     def _enter_workspace(self) -> None:
         os.chdir(WORKSPACE)
         self.workspace = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def is_as_new(self) -> bool:
-        return not self._has_inherited and self._traces() == self._first_traces
+        if self._has_inherited or self._traces() != self._first_traces:
+            return False
+        # A program may set them to what it likes, and reading alone changes some.
+        for path, times in zip(_WRITABLE, self._first_times, strict=True):
+            os.utime(path, ns=times)
+        return True
 
     def _traces(self) -> object:
         """All that a program without rights can leave: files, the looks of directories, sockets that wait.
@@ -215,12 +222,12 @@ class NamespaceHome:
         System V and POSIX memory and queues are refused by the filter. Numbers of processes go on.
         """
         used = os.statvfs(self.workspace)
-        shown = [os.stat(path) for path in (WORKSPACE, "/tmp", "/dev/shm")]
+        shown = [os.stat(path) for path in _WRITABLE]
         return (
             used.f_files - used.f_ffree,
             used.f_blocks - used.f_bfree,
             [(found.st_mode, found.st_uid, found.st_gid, found.st_nlink) for found in shown],
-            [os.listxattr(path) for path in (WORKSPACE, "/tmp", "/dev/shm")],
+            [os.listxattr(path) for path in _WRITABLE],
             # Its own numbers of open and of waiting sockets are in the first; the second counts what passed.
             re.findall(r"(?:inuse|tw) \d+", Path("/proc/net/sockstat").read_text()),
             Path("/proc/net/dev").read_text(),
