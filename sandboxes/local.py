@@ -20,6 +20,7 @@ from ._forks import keep_from_forks
 from ._inside.linux import require_linux
 from ._inside.loop import PARKED_S
 from .errors import SandboxError, SandboxLost, SandboxUnavailable
+from .refusals import REFUSED
 from .sandbox import Capabilities, SandboxSpec
 
 _CLOSE_S = 5.0
@@ -55,7 +56,8 @@ class LocalSandbox(BoxClient):
         if self.tier == "namespaces":
             return Capabilities(tier=self.tier, jobs=True, fork="overlay", networks=("none", "open", "hosts"))
         networks = ("none",) if self.tier == "landlock" else ("open",)
-        return Capabilities(tier=self.tier, jobs=True, fork="copy", networks=networks)
+        refused = REFUSED.get(self.tier, {})
+        return Capabilities(tier=self.tier, jobs=True, fork="copy", networks=networks, refused=refused)
 
     async def open_twin(self) -> "LocalSandbox":
         return await open_local(self.tier, self.spec)
