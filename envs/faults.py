@@ -10,19 +10,21 @@ its `Failed`, a hang in the tool's answer, a stall in its `Ungraded`.
 """
 
 import asyncio
-import hashlib
-from collections import Counter
-from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, ClassVar
 
+from ..sandboxes import Sandbox
+from ..sandboxes.faults import Faults, FaultySandbox
 from .env import Env, Observation, TaskT
 from .episode import Episode, Workspace
 from .graders.grading import Grader, StepRewards
 from .outcome import Score
+from .sandboxed import SandboxToolEnv
 from .task import Task
 from .tools import Tool, ToolEnv
+
+__all__ = ["Fault", "Faults", "FaultyGrader", "FaultySandboxTools", "FaultyTools", "InjectedFault"]
 
 
 class Fault(StrEnum):
@@ -40,32 +42,6 @@ class Fault(StrEnum):
 
 class InjectedFault(Exception):
     """Raised by a tool that was made to crash."""
-
-
-class Faults:
-    """Which calls go wrong: the same ones for the same seed, in whatever order the calls come.
-
-    >>> faults = Faults(seed=0, rates={Fault.TOOL_CRASH: 1.0})
-    >>> faults.strike(Fault.TOOL_CRASH, seed=7)
-    'tool-crash-f8b5a346acee'
-    """
-
-    def __init__(self, *, seed: int, rates: Mapping[Fault, float]) -> None:
-        """`rates`: part of the calls that fail, 0 .. 1; a kind that is left out never does."""
-        self._seed, self._rates = seed, dict(rates)
-        self._met = Counter[tuple[Fault, int]]()
-        self.log: list[str] = []
-        """The id of every fault so far."""
-
-    def strike(self, fault: Fault, seed: int) -> str | None:
-        """The id of a fault, if this call is to fail. `seed`: of the episode, or of the engine call."""
-        number = self._met[fault, seed]
-        self._met[fault, seed] += 1
-        digest = hashlib.blake2b(f"{self._seed}/{fault}/{seed}/{number}".encode(), digest_size=14).digest()
-        if int.from_bytes(digest[:8]) / 2**64 >= self._rates.get(fault, 0.0):
-            return None
-        self.log.append(f"{fault}-{digest[8:].hex()}")
-        return self.log[-1]
 
 
 class FaultyTools(ToolEnv[TaskT]):
@@ -94,6 +70,23 @@ class _FaultyTool(Tool):
         if fault := env.faults.strike(Fault.TOOL_HANG, env.episode_seed):
             await _hang(fault)
         return await super()._call(env, arguments)
+
+
+class FaultySandboxTools(SandboxToolEnv[TaskT]):
+    """Put it before a `SandboxToolEnv` among the bases: its sandbox fails as `SandboxFault` says."""
+
+    faults: ClassVar[Faults]
+
+    async def reset(self, task: TaskT, *, seed: int) -> Observation:
+        self.episode_seed = seed
+        self._faulty: FaultySandbox | None = None
+        return await super().reset(task, seed=seed)
+
+    async def box(self) -> Sandbox:
+        box = await super().box()
+        if self._faulty is None:
+            self._faulty = FaultySandbox(box, self.faults, seed=self.episode_seed)
+        return self._faulty
 
 
 class FaultyGrader:
