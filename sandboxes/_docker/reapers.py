@@ -78,6 +78,14 @@ def reaper_at(address: str) -> Reaper:
         return found
 
 
+def stop_reaper(address: str) -> None:
+    """End the reaper of one engine, which removes what containers this process has left there."""
+    with _lock:
+        found = _reapers.pop(address, None)
+    if found is not None:
+        found.stop()
+
+
 def stop_reapers() -> None:
     """At the end of this process: what containers it has left are removed."""
     with _lock:
