@@ -2,19 +2,16 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from embedded_box import TIERS, need
-from support import ROOT, run_async
+from ordinary_user import OTHER_USER, need_root, python_for, run_as
+from support import run_async
 
 from palaestra.sandboxes import SandboxSpec, open_sandbox
 from palaestra.sandboxes.selftest import self_test
-
-OTHER_USER = 61234
 
 DRIVER = """
 import asyncio, ctypes, json, os, struct, sys
@@ -55,40 +52,10 @@ asyncio.run(main())
 
 def drive(*forbidden: str, code: str = "print(6 * 7)", user: int | None = None) -> dict[str, Any]:
     """What a driver finds on a machine that forbids these things."""
-    done = _run_as(user, [_python_for(user), "-c", DRIVER, " ".join(forbidden), code])
+    done = run_as(user, [python_for(user), "-c", DRIVER, " ".join(forbidden), code])
     assert done.returncode == 0, done.stderr.decode()
     found: dict[str, Any] = json.loads(done.stdout)
     return found
-
-
-def _run_as(user: int | None, argv: list[str]) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        argv,
-        env={"PYTHONPATH": str(ROOT / "typings"), "PYTHONDONTWRITEBYTECODE": "1", "PATH": "/usr/bin:/bin"},
-        capture_output=True,
-        check=False,
-        cwd="/",
-        user=user,
-        group=user,
-        extra_groups=None if user is None else [],
-    )
-
-
-def _python_for(user: int | None) -> str:
-    """An interpreter that this user may run: a virtual environment may lie in root's own directory."""
-    for python in (os.path.realpath(sys.executable), "/usr/bin/python3"):
-        try:
-            done = _run_as(user, [python, "-c", "import sys; raise SystemExit(sys.version_info < (3, 11))"])
-        except PermissionError:
-            continue
-        if done.returncode == 0:
-            return python
-    pytest.skip("no Python 3.11 that another user may run")
-
-
-def _need_root() -> None:
-    if os.geteuid() != 0:
-        pytest.skip("needs root, to be another user")
 
 
 @pytest.mark.parametrize("tier", TIERS)
@@ -122,7 +89,7 @@ def test_an_unknown_backend_is_refused_by_name() -> None:
 
 
 def test_an_ordinary_user_gets_every_wall_of_both_tiers() -> None:
-    _need_root()
+    need_root()
     found = drive(user=OTHER_USER)
     for tier in TIERS:
         assert len(found["tests"][tier]) == 7 and not any(found["tests"][tier].values())
@@ -131,7 +98,7 @@ def test_an_ordinary_user_gets_every_wall_of_both_tiers() -> None:
 
 
 def test_an_ordinary_user_is_not_harmed_through_what_landlock_leaves_open() -> None:
-    _need_root()
+    need_root()
     own = Path(f"/tmp/palaestra-test-{os.getpid()}")
     own.mkdir()
     own.chmod(0o755)
@@ -158,7 +125,7 @@ for change in (lambda: os.chmod(path, 0), lambda: os.utime(path), lambda: os.cho
 def test_without_user_namespaces_auto_takes_landlock_and_an_explicit_tier_is_refused(
     user: int | None,
 ) -> None:
-    _need_root()
+    need_root()
     need("landlock")
     found = drive("forbid_namespaces", user=user)
     assert found["runs"]["auto"] == found["runs"]["landlock"] == ["landlock", "ok", "42\n"]
@@ -168,7 +135,7 @@ def test_without_user_namespaces_auto_takes_landlock_and_an_explicit_tier_is_ref
 
 
 def test_without_either_the_refusal_names_wall_reason_and_cure() -> None:
-    _need_root()
+    need_root()
     found = drive("forbid_namespaces", "forbid_landlock", user=OTHER_USER)
     for backend in ("auto", *TIERS):
         assert found["runs"][backend][0] == "unavailable"
