@@ -1,5 +1,6 @@
 """The commands on a tiny run: what they print, for people and for machines, and what they keep secret."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -213,6 +214,34 @@ def test_a_sandbox_tier_is_proven_and_measured(tmp_path: Path) -> None:
     if done.code == 1:
         pytest.skip(f"no tier holds here: {report['checks']}")
     assert report["passed"] and 0 < report["p50_s"] <= report["p95_s"] < 5 and report["per_s"] > 0
+    assert set(report["limits"]) == {"memory", "pids", "disk", "cpus", "network"}
+    assert all(report["limits"].values()) and "rows" not in report
+
+
+def two_rows() -> None:
+    """Have this process's suite hold one row that holds and one that cannot."""
+    from palaestra.cli import check_sandbox
+    from palaestra.sandboxes.conformance import ROWS, Broken, Target, suite
+
+    async def fails(target: Target) -> str:
+        raise Broken("a wall of paper")
+
+    rows = {15: ROWS[15], 16: dataclasses.replace(ROWS[16], attack=fails)}
+    for module in (suite, check_sandbox):
+        setattr(module, "ROWS", rows)  # noqa: B010
+
+
+def test_a_full_check_shows_its_rows_and_fails_with_one_of_them(tmp_path: Path) -> None:
+    arguments = ("check", "sandbox", "--backend", "namespaces", "--full", "--json")
+    done = forked(*arguments, cwd=tmp_path, first=two_rows)
+    report = json.loads(done.stdout)
+    if "rows" not in report:
+        pytest.skip(f"no namespaces tier here: {report['checks']}")
+    assert done.code == 1 and not report["passed"]
+    assert [(row["row"], row["verdict"]) for row in report["rows"]] == [(15, "held"), (16, "broken")]
+    assert [check["passed"] for check in report["checks"][-2:]] == [True, False]
+    assert "a wall of paper" in report["checks"][-1]["detail"]
+    assert "row 15 held" in done.stderr and "row 16 broken" in done.stderr
 
 
 @pytest.mark.parametrize("lora", [None, {"rank": 2}])
