@@ -1,13 +1,12 @@
 """What a program in a Docker sandbox cannot do or reach, tried by programs that do their worst."""
 
 import asyncio
-import os
 
 import pytest
 from docker_box import play, python
 from support import require, run_async
 
-from palaestra.sandboxes import SandboxFileError, SandboxSpec
+from palaestra.sandboxes import SandboxSpec
 from palaestra.sandboxes.docker import DockerSandbox, create_docker_sandbox
 
 pytestmark = pytest.mark.docker
@@ -40,31 +39,6 @@ with open("/proc/net/dev") as devices:
 
     async def part(box: DockerSandbox) -> None:
         assert await python(box, code) == "['lo']"
-
-    play(part)
-
-
-SYSTEM_CALLS = """
-import ctypes, errno
-libc = ctypes.CDLL(None, use_errno=True)
-calls = dict(unshare=272, setns=308, mount=165, umount2=166, pivot_root=155, chroot=161, bpf=321,
-             perf_event_open=298, userfaultfd=323, io_uring_setup=425, keyctl=250, add_key=248, reboot=169,
-             open_by_handle_at=304, kexec_load=246, init_module=175, clock_settime=227, swapon=167)
-for name, number in calls.items():
-    ctypes.set_errno(0)
-    assert libc.syscall(number, 0, 0, 0, 0, 0) == -1 and ctypes.get_errno() == errno.EPERM, name
-for flag in (0x20000, 0x10000000, 0x20000000, 0x40000000):
-    ctypes.set_errno(0)
-    assert libc.syscall(56, flag | 17, 0, 0, 0, 0) == -1 and ctypes.get_errno() == errno.EPERM, hex(flag)
-assert libc.syscall(435, 0, 0) == -1 and ctypes.get_errno() == errno.ENOSYS
-print("refused")
-"""
-
-
-@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the numbers are those of x86-64")
-def test_dangerous_system_calls_are_refused() -> None:
-    async def part(box: DockerSandbox) -> None:
-        assert await python(box, SYSTEM_CALLS) == "refused"
 
     play(part)
 
@@ -158,55 +132,6 @@ def test_files_round_trip_and_belong_to_the_program() -> None:
         assert await box.list() == []
 
     play(part)
-
-
-def test_paths_that_are_not_plain_files_inside_are_refused() -> None:
-    traps = """
-ln -s /etc/passwd link; ln -s /etc door; ln -s loop loop; mkfifo pipe; mkdir folder; truncate -s 1T sparse
-python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind("socket")'
-"""
-    paths = ["link", "door/passwd", "loop", "pipe", "folder", "socket", "sparse", "../x", "/etc/passwd"]
-    paths += ["folder/../../x", "", ".", "missing", "missing/x", "x" * 256, "a\0b", "/dev/null"]
-
-    async def part(box: DockerSandbox) -> None:
-        assert (await box.run(["sh", "-c", traps])).ok
-        for path in paths:
-            with pytest.raises(SandboxFileError):
-                await box.read(path)
-        for path in ("link", "door/x", "loop", "pipe", "folder", "socket", "../x", "/tmp/x", "", "x" * 256):
-            with pytest.raises(SandboxFileError):
-                await box.write(path, b"x")
-        for path in ("door", "link", "../", "/", "pipe", "missing"):
-            with pytest.raises(SandboxFileError):
-                await box.list(path)
-        for path in ("..", "/tmp", ".", "door/passwd", "missing"):
-            with pytest.raises(SandboxFileError):
-                await box.remove(path)
-        await box.remove("door")
-        await box.write("y", b"12345")
-        with pytest.raises(SandboxFileError, match="max_bytes=4"):
-            await box.read("y", max_bytes=4)
-
-    play(part)
-
-
-def test_the_disk_is_bounded_in_bytes_and_in_files_and_can_be_cleared() -> None:
-    async def part(box: DockerSandbox) -> None:
-        with pytest.raises(SandboxFileError, match="full"):
-            await box.write("big", bytes(20 << 20))
-        assert await box.list() == []
-        full = await box.run(["sh", "-c", "head -c 20M /dev/zero > big"])
-        assert b"No space left" in full.stderr
-        await box.remove("big")
-        code = "import os\nos.mkdir('many')\nfor n in range(10**6): open(f'many/{n}', 'w')"
-        assert b"No space left" in (await box.run(["python3", "-c", code], timeout_s=30)).stderr
-        await box.remove("many")
-        code = "import os\nfor n in range(1500): os.mkdir('d'); os.chdir('d')"
-        assert (await box.run(["python3", "-c", code])).ok
-        await box.remove("d")
-        await box.write("small", b"x")
-
-    play(part, disk_mb=16)
 
 
 def test_two_sandboxes_share_nothing() -> None:
