@@ -124,7 +124,9 @@ class LocalSandbox(BoxClient):
         try:
             if not self.is_closing:
                 is_idle, self.is_closing = not self.is_busy, True
-                if is_idle and self._may_be_parked and await self._park():
+                # A zygote that has died has been replaced: nobody would ask it for what is parked there.
+                can_park = is_idle and self._may_be_parked and self._keeper.is_alive()
+                if can_park and await self._park():
                     return
                 # The supervisor reads the end of the stream, and kills what runs; a pending call sees it.
                 self.link.end_requests()
