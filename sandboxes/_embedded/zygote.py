@@ -168,7 +168,8 @@ def _as_after_site(venv: str) -> list[str]:
 def main(name: str, control_fd: int, venv: str, *preload: str) -> None:
     """Serve; in a forked program, run that and never return."""
     control = socket.socket(fileno=control_fd)
-    prefixes = tuple(dict.fromkeys((sys.base_prefix, sys.base_exec_prefix, *([venv] if venv else []))))
+    found = [sys.base_prefix, sys.base_exec_prefix, venv]
+    prefixes = tuple(dict.fromkeys(filter(None, found)))
     base_path = _as_after_site(venv)
     try:
         tier = _TIERS[name](prefixes)

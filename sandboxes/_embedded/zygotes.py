@@ -216,15 +216,14 @@ def base_environment(venv: str, is_preloaded: bool) -> dict[str, str]:
     The fixed hash seed makes a program's set order the same in each process, forked or not. Threads that a
     module started when it was loaded ahead would be in no fork of it.
     """
-    directories = [*([f"{venv}/bin"] if venv else []), os.path.dirname(interpreter()), "/usr/local/bin"]
-    return {
-        "PATH": ":".join([*directories, "/usr/bin", "/bin"]),
-        "HOME": "/workspace",
-        "LANG": "C.UTF-8",
-        "PYTHONHASHSEED": "0",
-        **({"VIRTUAL_ENV": venv} if venv else {}),
-        **(_ONE_THREAD if is_preloaded else {}),
-    }
+    directories = [os.path.dirname(interpreter()), "/usr/local/bin", "/usr/bin", "/bin"]
+    environment = {"HOME": "/workspace", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"}
+    if venv:
+        directories.insert(0, f"{venv}/bin")
+        environment["VIRTUAL_ENV"] = venv
+    if is_preloaded:
+        environment.update(_ONE_THREAD)
+    return {"PATH": ":".join(directories), **environment}
 
 
 def require_venv(path: str) -> str:

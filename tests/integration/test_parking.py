@@ -49,6 +49,22 @@ def shell(command: str) -> Part:
     return lambda box: box.run(["sh", "-c", command], timeout_s=0.5)
 
 
+def python(code: str) -> Part:
+    return lambda box: box.run(["python3", "-c", code])
+
+
+async def wrote(box: Sandbox) -> None:
+    await written(box, b"text")
+
+
+async def listed(box: Sandbox) -> None:
+    await box.list()
+
+
+async def started(box: Sandbox) -> None:
+    await box.start(["true"])
+
+
 def test_programs_that_leave_nothing_take_turns_in_one_supervisor() -> None:
     assert (
         len(set(numbers(hello, shell("exit 3"), shell("kill -9 $$"), shell("rm -f none; cd /tmp"), hello)))
@@ -73,13 +89,13 @@ server.accept()[0].close(); client.recv(1)
         shell("echo > file; rm file; chmod 700 ."),
         shell("chmod 777 /tmp"),
         shell("ln -s x y"),
-        lambda box: box.run(["python3", "-c", "import os; os.setxattr('/tmp', 'user.x', b'1')"]),
-        lambda box: box.run(["python3", "-c", SERVER]),
+        python("import os; os.setxattr('/tmp', 'user.x', b'1')"),
+        python(SERVER),
         shell("sleep 60"),
-        lambda box: box.run(["python3", "-c", "x = b'x' * (200 << 20); import time; time.sleep(9)"]),
-        lambda box: written(box, b"text"),
-        lambda box: box.list(),
-        lambda box: box.start(["true"]),
+        python("x = b'x' * (200 << 20); import time; time.sleep(9)"),
+        wrote,
+        listed,
+        started,
     ],
 )
 def test_whatever_leaves_a_trace_is_in_nobody_elses_sandbox(part: Part) -> None:
