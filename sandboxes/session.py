@@ -15,8 +15,8 @@ class SessionResult:
     """What one command of a session did."""
 
     result: ExecResult
-    """`exit_code` is what the session says: a command that works at it can lie about its own, and those of later
-    ones. `Sandbox.run` is the call whose exit code is the kernel's word. `cpu_s` and `max_rss_mb` are 0."""
+    """`exit_code` is what the session says: a command that works at it can lie about its own, and later
+    ones'. `Sandbox.run` is the call whose exit code is the kernel's word. `cpu_s` and `max_rss_mb` are 0."""
     is_lost: bool
     """The session ended under this command, with what it remembered. The next command gets a new one."""
 

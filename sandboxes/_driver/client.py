@@ -8,9 +8,7 @@ import time
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
-from io import BytesIO
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,6 +17,7 @@ from .._inside.wire import MARSHAL_VERSION
 from ..errors import SandboxError, SandboxFileError, SandboxLost
 from ..sandbox import ExecResult, Sandbox, SandboxSpec, is_word, require_call
 from ..session import Session
+from . import parts
 from .calls import Answer, Outcome, Receiver, Words
 from .copying import copy_workspace
 from .jobs import ClientJob
@@ -37,9 +36,6 @@ _PROXY_ENV = {
     **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), _PROXY),
     **dict.fromkeys(("NO_PROXY", "no_proxy"), "localhost,127.0.0.1,::1"),
 }
-
-PART = 1 << 20
-"""Bytes of a file or of standard input that go, or come, in one frame: more would fill the memory inside."""
 
 GRACE_S = 30.0
 """How long a start may take, and an answer after a program's timeout, on an overloaded machine."""
@@ -128,12 +124,12 @@ class BoxClient(Sandbox):
             "op": "run",
             "kind": "run",
             "command_size": len(command),
-            "more_stdin": len(stdin) > PART,
+            "more_stdin": len(stdin) > parts.PART,
             "timeout_s": timeout_s,
             "output_limit": output_limit,
         }
-        channel = self.send(outcome, head, command, stdin[:PART])
-        feeding = self._feed_rest(channel, stdin) if len(stdin) > PART else None
+        channel = self.send(outcome, head, command, stdin[: parts.PART])
+        feeding = parts.feed_rest(self, channel, stdin)
         try:
             result = await self.within(outcome.future, timeout_s + GRACE_S)
         except asyncio.CancelledError:
@@ -144,24 +140,6 @@ class BoxClient(Sandbox):
             if feeding is not None:
                 feeding.cancel()
         return replace(result, queue_s=max(0.0, time.monotonic() - called - result.wall_s))
-
-    def _feed_rest(self, job: int, stdin: bytes) -> asyncio.Task[None]:
-        """Of standard input, what did not go with the command."""
-        task = asyncio.ensure_future(self.feed(job, stdin, start=PART, is_last=True))
-        # If the sandbox is lost, the program's own result tells.
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return task
-
-    async def feed(self, job: int, data: bytes, *, start: int = 0, is_last: bool) -> None:
-        """Send standard input, each part when the program has taken the one before."""
-        at = start
-        while True:
-            part, at = data[at : at + PART], at + PART
-            answer = Answer()
-            self.send(answer, {"op": "feed", "job": job, "is_last": is_last and at >= len(data)}, part)
-            await answer.future
-            if at >= len(data):
-                return
 
     def _command(self, argv: Sequence[str], env: Mapping[str, str] | None, cwd: str) -> bytes:
         given = {**(_PROXY_ENV if self._gate else {}), **self.spec.env, **(env or {})}
@@ -193,15 +171,14 @@ class BoxClient(Sandbox):
             "op": "run",
             "kind": kind,
             "command_size": len(command),
-            "more_stdin": stdin is None or len(stdin) > PART,
+            "more_stdin": stdin is None or len(stdin) > parts.PART,
             "timeout_s": timeout_s,
             "output_limit": 0,
         }
         job = ClientJob(self, next(self._numbers), takes_input=stdin is None)
-        self.send_as(job.id, job.streams, head, command, (stdin or b"")[:PART])
+        self.send_as(job.id, job.streams, head, command, (stdin or b"")[: parts.PART])
         self._jobs[job.id] = job
-        if stdin is not None and len(stdin) > PART:
-            job.feeding = self._feed_rest(job.id, stdin)
+        job.feeding = parts.feed_rest(self, job.id, stdin or b"")
         return job
 
     def _start_session(self, argv: Sequence[str]) -> ClientJob:
@@ -219,33 +196,20 @@ class BoxClient(Sandbox):
         return LiveSession(self._start_session, PYTHON)
 
     async def write(self, path: str, data: bytes) -> None:
-        await self._file_call({"op": "write", "path": path}, data[:PART])
-        try:
-            for at in range(PART, len(data), PART):
-                await self._file_call({"op": "append", "path": path}, data[at : at + PART])
-        except BaseException:
-            # Half a file is worse than none.
-            with suppress(SandboxLost):
-                self.send(Answer(), {"op": "remove", "path": path})
-            raise
+        await parts.write(self, path, data)
 
     async def read(self, path: str, *, max_bytes: int = 64 << 20) -> bytes:
-        content = BytesIO()
-        while True:
-            head = {"op": "read", "path": path, "max_bytes": max_bytes, "at": content.tell(), "most": PART}
-            part = await self._file_call(head)
-            content.write(part)
-            if len(part) < PART:
-                return content.getvalue()
+        return await parts.read(self, path, max_bytes)
 
     async def list(self, path: str = ".") -> list[str]:
-        names = await self._file_call({"op": "list", "path": path})
+        names = await self.file_call({"op": "list", "path": path})
         return [os.fsdecode(name) for name in names.split(b"\0")] if names else []
 
     async def remove(self, path: str) -> None:
-        await self._file_call({"op": "remove", "path": path})
+        await self.file_call({"op": "remove", "path": path})
 
-    async def _file_call(self, head: dict[str, Any], *payload: bytes) -> bytes:
+    async def file_call(self, head: dict[str, Any], *payload: bytes) -> bytes:
+        """One request about the file `head["path"]`; the answer's payload."""
         if not is_word(head["path"]):
             raise SandboxFileError(f"{head['path']!r:.200}: a path is UTF-8 text without NUL")
         return await self.ask(head, *payload)

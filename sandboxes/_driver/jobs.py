@@ -7,14 +7,14 @@ from typing import Any, Protocol
 
 from ..job import Chunk, Job
 from ..sandbox import ExecResult
+from . import parts
 from .calls import Streams
 
 
-class Box(Protocol):
+class Box(parts.Box, Protocol):
     """What a job needs of its sandbox."""
 
     async def ask(self, head: dict[str, Any], *payload: bytes) -> bytes: ...
-    async def feed(self, job: int, data: bytes, *, is_last: bool) -> None: ...
     def tell(self, head: dict[str, Any]) -> None: ...
 
 
@@ -35,7 +35,7 @@ class ClientJob(Job):
     async def send(self, data: bytes, *, is_last: bool = False) -> None:
         if not self._takes_input:
             raise ValueError(f"job {self.id} got its whole input at its start; stdin=None keeps it open")
-        await self._box.feed(self.id, data, is_last=is_last)
+        await parts.feed(self._box, self.id, data, is_last=is_last)
 
     def chunks(self) -> AsyncIterator[Chunk]:
         return self.streams.chunks()

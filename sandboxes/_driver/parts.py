@@ -1,0 +1,62 @@
+"""Files and standard input go, and come, in parts: one large frame would fill the memory inside."""
+
+import asyncio
+from contextlib import suppress
+from io import BytesIO
+from typing import Any, Protocol
+
+from ..errors import SandboxLost
+from .calls import Answer, Receiver
+
+PART = 1 << 20
+"""Bytes in one frame."""
+
+
+class Box(Protocol):
+    """A sandbox, as these calls need it."""
+
+    def send(self, receiver: Receiver, head: dict[str, Any], *payload: bytes) -> int: ...
+    async def file_call(self, head: dict[str, Any], *payload: bytes) -> bytes: ...
+
+
+async def write(box: Box, path: str, data: bytes) -> None:
+    await box.file_call({"op": "write", "path": path}, data[:PART])
+    try:
+        for at in range(PART, len(data), PART):
+            await box.file_call({"op": "append", "path": path}, data[at : at + PART])
+    except BaseException:
+        # Half a file is worse than none.
+        with suppress(SandboxLost):
+            box.send(Answer(), {"op": "remove", "path": path})
+        raise
+
+
+async def read(box: Box, path: str, max_bytes: int) -> bytes:
+    content = BytesIO()
+    while True:
+        head = {"op": "read", "path": path, "max_bytes": max_bytes, "at": content.tell(), "most": PART}
+        part = await box.file_call(head)
+        content.write(part)
+        if len(part) < PART:
+            return content.getvalue()
+
+
+async def feed(box: Box, job: int, data: bytes, *, start: int = 0, is_last: bool) -> None:
+    """Standard input from `start` on, each part when the program has taken the one before."""
+    at = start
+    while True:
+        part, at = data[at : at + PART], at + PART
+        answer = Answer()
+        box.send(answer, {"op": "feed", "job": job, "is_last": is_last and at >= len(data)}, part)
+        await answer.future
+        if at >= len(data):
+            return
+
+
+def feed_rest(box: Box, job: int, stdin: bytes) -> asyncio.Task[None] | None:
+    """Send what of `stdin` did not go with the command. A lost sandbox is told by the program's own end."""
+    if len(stdin) <= PART:
+        return None
+    task = asyncio.ensure_future(feed(box, job, stdin, start=PART, is_last=True))
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return task
