@@ -7,6 +7,7 @@ from .grading import Grader, grade_episode
 from .math import Math
 from .numeric import Numeric, as_number, numbers
 from .rubric import Rubric
+from .suite import Suite
 from .unit_tests import UnitTests
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Math",
     "Numeric",
     "Rubric",
+    "Suite",
     "UnitTests",
     "as_number",
     "final_answer",
