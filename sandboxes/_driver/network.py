@@ -100,20 +100,23 @@ class _Bridge:
         """Whether all of the answer was passed on."""
         near, far = socket.socketpair()
         near.setblocking(False)
-        reader, writer = await asyncio.open_connection(sock=far)
-        answerer = Answerer(writer)
-        inward = asyncio.ensure_future(self._bring_in(near))
-        outward = asyncio.ensure_future(self._send_out(near))
-        try:
-            await serve(reader, answerer)
-            if answerer.is_closed:
-                await outward
-        finally:
-            for task in (inward, outward):
-                task.cancel()
-            await asyncio.gather(inward, outward, return_exceptions=True)
-            writer.close()
-            near.close()
+        with near:
+            try:
+                reader, writer = await asyncio.open_connection(sock=far)
+            except BaseException:
+                far.close()
+                raise
+            answerer = Answerer(writer)
+            pumps = [asyncio.ensure_future(self._bring_in(near)), asyncio.ensure_future(self._send_out(near))]
+            try:
+                await serve(reader, answerer)
+                if answerer.is_closed:
+                    await pumps[1]
+            finally:
+                for pump in pumps:
+                    pump.cancel()
+                await asyncio.gather(*pumps, return_exceptions=True)
+                writer.close()
         return answerer.is_closed
 
     async def _bring_in(self, near: socket.socket) -> None:
