@@ -21,6 +21,9 @@ from .output import HeadTail
 INTERRUPT_S = 1.0
 """How long a command may take to heed Ctrl-C at its time limit."""
 _ANSWERS = b"3"
+_MAX_ANSWER = 64
+"""Bytes of an answer. Commands can write to its descriptor too, and need not ever end one."""
+_MAX_DIGITS = 3
 
 
 class SessionJob(Protocol):
@@ -106,6 +109,8 @@ class _Command:
     async def run(self, nonce: str, interpreter: Interpreter, code: str) -> SessionResult:
         started = time.monotonic()
         sending = asyncio.ensure_future(self._job.send(interpreter.order(nonce, code)))
+        # If the sandbox is lost, the answer that does not come tells.
+        sending.add_done_callback(lambda done: done.cancelled() or done.exception())
         status: ExecStatus | None = None
         try:
             try:
@@ -154,10 +159,11 @@ class _Command:
             if number != _ANSWERS:
                 self._outputs[number].feed(data)
                 continue
-            *whole, self._answers = (self._answers + data).split(b"\0")
+            *whole, rest = (self._answers + data).split(b"\0")
+            self._answers = rest[-_MAX_ANSWER:]
             for answer in whole:
                 word, _, code = answer.partition(b" ")
-                if word == nonce and code.isdigit():
+                if word == nonce and code.isdigit() and len(code) <= _MAX_DIGITS:
                     return int(code)
         await streams.ended()  # raises when it was the sandbox that ended
         return None

@@ -157,9 +157,9 @@ class Job:
             got = self._pass_on(reader)
         else:
             got = self._pass_on(reader)
-            if self._unread >= WINDOW:
-                for fd in self._streams:
-                    self._reactor.forget(fd)
+        if self._unread >= WINDOW:
+            for fd in self._streams:
+                self._reactor.forget(fd)
         if got == 0:
             self._reactor.forget(reader)
 

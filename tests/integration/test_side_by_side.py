@@ -5,7 +5,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from any_box import first_process_mb, kill_first_process, leaves_nothing, on_each_backend, play, until_so
+from any_box import (
+    first_process_mb,
+    kill_first_process,
+    leaves_nothing,
+    on_each_backend,
+    own_mb,
+    play,
+    until_so,
+)
 from sleepers import until_there
 
 from palaestra.sandboxes import ExecResult, ExecStatus, Sandbox, SandboxLost
@@ -294,5 +302,33 @@ def test_a_first_process_that_is_killed_is_a_lost_sandbox_for_every_call(backend
             with pytest.raises(SandboxLost):
                 await after
         assert job.poll() is None
+
+    play(backend, part)
+
+
+LOUD = """
+import os, threading
+def shout():
+    while True: os.write(3, bytes([120]) * (1 << 16))
+threading.Thread(target=shout, daemon=True).start()
+"""
+LONG_ANSWER = """
+import os, sys
+os.write(3, sys._getframe(2).f_locals["nonce"] + b" " + b"9" * 5000 + bytes(1))
+"""
+
+
+@on_each_backend
+def test_what_a_command_writes_where_answers_go_is_nobody_s_memory_and_no_crash(backend: str) -> None:
+    async def part(box: Sandbox) -> None:
+        session = await box.python()
+        assert (await session.run(LONG_ANSWER)).result.exit_code == 0
+        own, inside = own_mb(), await first_process_mb(box)
+        await session.run(LOUD)
+        await asyncio.sleep(1)  # nobody reads meanwhile
+        assert own_mb() - own < 8 and await first_process_mb(box) - inside < 8
+        late = await session.run("import time; time.sleep(60)", timeout_s=1)
+        assert late.result.status is ExecStatus.TIMEOUT
+        assert own_mb() - own < 8
 
     play(backend, part)
