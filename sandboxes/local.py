@@ -65,15 +65,16 @@ class LocalSandbox(BoxClient):
     async def fork(self) -> BoxClient:
         if self.tier != "namespaces":
             return await super().fork()
-        async with self._freezing:
-            self._may_be_parked = False
-            self.link.max_descriptors = MAX_LAYERS
-            try:
-                await self.ask({"op": "freeze"})
-            finally:
-                self.link.max_descriptors = 0
-                layers, self.link.descriptors = self.link.descriptors, []
+        layers: list[int] = []
         try:
+            async with self._freezing:
+                self._may_be_parked = False
+                self.link.max_descriptors = MAX_LAYERS
+                try:
+                    await self.ask({"op": "freeze"})
+                finally:
+                    self.link.max_descriptors = 0
+                    layers, self.link.descriptors = self.link.descriptors, []
             return await open_local(self.tier, self.spec, layers)
         finally:
             for layer in layers:
@@ -96,7 +97,8 @@ class LocalSandbox(BoxClient):
             "cpus": spec.cpus,
             "has_network": self._is_proxied,
         }
-        self.send(answer, limits)
+        # Who refuses before it has read this knows no other channel.
+        self.send_as(0, answer, limits)
         try:
             async with asyncio.timeout(GRACE_S):
                 words, why = await answer.future

@@ -1,20 +1,32 @@
 """Open, cancel, crash, close: what embedded sandboxes do when something goes wrong around them."""
 
 import asyncio
+import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from embedded_box import directories, leaves_nothing, on_each_tier, play, printed
 from sleepers import SLEEP, sleepers, until
 from support import run_async
 
-from palaestra.sandboxes import ExecStatus, Sandbox, SandboxLost, SandboxSpec, local, open_sandbox
+from palaestra.sandboxes import (
+    ExecStatus,
+    Sandbox,
+    SandboxLost,
+    SandboxSpec,
+    SandboxUnavailable,
+    local,
+    open_sandbox,
+)
+from palaestra.sandboxes._embedded.supervisor import refuse
 from palaestra.sandboxes._embedded.watch import start_time
 from palaestra.sandboxes._embedded.zygotes import zygote
 from palaestra.sandboxes.local import LocalSandbox
@@ -256,3 +268,42 @@ def test_a_fork_of_a_killed_driver_keeps_no_sandbox_alive(tier: str) -> None:
             time.sleep(0.01)
     finally:
         os.kill(child, signal.SIGKILL)
+
+
+@on_each_tier
+def test_a_wall_that_cannot_be_put_up_is_named_to_whoever_opens(tier: str) -> None:
+    async def whole() -> None:
+        ours, theirs = socket.socketpair()
+        box = LocalSandbox(tier, SandboxSpec(), zygote(tier), 1 << 20, ours)
+        opening = asyncio.create_task(box.open())
+        await asyncio.sleep(0)
+        with theirs:
+            refuse(theirs.fileno(), OSError(errno.ENOSPC, "no room for the wall"))
+        with pytest.raises(SandboxUnavailable, match="no room for the wall"):
+            await opening
+        box.link.close()
+
+    run_async(whole())
+
+
+@pytest.mark.parametrize("tier", ["namespaces"])
+def test_a_fork_that_is_cancelled_when_its_files_have_come_lets_go_of_them(
+    tier: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def part(box: Sandbox) -> None:
+        assert isinstance(box, LocalSandbox)
+        await box.write("file", b"x")
+        freeze = box.ask
+        before = os.listdir("/proc/self/fd")
+
+        async def cancelled(head: dict[str, Any]) -> bytes:
+            await freeze(head)
+            raise asyncio.CancelledError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(box, "ask", cancelled)
+            with pytest.raises(asyncio.CancelledError):
+                await box.fork()
+        assert os.listdir("/proc/self/fd") == before
+
+    play(tier, part)
