@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from .._inside.wire import weight
 from ..errors import SandboxError
@@ -60,6 +60,12 @@ class Outcome:
     def lose(self, error: SandboxError) -> None:
         if not self.future.done():
             self.future.set_exception(error)
+
+
+def heard(done: asyncio.Future[Any]) -> None:
+    """A callback for what nobody may wait for any more: how it ended is no news."""
+    if not done.cancelled():
+        done.exception()
 
 
 class Streams:

@@ -15,7 +15,7 @@ from typing import Protocol
 from .._inside import python_session
 from ..sandbox import ExecResult, ExecStatus, require_call
 from ..session import Session, SessionResult
-from .calls import Streams
+from .calls import Streams, heard
 from .output import HeadTail
 
 INTERRUPT_S = 1.0
@@ -110,7 +110,7 @@ class _Command:
         started = time.monotonic()
         sending = asyncio.ensure_future(self._job.send(interpreter.order(nonce, code)))
         # If the sandbox is lost, the answer that does not come tells.
-        sending.add_done_callback(lambda done: done.cancelled() or done.exception())
+        sending.add_done_callback(heard)
         status: ExecStatus | None = None
         try:
             try:
