@@ -5,8 +5,8 @@
 
 Let through: TLS behind `CONNECT host:port` whose ClientHello names that host; plain HTTP, one request a
 connection, whose URL, Host header and (in a CONNECT to port 80) tunnel name one host. The host must be on the
-allow-list, and its name must stand for public addresses only; an address that the list itself names is
-exempt. An address has no name, so TLS to one goes without a server name.
+allow-list, and its name must stand for public addresses only, none of this machine's own; an address that the
+list itself names is exempt. An address has no name, so TLS to one goes without a server name.
 
 What is not protected: what follows the first ClientHello is not read, so a server of many names can be asked
 for another one there. Data can leave by every allowed host, and by the names looked up below a "*." entry. A
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Protocol
 
-from ._proxy.addresses import Dial, Upstream, dial_public
+from ._proxy.addresses import Dial, Upstream, dial_public, is_own
 from ._proxy.client_hello import ACCESS_DENIED, HANDSHAKE, read_client_hello
 from ._proxy.intake import CHUNK, Intake, Source
 from ._proxy.refused import Refused
@@ -136,6 +136,8 @@ class _Visit:
         self._goal = goal
         if not self._policy.permits(goal.host, goal.port):
             raise Refused(403, f"{goal} is not allowed; add '{goal}' to SandboxSpec.network")
+        if self._policy.is_open and is_address(goal.host) and is_own(goal.host):
+            raise Refused(403, f"{goal} is this machine's own: reach it by a list that names it")
         return goal
 
     async def _tunnel(self, goal: Endpoint) -> None:

@@ -97,7 +97,7 @@ async def dial_public(
     else:
         return await connect(host, port)
     for address in addresses:
-        if not is_public(address) or _is_own(address):
+        if not is_public(address) or is_own(address):
             raise Refused(
                 403,
                 f"{host} stands for {address}, which is not a public address; if it is meant, add the "
@@ -117,7 +117,7 @@ async def _first_that_answers(addresses: Sequence[str], port: int, connect: Dial
     raise error
 
 
-def _is_own(address: str) -> bool:
+def is_own(address: str) -> bool:
     """Whether this machine itself has the address: the driver's own ports listen there."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as probe:

@@ -226,6 +226,8 @@ OWN_PUBLIC_ADDRESS = """
 import asyncio, fcntl, socket, struct
 from palaestra.sandboxes._proxy.addresses import dial_public
 from palaestra.sandboxes._proxy.refused import Refused
+from palaestra.sandboxes.allow import Allow
+from palaestra.sandboxes.proxy import serve
 
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
     for name, address in ((b"lo", "127.0.0.1"), (b"lo:1", "9.9.9.9")):
@@ -236,6 +238,21 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
 async def resolve(host, port):
     return ["9.9.9.9"]
 
+class Reply:
+    def write(self, data): pass
+    def close(self): pass
+    async def drain(self): pass
+
+async def ask_for_the_address(policy):
+    client = asyncio.StreamReader()
+    client.feed_data(b"GET http://9.9.9.9:8000/ HTTP/1.1\\r\\nHost: 9.9.9.9:8000\\r\\n\\r\\n")
+    client.feed_eof()
+    await serve(policy, client, Reply(), on_refusal=told)
+
+def told(refusal):
+    if refusal.status == 403:  # a server that hangs up at once is no matter here
+        print(refusal.reason)
+
 async def main():
     async with await asyncio.start_server(lambda reader, writer: writer.close(), "9.9.9.9", 8000) as server:
         reader, writer = await asyncio.open_connection("9.9.9.9", 8000)
@@ -244,6 +261,8 @@ async def main():
             await dial_public("wildcard.example", 8000, resolve=resolve)
         except Refused as refused:
             print(refused)
+        await ask_for_the_address(Allow.everything())
+        await ask_for_the_address(Allow.parse(["9.9.9.9:8000"]))
 
 asyncio.run(main())
 """
@@ -263,4 +282,7 @@ def test_a_public_address_of_this_machine_is_refused_for_the_drivers_own_ports_a
     done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     if done.returncode != 0 and done.stderr.startswith("unshare:"):
         pytest.skip(f"needs a network of its own: {done.stderr.strip()}")
-    assert done.stdout.startswith("wildcard.example stands for 9.9.9.9, which is not"), done.stderr
+    assert done.returncode == 0, done.stderr
+    by_name, by_address = done.stdout.splitlines()
+    assert by_name.startswith("wildcard.example stands for 9.9.9.9, which is not")
+    assert by_address.startswith("9.9.9.9:8000 is this machine's own")
