@@ -51,6 +51,7 @@ class Zygote:
         # Event loops in several threads may open sandboxes: `next` gives no number twice.
         self._numbers = count(1)
         self._refusal: str | None = None
+        self._parking = threading.RLock()
         self._parked: dict[Limits, list[Parked]] = {}
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         here = str(Path(__file__).resolve().parent.parent)
@@ -95,23 +96,33 @@ class Zygote:
 
     def park(self, limits: Limits, parked: Parked) -> None:
         """Keep a sandbox that is as new. It leaves by itself when nobody takes it soon."""
-        self.drop_late()
-        waiting = self._parked.setdefault(limits, [])
-        if len(waiting) >= MAX_PARKED:
-            waiting.pop(0).sock.close()
-        waiting.append(parked)
+        with self._parking:
+            self.drop_late()
+            waiting = self._parked.setdefault(limits, [])
+            if len(waiting) >= MAX_PARKED:
+                waiting.pop(0).sock.close()
+            waiting.append(parked)
 
     def take_parked(self, limits: Limits) -> Parked | None:
         """The one that was parked last, if any; it may have left meanwhile."""
-        self.drop_late()
-        waiting = self._parked.get(limits)
-        return waiting.pop() if waiting else None
+        with self._parking:
+            self.drop_late()
+            waiting = self._parked.get(limits)
+            return waiting.pop() if waiting else None
 
     def drop_late(self) -> None:
         """Let go of those that have left."""
-        for waiting in self._parked.values():
-            while waiting and waiting[0].until <= time.monotonic():
-                waiting.pop(0).sock.close()
+        with self._parking:
+            for waiting in self._parked.values():
+                while waiting and waiting[0].until <= time.monotonic():
+                    waiting.pop(0).sock.close()
+
+    def _let_go_of_parked(self) -> None:
+        with self._parking:
+            for waiting in self._parked.values():
+                for parked in waiting:
+                    parked.sock.close()
+            self._parked.clear()
 
     def kill(self, number: int) -> None:
         try:
@@ -153,11 +164,10 @@ class Zygote:
                 return said[6:].decode(errors="replace")
 
     def stop(self) -> None:
-        for waiting in self._parked.values():
-            for parked in waiting:
-                parked.sock.close()
-        self._parked.clear()
         is_ours = self.owner == os.getpid()
+        # In a fork another thread may have held the lock, and the sockets are closed already.
+        if is_ours:
+            self._let_go_of_parked()
         if is_ours and self._refusal is None and not self.is_alive():
             # Sandboxes that wait for it may still ask why.
             self._refusal = self._last_words()
