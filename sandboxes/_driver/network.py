@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .._inside.wire import weight
 from ..errors import SandboxError
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ class _Bridge:
                 near.shutdown(socket.SHUT_WR)
                 continue
             await loop.sock_sendall(near, data)
-            self._wire.tell({"op": "ack", "job": self.channel, "size": len(data)})
+            self._wire.tell({"op": "ack", "job": self.channel, "size": weight(len(data))})
 
     async def _send_out(self, near: socket.socket) -> None:
         loop = asyncio.get_running_loop()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from .feeder import Feeder
 from .pages import CHUNK, Pages
+from .wire import weight
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,7 +112,7 @@ class _Connection:
             self._reactor.forget(self._fd)
             self._outbox.put(self._channel, word)
             return
-        self._unread += got
+        self._unread += weight(got)
         self._outbox.put(self._channel, b"data", chunk)
         if self._unread >= WINDOW:
             self._reactor.forget(self._fd)
