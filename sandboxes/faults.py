@@ -158,6 +158,12 @@ class FaultySandbox(Sandbox):
         await self._begin_file_call(path)
         await self._box.remove(path)
 
+    async def fork(self) -> "FaultySandbox":
+        """Its faults are of the same plan."""
+        await self._begin()
+        twin = await self._box.fork()
+        return FaultySandbox(twin, self._faults, seed=self._seed, hang_s=self._hang_s, slow_s=self._slow_s)
+
     async def close(self) -> None:
         await self._box.close()
 

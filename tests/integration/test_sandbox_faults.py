@@ -143,3 +143,17 @@ def test_an_episode_whose_sandbox_dies_is_failed_and_names_the_fault() -> None:
         assert Shaky.faults.log[0] in episode.failure.message
 
     run_async(whole())
+
+
+def test_a_fork_has_the_files_and_faults_of_the_same_plan() -> None:
+    faults = Faults(seed=0, at={SandboxFault.DEATH: [3]})
+
+    async def part(box: FaultySandbox) -> None:
+        await box.write("file", b"x")
+        twin = await box.fork()
+        with pytest.raises(SandboxLost, match="sandbox-death-"):
+            await twin.read("file")
+        await twin.close()
+        assert await box.read("file") == b"x"
+
+    with_box(faults, part)
