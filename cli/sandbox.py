@@ -34,7 +34,8 @@ def make_image(
     """Make the base image of Docker sandboxes, and run a program in one."""
     from ..sandboxes._docker import image  # the Docker backend is optional
 
-    if ":" not in tag:
+    name, _, version = tag.rpartition(":")
+    if not name or not version or "/" in version:  # what follows the colon of a registry is its port
         raise typer.BadParameter(f"--tag {tag}: write name:version, such as {BASE_IMAGE}")
     console = open_console(stderr=as_json)
     with only_json(as_json), console.status("starting") as status:

@@ -25,7 +25,7 @@ from .reapers import reaper_at
 from .sweep import sweep_once
 
 BASE_IMAGE = "palaestra-base:bookworm"
-"""What runs when the spec names no image; `.ci/docker-up` builds it."""
+"""What runs when the spec names no image; `palaestra sandbox image` builds it."""
 MIN_MEMORY_MB = 32
 GUEST_MB = 16
 """Memory that files can never take, so that the guest survives a full disk."""
@@ -233,7 +233,7 @@ def _check_image(docker: Any, api: Any, image: str) -> None:
     try:
         config: Any = again(docker, lambda: api.inspect_image(image))["Config"]
     except docker.errors.ImageNotFound as error:
-        cure = ".ci/docker-up builds it" if image == BASE_IMAGE else f"docker pull {image}"
+        cure = "`palaestra sandbox image` builds it" if image == BASE_IMAGE else f"docker pull {image}"
         raise SandboxUnavailable(f"the Docker engine has no image {image!r}: {cure}") from error
     if config and config.get("Volumes"):
         volumes = ", ".join(config["Volumes"])

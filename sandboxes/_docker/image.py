@@ -1,5 +1,6 @@
 """The base image of the Docker backend: built from a Debian mirror, or pulled from a registry."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -30,7 +31,10 @@ def build(on_line: OnLine, *, tag: str = BASE_IMAGE, suite: str = SUITE, mirror:
         on_line(f"debootstrap {suite} from {source}")
         _run(["debootstrap", "--variant=minbase", "--include=python3", suite, root, source], on_line)
         on_line(f"importing it as {tag}")
-        return _import(root, tag)
+        try:
+            return _import(root, tag)
+        except SandboxLost as error:
+            raise SandboxUnavailable(f"the image could not be imported: {error}") from error
 
 
 def _mirror_of_apt(suite: str) -> str:
@@ -62,12 +66,24 @@ def _import(root: str, tag: str) -> str:
     command = ["tar", "-C", root, "--numeric-owner", *(f"--exclude={path}" for path in _LEFT_OUT), "-c", "."]
     name, _, version = tag.rpartition(":")
     with open_engine() as (_, api), subprocess.Popen(command, stdout=subprocess.PIPE) as tar:
-        said = api.import_image_from_stream(
+        said: str = api.import_image_from_stream(
             _pieces(tar), repository=name, tag=version, changes=["ENV PYTHONDONTWRITEBYTECODE=1"]
         )
     if tar.returncode:
         raise SandboxUnavailable(f"tar ended with exit code {tar.returncode}")
-    return str(said).strip()
+    return _imported_id(said)
+
+
+def _imported_id(said: str) -> str:
+    """Of the engine's report: a line of JSON for each thing that it tells.
+
+    >>> _imported_id('{"status":"sha256:54cb"}\\r\\n')
+    'sha256:54cb'
+    """
+    last = json.loads(said.strip().rpartition("\n")[2] or "{}")
+    if "status" not in last:
+        raise SandboxLost(str(last.get("error", said)))
+    return str(last["status"])
 
 
 def _pieces(tar: "subprocess.Popen[bytes]") -> Iterator[bytes]:
