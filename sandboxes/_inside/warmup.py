@@ -31,6 +31,8 @@ def load_ahead(modules: Sequence[str], path: list[str]) -> None:
         if len(os.listdir("/proc/self/task")) > 1:
             raise ImportError(f"preload: {name!r} starts threads, which would be in no program")
     sys.path[:] = before
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()  # what a module said when it was loaded is no output of every program
 
 
 def warm_up(package: str) -> None:

@@ -146,3 +146,8 @@ def test_any_bytes_come_back_as_they_are(tier: str) -> None:
 def test_time_and_memory_are_measured(tier: str) -> None:
     result = python(tier, "import time; time.sleep(0.2); x = b'x' * (50 << 20)")
     assert 0.2 <= result.wall_s < 5 and 0 < result.cpu_s < 2 and 50 < result.max_rss_mb < 100
+
+
+@on_each_tier
+def test_what_a_preloaded_module_says_is_no_output_of_the_programs(tier: str) -> None:
+    assert python(tier, "print(1)", limits={"preload": ("this",)}).stdout == b"1\n"
