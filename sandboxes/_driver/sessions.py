@@ -8,11 +8,13 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from .._inside import python_session
+from ..errors import SandboxLost
 from ..sandbox import ExecResult, ExecStatus, require_call
 from ..session import Session, SessionResult
 from .calls import Streams, heard
@@ -85,7 +87,10 @@ class LiveSession(Session):
             except BaseException:
                 # Whatever it was doing would answer into the next command.
                 self._job = None
-                await job.kill()
+                with suppress(
+                    SandboxLost
+                ):  # the first error is the one to tell, and a cancellation stays one
+                    await job.kill()
                 raise
 
     async def interrupt(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from any_box import leaves_nothing, on_each_backend, play
 
-from palaestra.sandboxes import Sandbox, SandboxFileError
+from palaestra.sandboxes import Sandbox, SandboxFileError, SessionResult
 
 
 @pytest.fixture(autouse=True)
@@ -49,3 +49,19 @@ def test_a_call_with_a_key_that_nobody_waits_for_ends_in_silence(
     play(backend, part)
     gc.collect()
     assert not caplog.records
+
+
+@on_each_backend
+def test_a_session_s_call_that_is_cancelled_as_the_sandbox_goes_is_cancelled(backend: str) -> None:
+    async def part(box: Sandbox) -> None:
+        session = await box.python()
+        call = asyncio.create_task(session.run("import time; time.sleep(60)", timeout_s=90))
+        await asyncio.sleep(0.2)
+        await asyncio.gather(box.close(), cancelled(call))
+
+    async def cancelled(call: asyncio.Task[SessionResult]) -> None:
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+
+    play(backend, part)
