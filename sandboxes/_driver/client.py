@@ -17,6 +17,7 @@ from .._inside.wire import MARSHAL_VERSION
 from ..errors import SandboxError, SandboxFileError, SandboxLost
 from ..sandbox import ExecResult, Sandbox, SandboxSpec, is_word, require_call
 from ..session import Session
+from . import parts
 from .calls import Answer, Outcome, Receiver, Words, heard
 from .copying import copy_workspace
 from .jobs import ClientJob
@@ -142,24 +143,6 @@ class BoxClient(Sandbox):
                 feeding.cancel()
         return replace(result, queue_s=max(0.0, time.monotonic() - called - result.wall_s))
 
-    def _feed_rest(self, job: int, stdin: bytes) -> asyncio.Task[None]:
-        """Of standard input, what did not go with the command."""
-        task = asyncio.ensure_future(self.feed(job, stdin, start=PART, is_last=True))
-        # If the sandbox is lost, the program's own result tells.
-        task.add_done_callback(heard)
-        return task
-
-    async def feed(self, job: int, data: bytes, *, start: int = 0, is_last: bool) -> None:
-        """Send standard input, each part when the program has taken the one before."""
-        at = start
-        while True:
-            part, at = data[at : at + PART], at + PART
-            answer = Answer()
-            self.send(answer, {"op": "feed", "job": job, "is_last": is_last and at >= len(data)}, part)
-            await answer.future
-            if at >= len(data):
-                return
-
     def _command(self, argv: Sequence[str], env: Mapping[str, str] | None, cwd: str) -> bytes:
         given = {**(_PROXY_ENV if self._gate else {}), **self.spec.env, **(env or {})}
         return marshal.dumps((tuple(argv), given, cwd), MARSHAL_VERSION)
@@ -215,23 +198,7 @@ class BoxClient(Sandbox):
         return LiveSession(self._start_session, PYTHON)
 
     async def write(self, path: str, data: bytes) -> None:
-        head = {"op": "write", "path": path}
-        try:
-            for at in range(0, len(data) or 1, PART):
-                await self._file_call(head, data[at : at + PART])
-                head["op"] = "append"
-        except BaseException as error:
-            is_refused = head["op"] == "write" and isinstance(error, SandboxFileError)
-            if len(data) > PART and not is_refused:
-                self._remove_half(path)
-            raise
-
-    def _remove_half(self, path: str) -> None:
-        """Half a file is worse than none."""
-        answer = Answer()
-        answer.future.add_done_callback(heard)
-        with suppress(SandboxLost):
-            self.send(answer, {"op": "remove", "path": path})
+        await parts.write(self, path, data)
 
     async def read(self, path: str, *, max_bytes: int = 64 << 20) -> bytes:
         return await parts.read(self, path, max_bytes)

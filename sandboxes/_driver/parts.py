@@ -5,8 +5,8 @@ from contextlib import suppress
 from io import BytesIO
 from typing import Any, Protocol
 
-from ..errors import SandboxLost
-from .calls import Answer, Receiver
+from ..errors import SandboxFileError, SandboxLost
+from .calls import Answer, Receiver, heard
 
 PART = 1 << 20
 """Bytes in one frame."""
@@ -20,15 +20,24 @@ class Box(Protocol):
 
 
 async def write(box: Box, path: str, data: bytes) -> None:
-    await box.file_call({"op": "write", "path": path}, data[:PART])
+    head = {"op": "write", "path": path}
     try:
-        for at in range(PART, len(data), PART):
-            await box.file_call({"op": "append", "path": path}, data[at : at + PART])
-    except BaseException:
-        # Half a file is worse than none.
-        with suppress(SandboxLost):
-            box.send(Answer(), {"op": "remove", "path": path})
+        for at in range(0, len(data) or 1, PART):
+            await box.file_call(head, data[at : at + PART])
+            head["op"] = "append"
+    except BaseException as error:
+        is_refused = head["op"] == "write" and isinstance(error, SandboxFileError)
+        if len(data) > PART and not is_refused:
+            _remove_half(box, path)
         raise
+
+
+def _remove_half(box: Box, path: str) -> None:
+    """Half a file is worse than none."""
+    answer = Answer()
+    answer.future.add_done_callback(heard)
+    with suppress(SandboxLost):
+        box.send(answer, {"op": "remove", "path": path})
 
 
 async def read(box: Box, path: str, max_bytes: int) -> bytes:
@@ -58,5 +67,5 @@ def feed_rest(box: Box, job: int, stdin: bytes) -> asyncio.Task[None] | None:
     if len(stdin) <= PART:
         return None
     task = asyncio.ensure_future(feed(box, job, stdin, start=PART, is_last=True))
-    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    task.add_done_callback(heard)
     return task
