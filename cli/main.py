@@ -7,7 +7,7 @@ import typer
 
 from ..agents.errors import EngineError, LedgerError
 from ..envs.registry import UnknownEnv
-from ..sandboxes import SandboxUnavailable
+from ..sandboxes import SandboxLost, SandboxUnavailable
 from ..trainer.errors import CorruptCheckpoint, DiskError, Diverged, NothingGraded
 from ..trainer.recipe_file import RecipeError
 from .check import check
@@ -25,6 +25,7 @@ USER_ERRORS = (
     LedgerError,
     NothingGraded,
     RecipeError,
+    SandboxLost,
     SandboxUnavailable,
     UnknownEnv,
 )

@@ -202,6 +202,9 @@ class DockerSandbox(BoxClient):
         if self._closing is None:
             self.is_closing = True
             self.link.close()
-            await self.close_gate()
-            self._closing = asyncio.ensure_future(_in_thread(lambda: containers.see_removed(self.container)))
+            self._closing = asyncio.ensure_future(self._see_removed())
         await asyncio.shield(self._closing)
+
+    async def _see_removed(self) -> None:
+        await self.close_gate()
+        await _in_thread(lambda: containers.see_removed(self.container))

@@ -10,12 +10,16 @@ from ..sandbox import ExecResult
 from . import parts
 from .calls import Streams
 
+KILL_S = 30.0
+"""How long a job may take to be gone, on an overloaded machine; then its sandbox is ended."""
+
 
 class Box(parts.Box, Protocol):
     """What a job needs of its sandbox."""
 
     async def ask(self, head: dict[str, Any], *payload: bytes) -> bytes: ...
     def tell(self, head: dict[str, Any]) -> None: ...
+    def end_now(self) -> None: ...
 
 
 class ClientJob(Job):
@@ -54,4 +58,9 @@ class ClientJob(Job):
     async def kill(self) -> ExecResult:
         self._box.tell({"op": "cancel", "job": self.id})
         self.streams.discard()
-        return await self.streams.ended()
+        try:
+            async with asyncio.timeout(KILL_S):
+                return await self.streams.ended()
+        except TimeoutError:
+            self._box.end_now()
+            return await self.streams.ended()

@@ -75,7 +75,7 @@ class Link:
                     unsent[0] = unsent[0][sent:]
         except BlockingIOError:
             return
-        except (BrokenPipeError, ConnectionResetError):
+        except OSError:
             unsent.clear()  # the reader finds the end of the stream, and says what it means
 
     def _on_readable(self) -> None:
@@ -87,7 +87,7 @@ class Link:
                 data = self._sock.recv(_READ)
         except BlockingIOError:
             return
-        except ConnectionResetError:
+        except OSError:  # however the way to a distant engine broke
             data = b""
         try:
             for part in self._unwrap(data) if self._unwrap else (memoryview(data),):

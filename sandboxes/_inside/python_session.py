@@ -57,6 +57,8 @@ def run(code: str, space: dict[str, Any]) -> int:
         trace = error.__traceback__.tb_next if error.__traceback__ else None
         traceback.print_exception(type(error), error, trace)
         return 130 if isinstance(error, KeyboardInterrupt) else 1
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     return 0
 
 

@@ -26,7 +26,7 @@ def load_ahead(modules: Sequence[str], path: list[str]) -> None:
     for name in modules:
         try:
             import_module(name)
-        except ImportError as error:
+        except Exception as error:  # what a module does when it is loaded is its own
             raise ImportError(f"preload: {name!r} is not at hand for programs here: {error}") from error
         if len(os.listdir("/proc/self/task")) > 1:
             raise ImportError(f"preload: {name!r} starts threads, which would be in no program")
