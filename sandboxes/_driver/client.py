@@ -232,7 +232,7 @@ class BoxClient(Sandbox):
             raise SandboxFileError("programs are running; a workspace is forked between them")
         twin = await self.open_twin()
         try:
-            await copy_workspace(self, twin, self.spec.disk_mb)
+            await copy_workspace(self, twin)
         except BaseException:
             await twin.close()
             raise

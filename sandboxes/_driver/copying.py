@@ -4,7 +4,8 @@ What leads out of the workspace leads out of it inside a sandbox only.
 """
 
 from ..errors import SandboxFileError
-from ..sandbox import ExecResult, Sandbox
+from ..job import Job
+from ..sandbox import Sandbox
 
 _PACK = """
 import os, sys, tarfile
@@ -19,21 +20,33 @@ with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as tree:
     tree.extractall(**options)
 """
 _TIMEOUT_S = 120.0
-_PER_ENTRY = 4096
-"""Bytes of a tar beside the content, at most, for the entries that a workspace may have."""
-_ENTRIES_PER_MB = 128
+_LAST_WORDS = 4096
 
 
-async def copy_workspace(box: Sandbox, twin: Sandbox, disk_mb: int) -> None:
-    """Everything in the workspace, with modes, times and links. Raises `SandboxFileError`."""
-    limit = (disk_mb << 20) + disk_mb * _ENTRIES_PER_MB * _PER_ENTRY
-    packed = await box.run(["python3", "-c", _PACK], timeout_s=_TIMEOUT_S, output_limit=limit)
-    _require(packed, "packed")
-    unpacked = await twin.run(["python3", "-c", _UNPACK], stdin=packed.stdout, timeout_s=_TIMEOUT_S)
-    _require(unpacked, "unpacked")
+async def copy_workspace(box: Sandbox, twin: Sandbox) -> None:
+    """Everything in the workspace, with modes, times and links. Raises `SandboxFileError`.
+
+    It goes from program to program: nowhere is all of it in memory.
+    """
+    packing = await box.start(["python3", "-c", _PACK], timeout_s=_TIMEOUT_S)
+    try:
+        unpacking = await twin.start(["python3", "-c", _UNPACK], stdin=None, timeout_s=_TIMEOUT_S)
+        await _require(packing, "packed", unpacking)
+        await unpacking.send(b"", is_last=True)
+        await _require(unpacking, "unpacked")
+    finally:
+        await packing.kill()
 
 
-def _require(result: ExecResult, what: str) -> None:
-    if not result.ok or result.omitted_stdout:
-        said = result.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+async def _require(job: Job, what: str, reader: Job | None = None) -> None:
+    """See a job to a good end; `reader` gets what it prints."""
+    words = b""
+    async for chunk in job.chunks():
+        if chunk.stream == "stderr":
+            words = (words + chunk.data)[-_LAST_WORDS:]
+        elif reader is not None:
+            await reader.send(chunk.data)
+    result = await job.wait()
+    if not result.ok:
+        said = words.decode(errors="replace").strip().rpartition("\n")[2]
         raise SandboxFileError(f"the workspace could not be {what}: {result.status.value}: {said}")

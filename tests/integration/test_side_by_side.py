@@ -207,36 +207,6 @@ def test_more_runs_at_once_than_a_program_may_have_descriptors(backend: str) -> 
     play(backend, part, pids=150, memory_mb=1024)
 
 
-@on_each_backend
-def test_files_and_input_that_are_large_against_the_memory_pass(backend: str) -> None:
-    large = bytes(range(256)) * (40 << 12)  # 40 MiB
-    count = "import sys\nn = 0\nwhile part := sys.stdin.buffer.read(1 << 16): n += len(part)\nprint(n)"
-
-    async def part(box: Sandbox) -> None:
-        before = await first_process_mb(box)
-        await box.write("large", large)
-        assert await box.read("large") == large
-        await box.remove("large")
-        counted = await box.run(["python3", "-c", count], stdin=large * 5, timeout_s=60)
-        assert (counted.status, counted.stdout) == (ExecStatus.OK, b"%d\n" % (5 * len(large)))
-        assert counted.max_rss_mb < 40 and await first_process_mb(box) - before < 8
-
-    play(backend, part, memory_mb=128)
-
-
-@on_each_backend
-def test_what_another_run_writes_is_no_memory_of_a_new_one(backend: str) -> None:
-    async def part(box: Sandbox) -> None:
-        flood = ["sh", "-c", "head -c 60000000 /dev/zero; touch up; sleep 60"]
-        flooding = asyncio.ensure_future(box.run(flood, output_limit=48 << 20, timeout_s=60))
-        await until_there(box, "up")
-        beside = await box.run(["python3", "-c", "pass"])
-        assert beside.ok and beside.max_rss_mb < 40
-        flooding.cancel()
-
-    play(backend, part, memory_mb=256)
-
-
 STEALS = """
 import fcntl, os, time
 while not os.path.exists("pid"): time.sleep(0.01)
