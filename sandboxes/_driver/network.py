@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from .._inside.wire import weight
 from ..errors import SandboxError
+from .parts import Sender, feed
 
 if TYPE_CHECKING:
     from ..proxy import Refusal
@@ -22,10 +23,9 @@ Serve = Callable[[asyncio.StreamReader, "Answerer"], Awaitable[None]]
 """Serves one connection to its end. What was not closed by then is reset."""
 
 
-class Wire(Protocol):
+class Wire(Sender, Protocol):
     """What a gate needs of its sandbox."""
 
-    async def ask(self, head: dict[str, Any], *payload: bytes) -> bytes: ...
     def tell(self, head: dict[str, Any]) -> None: ...
 
 
@@ -139,8 +139,8 @@ class _Bridge:
     async def _send_out(self, near: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while data := await loop.sock_recv(near, _READ):
-            await self._wire.ask({"op": "feed", "job": self.channel, "is_last": False}, data)
-        await self._wire.ask({"op": "feed", "job": self.channel, "is_last": True})
+            await feed(self._wire, self.channel, data, is_last=False)
+        await feed(self._wire, self.channel, b"", is_last=True)
 
 
 def server_for(network: str | tuple[str, ...], on_refusal: "Callable[[Refusal], None]") -> Serve:

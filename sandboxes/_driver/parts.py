@@ -12,10 +12,15 @@ PART = 1 << 20
 """Bytes in one frame."""
 
 
-class Box(Protocol):
-    """A sandbox, as these calls need it."""
+class Sender(Protocol):
+    """Where requests go."""
 
     def send(self, receiver: Receiver, head: dict[str, Any], *payload: bytes) -> int: ...
+
+
+class Box(Sender, Protocol):
+    """A sandbox, as these calls need it."""
+
     async def file_call(self, head: dict[str, Any], *payload: bytes) -> bytes: ...
 
 
@@ -50,8 +55,8 @@ async def read(box: Box, path: str, max_bytes: int) -> bytes:
             return content.getvalue()
 
 
-async def feed(box: Box, job: int, data: bytes, *, start: int = 0, is_last: bool) -> None:
-    """Standard input from `start` on, each part when the program has taken the one before."""
+async def feed(box: Sender, job: int, data: bytes, *, start: int = 0, is_last: bool) -> None:
+    """Data from `start` on, each part when the program has taken the one before, however late that is."""
     at = start
     while True:
         part, at = data[at : at + PART], at + PART

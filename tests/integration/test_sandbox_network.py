@@ -8,6 +8,7 @@ from embedded_box import need
 from support import require, run_async
 
 from palaestra.sandboxes import Sandbox, SandboxSpec, SandboxUnavailable, open_sandbox
+from palaestra.sandboxes._driver import client
 from palaestra.sandboxes._driver.client import BoxClient
 
 TIERS = [pytest.param("namespaces"), pytest.param("docker", marks=pytest.mark.docker)]
@@ -104,5 +105,30 @@ def test_a_closed_sandbox_ends_the_connections_of_its_programs(tier: str) -> Non
         await box.close()
         names = [repr(task.get_coro()) for task in asyncio.all_tasks()]
         assert not [name for name in names if "Gate" in name or "Bridge" in name], names
+
+    play(tier, part)
+
+
+SLOW = """
+import socket, sys, time
+with socket.socket() as proxy:
+    proxy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 12)
+    proxy.connect(("127.0.0.1", 3128))
+    proxy.sendall(f"GET {sys.argv[1]} HTTP/1.1\\r\\nHost: {sys.argv[1].split('/')[2]}\\r\\n\\r\\n".encode())
+    time.sleep(1.5)
+    size = 0
+    while part := proxy.recv(1 << 16): size += len(part)
+print(size > 3_000_000)
+"""
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_a_program_that_is_slow_to_read_its_answer_is_waited_for(
+    tier: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def part(box: Sandbox, port: int) -> None:
+        monkeypatch.setattr(client, "GRACE_S", 0.5)  # what a call may take that no program holds up
+        result = await box.run(["python3", "-c", SLOW, f"http://127.0.0.1:{port}/"])
+        assert (result.stdout, result.stderr) == (b"True\n", b"")
 
     play(tier, part)
