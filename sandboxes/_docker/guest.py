@@ -60,8 +60,6 @@ class ContainerHome:
         if os.getuid() != self._uid:
             os.setgid(self._gid)
             os.setuid(self._uid)
-            # A process that changed its user may not open its own /proc files.
-            linux.prctl(linux.PR_SET_DUMPABLE, 1)
         for number in (signal.SIGTERM, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
 

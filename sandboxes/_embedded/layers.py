@@ -32,6 +32,7 @@ class Layers:
             path = self._path(f"below-{len(self._lower)}")
             os.mkdir(path)
             linux.attach(copy, path)
+            linux.mount_setattr(path, linux.ATTR_RDONLY)
             os.close(copy)
             self._lower.append(path)
         os.mkdir(self._path("0"), 0o755)

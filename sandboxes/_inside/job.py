@@ -240,12 +240,14 @@ class Job:
             forget_children()
             os.setsid()
             self._place(theirs)
-            linux.prctl(linux.PR_SET_DUMPABLE, 1)
             brand(self.channel)
             self._home.confine()
             os.closerange(max(theirs) + 1, _MAX_FD)
             # Gone before the program starts, which could write to it otherwise.
             self._fault.close()
+            # Not before: other programs of this user may look into who has no more rights than they, and
+            # follow what it holds open. A process that changed its user needs it for its own /proc files.
+            linux.prctl(linux.PR_SET_DUMPABLE, 1)
         except BaseException as error:
             # Half confined, nothing may run: the supervisor says why, and that it was our fault.
             words = repr(error).encode()[:_FAULT_SIZE]

@@ -126,3 +126,26 @@ def test_a_directory_that_was_locked_against_its_owner_can_be_removed(tier: str)
         assert await box.list() == []
 
     play(tier, part)
+
+
+INTRUDER = """
+import os, time
+end = time.monotonic() + 1
+while time.monotonic() < end:
+    last = max(map(int, filter(str.isdigit, os.listdir("/proc"))))
+    for path in [f"/proc/{pid}/fd/{fd}" for pid in range(last, last + 3) for fd in range(3, 10)]:
+        try: found = os.listdir(path)
+        except OSError: continue
+        if int(path.split("/")[2]) != os.getpid(): print(path, found)
+"""
+
+
+@pytest.mark.parametrize("tier", ["namespaces"])
+def test_a_program_cannot_reach_what_the_next_one_holds_open_before_it_begins(tier: str) -> None:
+    async def part(box: Sandbox) -> None:
+        intruder = await box.start(["python3", "-c", INTRUDER])
+        while intruder.poll() is None:
+            await box.run(["true"])
+        assert [chunk.data async for chunk in intruder.chunks()] == []
+
+    play(tier, part)
