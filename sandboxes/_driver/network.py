@@ -128,7 +128,8 @@ class _Bridge:
                 await self._news.wait()
             word, data = self._waiting.popleft()
             if word == b"gone":
-                near.close()
+                # Not closed: the loop watches it, and its number would be the next socket's.
+                near.shutdown(socket.SHUT_RDWR)
                 return
             if word == b"end":
                 near.shutdown(socket.SHUT_WR)

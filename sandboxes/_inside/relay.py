@@ -72,7 +72,7 @@ class Relay:
             connection.feeder.put(pages, done, is_last=is_last)
 
     def acknowledge(self, channel: int, size: int) -> None:
-        """The driver has read that much."""
+        """The driver has read chunks of that weight."""
         if channel in self._connections:
             self._connections[channel].acknowledge(size)
 

@@ -1,7 +1,9 @@
 """Programs in a sandbox with a network policy: whom they reach, and whom not."""
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 
 import pytest
 from embedded_box import need
@@ -22,15 +24,16 @@ except urllib.error.HTTPError as error: print(error.code, error.read().decode())
 """
 
 
-def play(tier: str, part: Callable[[Sandbox, int], Awaitable[None]], *, allow: bool = True) -> None:
+def play(
+    tier: str, part: Callable[[Sandbox, int], Awaitable[None]], *, allow: bool = True, size: int = 3_000_000
+) -> None:
     require("docker") if tier == "docker" else need(tier)
 
     async def whole() -> None:
         async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.readuntil(b"\r\n\r\n")
-            writer.write(
-                b"HTTP/1.1 200 OK\r\nContent-Length: 3000000\r\nConnection: close\r\n\r\n" + bytes(3_000_000)
-            )
+            head = f"HTTP/1.1 200 OK\r\nContent-Length: {size}\r\nConnection: close\r\n\r\n"
+            writer.write(head.encode() + bytes(size))
             writer.close()
 
         server = await asyncio.start_server(answer, "127.0.0.1", 0)
