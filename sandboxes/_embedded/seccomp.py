@@ -23,6 +23,7 @@ _NAMESPACES = (
 
 _CLONE, _CLONE3, _SOCKET, _SOCKETPAIR, _IOCTL, _PRCTL = 56, 435, 41, 53, 16, 157
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
+_FS_IOC_SETFLAGS, _FS_IOC_FSSETXATTR = 0x40086602, 0x401C5820
 _AF_UNIX, _AF_INET, _AF_INET6 = 1, 2, 10
 _SOCK_TYPE_MASK, _SOCK_STREAM, _SOCK_SEQPACKET = 0xF, 1, 5
 
@@ -42,20 +43,23 @@ _DENIED = {
     ),
     "file handles and fanotify": (303, 304, 300, 301),
     "clocks and host names": (227, 164, 159, 305, 170, 171),
+    "file_setattr: flags of a file or directory, as the ioctls that are denied below": (469,),
     "processor affinity, which is the cpus limit": (203,),
     "migrate_pages, move_pages": (256, 279),
     "memory outside every count: memfd, memfd_secret, SysV and POSIX queues": (319, 447, 29, 68, 64, 240),
 }
 
 # (call, index of its pid argument): only 0, the caller, is allowed. The supervisor has the same uid.
-_OWN_PID_ONLY = ((302, 0), (141, 1), (142, 0), (144, 0), (314, 0), (251, 1))
+_OWN_PID_ONLY = ((302, 0), (142, 0), (144, 0), (314, 0))
+# setpriority and ioprio_set: 0 is the caller there too, but not for all processes of a user, the last kind.
+_OWN_PRIORITY_ONLY = {141: 2, 251: 3}
 
 # Unix sockets by path or abstract name pass Landlock: connect, bind, listen, accept, accept4.
 _NAMED_SOCKETS = (42, 49, 50, 43, 288)
 _INOTIFY_ADD_WATCH = 254
 # chmod, chown, utime, xattr in all their forms: what Landlock lets a file's owner do outside its rules.
 OWNER_CALLS = (
-    *(90, 91, 268, 452, 92, 93, 94, 260, 132, 235, 261, 280, 188, 189, 190, 197, 198, 199, 463, 466, 469),
+    *(90, 91, 268, 452, 92, 93, 94, 260, 132, 235, 261, 280, 188, 189, 190, 197, 198, 199, 463, 466),
 )
 # kill, tkill, tgkill, rt_sigqueueinfo, rt_tgsigqueueinfo, pidfd_send_signal.
 _SIGNALS = (62, 200, 234, 129, 297, 424)
@@ -118,10 +122,14 @@ def build_filter(*, in_namespaces: bool, signals: bool = True, also: tuple[int, 
     calls = {number: _refuse() for group in _DENIED.values() for number in group}
     calls |= {number: _refuse() for number in also}
     calls |= {number: _only(index, 0xFFFFFFFF, (0,)) for number, index in _OWN_PID_ONLY}
+    for number, of_user in _OWN_PRIORITY_ONLY.items():
+        is_of_user = _argument(0) + _op(_JGE, of_user, 0, 1)
+        calls[number] = is_of_user + _refuse() + _only(1, 0xFFFFFFFF, (0,))
     calls[_CLONE3] = _refuse(errno.ENOSYS)
     calls[_CLONE] = _argument(0) + _op(_JSET, _NAMESPACES, 0, 1) + _refuse() + _op(_RET, _ALLOW)
-    is_terminal = _op(_JEQ, _TIOCSTI, 1, 0) + _op(_JEQ, _TIOCLINUX, 0, 1)
-    calls[_IOCTL] = _argument(1) + is_terminal + _refuse() + _op(_RET, _ALLOW)
+    denied = (_TIOCSTI, _TIOCLINUX, _FS_IOC_SETFLAGS, _FS_IOC_FSSETXATTR)
+    is_denied = [_op(_JEQ, value, len(denied) - at, 0) for at, value in enumerate(denied)]
+    calls[_IOCTL] = _argument(1) + b"".join(is_denied) + _op(_RET, _ALLOW) + _refuse()
     # Unreadable to its supervisor, a process could hide what it uses.
     is_hiding = _op(_JEQ, linux.PR_SET_DUMPABLE, 0, 3) + _argument(1) + _op(_JEQ, 0, 0, 1)
     calls[_PRCTL] = _argument(0) + is_hiding + _refuse() + _op(_RET, _ALLOW)

@@ -33,12 +33,14 @@ for flag in (0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0
 for number in (435, 0x40000000 + 39):
     ctypes.set_errno(0)
     assert libc.syscall(number, 0, 0) == -1 and ctypes.get_errno() == errno.ENOSYS, number
-for request in (0x5412, 0x541C):
+for request in (0x5412, 0x541C, 0x40086602, 0x401C5820):
     ctypes.set_errno(0)
     assert libc.syscall(16, 0, request, 0) == -1 and ctypes.get_errno() == errno.EPERM, request
-for number, arguments in {302: (1, 0, 0, 0), 141: (0, 1, 5), 144: (1, 0, 0), 203: (1, 0, 0)}.items():
+for number, *arguments in ((302, 1, 0, 0, 0), (141, 0, 1, 5), (141, 2, 0, 5), (251, 1, 1, 0), (251, 3, 0, 0),
+                           (144, 1, 0, 0), (203, 1, 0, 0)):
     ctypes.set_errno(0)
     assert libc.syscall(number, *arguments) == -1 and ctypes.get_errno() == errno.EPERM, number
+assert libc.syscall(141, 0, 0, 5) == 0 == libc.syscall(251, 1, 0, 3 << 13)
 print("refused")
 """
 
