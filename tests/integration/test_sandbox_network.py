@@ -1,9 +1,7 @@
 """Programs in a sandbox with a network policy: whom they reach, and whom not."""
 
 import asyncio
-import socket
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
 
 import pytest
 from embedded_box import need

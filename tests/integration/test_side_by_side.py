@@ -302,3 +302,35 @@ def test_what_a_command_writes_where_answers_go_is_nobody_s_memory_and_no_crash(
         assert own_mb() - own < 8
 
     play(backend, part)
+
+
+TURNCOAT = """
+import os, resource, time
+_, hard = resource.getrlimit(resource.RLIMIT_RTTIME)
+for later in range(1, 6):
+    if os.fork() == 0:
+        os.setsid()
+        resource.setrlimit(resource.RLIMIT_RTTIME, (hard - later, hard - later))
+        while True:
+            open("alive", "a").write(".")
+            time.sleep(0.01)
+while not os.path.exists("go"): time.sleep(0.01)
+"""
+
+
+@on_each_backend
+def test_a_daemon_that_passes_for_a_later_job_dies_with_its_own(backend: str) -> None:
+    async def part(box: Sandbox) -> None:
+        first = asyncio.ensure_future(box.run(["python3", "-c", TURNCOAT]))
+        await until_there(box, "alive")
+        later = [await box.start(["sleep", "60"]) for _ in range(5)]
+        await box.write("go", b"")
+        assert (await first).ok
+        size = len(await box.read("alive"))
+        await asyncio.sleep(0.2)
+        assert len(await box.read("alive")) == size
+        for job in later:
+            assert job.poll() is None
+            await job.kill()
+
+    play(backend, part)
