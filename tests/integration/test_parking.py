@@ -79,6 +79,12 @@ client = socket.create_connection(server.getsockname())
 server.accept()[0].close(); client.recv(1)
 """
 
+UNREACHABLE = """
+import socket
+try: socket.socket(type=socket.SOCK_DGRAM).sendto(b"", ("192.0.2.1", 9))
+except OSError: pass
+"""
+
 
 @pytest.mark.parametrize(
     "part",
@@ -91,6 +97,7 @@ server.accept()[0].close(); client.recv(1)
         shell("ln -s x y"),
         python("import os; os.setxattr('/tmp', 'user.x', b'1')"),
         python(SERVER),
+        python(UNREACHABLE),
         shell("sleep 60"),
         python("x = b'x' * (200 << 20); import time; time.sleep(9)"),
         wrote,
