@@ -7,6 +7,7 @@ then falls back to clone.
 
 import ctypes
 import errno
+import stat
 import struct
 
 from .._inside import linux
@@ -61,6 +62,10 @@ _INOTIFY_ADD_WATCH = 254
 OWNER_CALLS = (
     *(90, 91, 268, 452, 92, 93, 94, 260, 132, 235, 261, 280, 188, 189, 190, 197, 198, 199, 463, 466),
 )
+# What overlayfs would read as its own notes in the files that a fork begins with: attributes (in all forms of
+# setting one, as on a file system without any), devices that are whiteouts, and renames that leave one.
+_SETXATTR = (188, 189, 190, 463)
+_MKNOD, _MKNODAT, _RENAMEAT2, _RENAME_WHITEOUT = 133, 259, 316, 4
 # kill, tkill, tgkill, rt_sigqueueinfo, rt_tgsigqueueinfo, pidfd_send_signal.
 _SIGNALS = (62, 200, 234, 129, 297, 424)
 
@@ -135,6 +140,12 @@ def build_filter(*, in_namespaces: bool, signals: bool = True, also: tuple[int, 
     calls[_PRCTL] = _argument(0) + is_hiding + _refuse() + _op(_RET, _ALLOW)
     if in_namespaces:
         calls[_SOCKET] = _only(0, 0xFFFFFFFF, (_AF_UNIX, _AF_INET, _AF_INET6))
+        calls |= {number: _refuse(errno.EOPNOTSUPP) for number in _SETXATTR}
+        is_device = _op(_AND, stat.S_IFMT(0xFFFFFFFF)) + _op(_JEQ, stat.S_IFCHR, 0, 1)
+        for number, mode in ((_MKNOD, 1), (_MKNODAT, 2)):
+            calls[number] = _argument(mode) + is_device + _refuse() + _op(_RET, _ALLOW)
+        leaves_one = _op(_JSET, _RENAME_WHITEOUT, 0, 1)
+        calls[_RENAMEAT2] = _argument(4) + leaves_one + _refuse(errno.EINVAL) + _op(_RET, _ALLOW)
     else:
         # A datagram pair could be pointed at any path afterwards, with connect or sendmsg.
         calls[_SOCKETPAIR] = _only(1, _SOCK_TYPE_MASK, (_SOCK_STREAM, _SOCK_SEQPACKET))

@@ -151,3 +151,36 @@ def test_a_program_cannot_reach_what_the_next_one_holds_open_before_it_begins(ti
         assert [chunk.data async for chunk in intruder.chunks()] == []
 
     play(tier, part)
+
+
+PLANTER = """
+import ctypes, errno, os, stat
+libc = ctypes.CDLL(None, use_errno=True)
+os.mkdir("sub")
+for path in ("file", "sub/file", "old"): open(path, "w").close()
+def said(action, *args):
+    try: action(*args)
+    except OSError as error: return error.errno
+for path, name, value in ((".", "opaque", b"x"), ("file", "whiteout", b""), ("file", "metacopy", b""),
+                          ("sub", "redirect", b"/..")):
+    assert said(os.setxattr, path, "user.overlay." + name, value) == errno.EOPNOTSUPP, name
+assert said(os.mknod, "device", stat.S_IFCHR | 0o666, 0) == errno.EPERM
+assert libc.syscall(133, b"device", 0o20666, 0) == -1 and ctypes.get_errno() == errno.EPERM
+assert libc.syscall(316, -100, b"old", -100, b"new", 4) == -1 and ctypes.get_errno() == errno.EINVAL
+assert libc.syscall(316, -100, b"old", -100, b"new", 1 << 0) == 0
+os.mkfifo("fifo")
+os.mknod("plain")
+"""
+
+
+@pytest.mark.parametrize("tier", ["namespaces"])
+def test_a_program_cannot_plant_what_a_fork_would_take_for_its_own_notes(tier: str) -> None:
+    async def part(box: Sandbox) -> None:
+        printed(await box.run(["python3", "-c", PLANTER]))
+        twin = await box.fork()
+        names = ["fifo", "file", "new", "plain", "sub/"]
+        assert await box.list() == await twin.list() == names
+        assert await twin.read("file") == b""
+        await twin.close()
+
+    play(tier, part)

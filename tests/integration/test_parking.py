@@ -95,7 +95,6 @@ except OSError: pass
         shell("echo > file; rm file; chmod 700 ."),
         shell("chmod 777 /tmp"),
         shell("ln -s x y"),
-        python("import os; os.setxattr('/tmp', 'user.x', b'1')"),
         python(SERVER),
         python(UNREACHABLE),
         shell("sleep 60"),
