@@ -43,7 +43,7 @@ _ACCOUNTS = {
     "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
 }
 _COPIED = ("ld.so.cache", "localtime", "mime.types", "protocols", "services")
-_COUNTERS = ("/proc/net/snmp", "/proc/net/snmp6")
+_COUNTERS = ("/proc/net/snmp", "/proc/net/snmp6", "/proc/net/unix")
 _INODES_PER_MB = 64
 _FILTER = seccomp.build_filter(in_namespaces=True)
 
@@ -231,7 +231,8 @@ class NamespaceHome:
             [os.listxattr(path) for path in _WRITABLE],
             # Its own numbers of open and of waiting sockets are in the first; the second counts what passed.
             re.findall(r"(?:inuse|tw) \d+", Path("/proc/net/sockstat").read_text()),
-            # What was sent, and what could not be: everybody here can read how often.
+            # What was sent, and what could not be: everybody here can read how often. Sockets that were sent
+            # over each other outlive all who had them, with their names, and locked files sent beside them.
             [Path(path).read_text() for path in _COUNTERS if os.path.exists(path)],
         )
 

@@ -84,6 +84,16 @@ import socket
 try: socket.socket(type=socket.SOCK_DGRAM).sendto(b"", ("192.0.2.1", 9))
 except OSError: pass
 """
+IN_FLIGHT = """
+import fcntl, os, socket
+ends = socket.socketpair()
+named = socket.socket(socket.AF_UNIX)
+named.bind(b"\\0left")
+here = os.open(".", os.O_RDONLY)
+fcntl.flock(here, fcntl.LOCK_EX)
+for end in ends:
+    socket.send_fds(end, [b"x"], [here, named.fileno(), *(each.fileno() for each in ends)])
+"""
 
 
 @pytest.mark.parametrize(
@@ -97,6 +107,7 @@ except OSError: pass
         shell("ln -s x y"),
         python(SERVER),
         python(UNREACHABLE),
+        python(IN_FLIGHT),
         shell("sleep 60"),
         python("x = b'x' * (200 << 20); import time; time.sleep(9)"),
         wrote,
