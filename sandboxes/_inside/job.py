@@ -7,6 +7,7 @@ import marshal
 import mmap
 import os
 import select
+import socket
 import time
 from contextlib import suppress
 from typing import NamedTuple
@@ -126,13 +127,13 @@ class Job:
     def _open_pipes(self, theirs: dict[int, int]) -> None:
         """Make the pipes. `theirs`: the child's ends, by the number that they will have there."""
         if self._order.more_stdin or self._order.command_size < self._order.payload.size:
-            theirs[0], writer = os.pipe()
+            theirs[0], writer = _sockets() if self._order.kind == "session" else os.pipe()
             self.stdin = Feeder(self._reactor, writer)
         for number in (1, 2):
             reader, theirs[number] = os.pipe()
             self._open_output(number, reader)
         if self._order.kind == "session":
-            reader, theirs[ANSWERS] = os.pipe()
+            reader, theirs[ANSWERS] = _sockets()
             self._open_output(ANSWERS, reader)
 
     def _open_output(self, number: int, reader: int) -> None:
@@ -271,3 +272,9 @@ class Job:
             theirs = {number: fcntl.fcntl(fd, fcntl.F_DUPFD, _ABOVE) for number, fd in theirs.items()}
         for number, fd in theirs.items():
             os.dup2(fd, number)
+
+
+def _sockets() -> tuple[int, int]:
+    """Between us and a session's interpreter. What that runs could open its pipes through /proc."""
+    ours, theirs = socket.socketpair()
+    return ours.detach(), theirs.detach()

@@ -334,3 +334,31 @@ def test_a_daemon_that_passes_for_a_later_job_dies_with_its_own(backend: str) ->
             await job.kill()
 
     play(backend, part)
+
+
+FORGER = """
+import os, sys
+parent = f"/proc/{os.getppid()}/fd"
+pipes = []
+for name in map(str, range(64)):
+    try: pipes.append(os.open(f"{parent}/{name}", os.O_RDWR | os.O_NONBLOCK))
+    except OSError: pass
+for pipe in pipes:
+    try: nonces = [word for word in os.read(pipe, 4096).split() if len(word) == 16]
+    except OSError: continue
+    for other in pipes if nonces else ():
+        os.write(other, nonces[0] + b" 0\\0")
+sys.exit(3)
+"""
+
+
+@on_each_backend
+def test_a_program_in_a_shell_session_cannot_tell_its_exit_code_itself(backend: str) -> None:
+    async def part(box: Sandbox) -> None:
+        await box.write("forger.py", FORGER.encode())
+        shell = await box.shell()
+        for _ in range(3):
+            assert (await shell.run("python3 forger.py")).result.exit_code == 3
+        assert (await shell.run("echo next")).result.stdout == b"next\n"
+
+    play(backend, part)
