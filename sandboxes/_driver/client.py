@@ -1,6 +1,7 @@
 """A sandbox whose first process runs `_inside/loop.py`, seen from the driver."""
 
 import asyncio
+import hashlib
 import marshal
 import os
 import socket
@@ -58,7 +59,7 @@ class BoxClient(Sandbox):
         self._numbers = count(1)
         self._receivers: dict[int, Receiver] = {}
         self._jobs: dict[int, ClientJob] = {}
-        self._keyed: dict[str, tuple[Sequence[str], asyncio.Task[ExecResult]]] = {}
+        self._keyed: dict[str, tuple[bytes, asyncio.Task[ExecResult]]] = {}
         self.is_closing = False
         self._ended = asyncio.Event()
         self.refusals: deque[Refusal] = deque(maxlen=_MAX_REFUSALS)
@@ -96,17 +97,19 @@ class BoxClient(Sandbox):
         running = self._run(argv, stdin, timeout_s, output_limit, env, cwd)
         if key is None:
             return await running
-        known, task = self._keyed.get(key, (argv, None))
+        asked = hashlib.sha256(self._command(argv, env, cwd) + stdin).digest()
+        known, task = self._keyed.get(key, (asked, None))
         if task is None:
             task = asyncio.ensure_future(running)
             # Whoever asked may have left: then nobody hears that the sandbox was closed under it.
             task.add_done_callback(heard)
-            self._keyed[key] = (tuple(argv), task)
+            self._keyed[key] = (asked, task)
         else:
             running.close()
-            if list(known) != list(argv):
+            if known != asked:
                 raise ValueError(
-                    f"key={key!r} was used for another program, {known!r:.200}; give each its own"
+                    f"key={key!r} was given for another program, input, environment or directory than "
+                    f"{argv!r:.200}; give each its own"
                 )
         return await asyncio.shield(task)
 

@@ -75,6 +75,10 @@ def test_a_key_is_run_once_whatever_becomes_of_the_first_call(backend: str) -> N
         assert await box.read("log") == b"once\n"
         with pytest.raises(ValueError, match="key='a'"):
             await box.run([*count, "x"], key="a")
+        others: list[dict[str, Any]] = [{"stdin": b"x"}, {"env": {"X": "1"}}, {"cwd": "/"}]
+        for other in others:
+            with pytest.raises(ValueError, match="key='a'"):
+                await box.run(count, key="a", **other)
         assert (await box.run(count, key="b")).stdout != results[0].stdout
         assert await box.read("log") == b"once\nonce\n"
 
