@@ -80,12 +80,12 @@ def in_pages(content: bytes) -> Pages:
 
 def captured(content: bytes) -> Capture:
     capture = Capture(len(content))
-    reader, writer = os.pipe()
-    os.write(writer, content)
-    os.close(writer)
-    while capture.read_from(reader):
+    file = os.memfd_create("content")  # a pipe would take only so much
+    os.write(file, content)
+    os.lseek(file, 0, os.SEEK_SET)
+    while capture.read_from(file):
         pass
-    os.close(reader)
+    os.close(file)
     return capture
 
 
