@@ -13,6 +13,8 @@ from typing import Any
 from .._inside.wire import LENGTHS, request
 
 _READ = 1 << 17
+_MADE_READY = 64 << 20
+"""Bytes of memory that a reply may ask for before they have come."""
 MAX_HEAD = 1 << 12
 """Bytes of a reply's head. What comes out of a sandbox is not trusted to be short."""
 
@@ -124,7 +126,8 @@ class Link:
         self._words = bytes(self._start[LENGTHS.size :]).split(b" ")
         self._start.clear()
         self._needed = LENGTHS.size
-        self._payload = BytesIO()
+        # As large as it will be: a buffer that grows may be in memory twice for a moment.
+        self._payload = BytesIO(bytes(min(self._left, _MADE_READY)))
         if not self._left:
             self._on_whole()
 
