@@ -32,7 +32,7 @@ def build(on_line: OnLine, *, tag: str = BASE_IMAGE, suite: str = SUITE, mirror:
         _run(["debootstrap", "--variant=minbase", "--include=python3", suite, root, source], on_line)
         on_line(f"importing it as {tag}")
         try:
-            return _import(root, tag)
+            return import_tree(root, tag)
         except SandboxLost as error:
             raise SandboxUnavailable(f"the image could not be imported: {error}") from error
 
@@ -61,7 +61,7 @@ def _run(command: list[str], on_line: OnLine) -> None:
         raise SandboxUnavailable(f"{command[0]} ended with exit code {process.returncode}: {last}")
 
 
-def _import(root: str, tag: str) -> str:
+def import_tree(root: str, tag: str) -> str:
     """Hand the tree to the engine as an image."""
     command = ["tar", "-C", root, "--numeric-owner", *(f"--exclude={path}" for path in _LEFT_OUT), "-c", "."]
     name, _, version = tag.rpartition(":")

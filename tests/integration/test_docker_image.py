@@ -1,6 +1,8 @@
 """What `palaestra sandbox image` does with the engine, without a mirror or a registry."""
 
 import re
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ pytestmark = pytest.mark.docker
 def test_a_tree_becomes_an_image_whose_id_the_engine_knows(tmp_path: Path) -> None:
     require("docker")
     (tmp_path / "file").write_text("x")
-    made = image._import(str(tmp_path), "palaestra-test-import:1")
+    made = image.import_tree(str(tmp_path), "palaestra-test-import:1")
     with open_engine() as (_, api):
         try:
             assert re.fullmatch("sha256:[0-9a-f]{64}", made)
@@ -29,10 +31,25 @@ def test_a_tree_becomes_an_image_whose_id_the_engine_knows(tmp_path: Path) -> No
 
 def test_an_engine_that_takes_no_image_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     require("docker")
-    monkeypatch.setattr("os.geteuid", lambda: 0)
-    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
-    monkeypatch.setattr(image, "_run", lambda command, on_line: None)
-    monkeypatch.setattr(image, "_pieces", lambda tar: iter([tar.stdout.read()[:0], b"this is no tar" * 100]))
+
+    def nobody() -> int:
+        return 0
+
+    def everywhere(name: str) -> str:
+        return f"/usr/bin/{name}"
+
+    def nothing(command: list[str], on_line: image.OnLine) -> None:
+        return
+
+    def no_tar(tar: "subprocess.Popen[bytes]") -> Iterator[bytes]:
+        assert tar.stdout is not None
+        tar.stdout.read()
+        yield b"this is no tar" * 100
+
+    monkeypatch.setattr("os.geteuid", nobody)
+    monkeypatch.setattr("shutil.which", everywhere)
+    monkeypatch.setattr(image, "_run", nothing)
+    monkeypatch.setattr(image, "_pieces", no_tar)
     with pytest.raises(SandboxUnavailable, match="the image could not be imported"):
         image.build(print, tag="palaestra-test-import:2", mirror="http://mirror.invalid")
 
