@@ -59,6 +59,12 @@ class Inbox:
 
     def take(self) -> Request | None:
         """The next request if all of it is here. Raises `DriverGone` at the end of the stream."""
+        try:
+            return self._take()
+        except ConnectionResetError:  # the driver was killed, and had not read every reply
+            raise DriverGone from None
+
+    def _take(self) -> Request | None:
         if not self._has(LENGTHS.size):
             return None
         channel, head_size, payload_size = LENGTHS.unpack_from(self._start)
@@ -83,8 +89,6 @@ class Inbox:
                 more = os.read(self.fd, size - len(self._start))
             except BlockingIOError:
                 return False
-            except ConnectionResetError:
-                more = b""
             if not more:
                 raise DriverGone
             self._start += more
@@ -134,13 +138,17 @@ class Outbox:
         """Send a reply with descriptors, which are closed here, over a socket."""
         assert self.is_empty, "descriptors go with a frame that goes whole"
         control = array.array("i", fds).tobytes()
-        with socket.socket(fileno=os.dup(self.fd)) as sock:
-            sock.sendmsg(
-                [LENGTHS.pack(channel, len(head), 0) + head],
-                [(socket.SOL_SOCKET, socket.SCM_RIGHTS, control)] if fds else [],
-            )
-        for fd in fds:
-            os.close(fd)
+        try:
+            with socket.socket(fileno=os.dup(self.fd)) as sock:
+                sock.sendmsg(
+                    [LENGTHS.pack(channel, len(head), 0) + head],
+                    [(socket.SOL_SOCKET, socket.SCM_RIGHTS, control)] if fds else [],
+                )
+        except (BrokenPipeError, ConnectionResetError):
+            raise DriverGone from None
+        finally:
+            for fd in fds:
+                os.close(fd)
 
     @property
     def is_empty(self) -> bool:

@@ -71,6 +71,20 @@ def test_a_request_that_ends_in_the_middle_is_a_driver_that_is_gone(
     os.close(reader)
 
 
+@pytest.mark.parametrize("cut", [0, 5, 20, 60])
+def test_a_driver_that_dies_with_replies_unread_is_gone_at_any_cut(cut: int) -> None:
+    stream = request(1, {"op": "write"}, 50) + bytes(50)
+    ours, theirs = socket.socketpair()
+    with ours:
+        ours.setblocking(False)
+        with theirs:
+            theirs.send(stream[:cut])
+            ours.send(b"a reply")
+        inbox = Inbox(ours.fileno())  # its next read is a reset, and not the end of the stream
+        with pytest.raises(DriverGone):
+            inbox.take()
+
+
 def in_pages(content: bytes) -> Pages:
     pages = Pages(len(content))
     with pages.view() as view:
