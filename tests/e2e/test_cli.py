@@ -1,6 +1,5 @@
 """The commands on a tiny run: what they print, for people and for machines, and what they keep secret."""
 
-import dataclasses
 import json
 import re
 import shutil
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 from command import Done, TinyRun, forked, leave_as_reader, palaestra, write_recipe
 from support import run_async
+from two_rows import two_rows
 
 from palaestra.cli.console import print_json
 from palaestra.trainer.engine_check import compare_engine
@@ -216,19 +216,6 @@ def test_a_sandbox_tier_is_proven_and_measured(tmp_path: Path) -> None:
     assert report["passed"] and 0 < report["p50_s"] <= report["p95_s"] < 5 and report["per_s"] > 0
     assert set(report["limits"]) == {"memory", "pids", "disk", "cpus", "network"}
     assert all(report["limits"].values()) and "rows" not in report
-
-
-def two_rows() -> None:
-    """Have this process's suite hold one row that holds and one that cannot."""
-    from palaestra.cli import check_sandbox
-    from palaestra.sandboxes.conformance import ROWS, Broken, Target, suite
-
-    async def fails(target: Target) -> str:
-        raise Broken("a wall of paper")
-
-    rows = {15: ROWS[15], 16: dataclasses.replace(ROWS[16], attack=fails)}
-    for module in (suite, check_sandbox):
-        setattr(module, "ROWS", rows)  # noqa: B010
 
 
 def test_a_full_check_shows_its_rows_and_fails_with_one_of_them(tmp_path: Path) -> None:
