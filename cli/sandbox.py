@@ -6,10 +6,10 @@ from typing import Annotated
 import typer
 
 from ..sandboxes import SandboxSpec, SandboxUnavailable, open_sandbox
+from ..sandboxes._docker.containers import BASE_IMAGE
+from ..sandboxes._docker.image import SUITE
 from .console import only_json, open_console, print_json, printable
 from .options import Json
-
-BASE_IMAGE, SUITE = "palaestra-base:bookworm", "bookworm"
 
 sandbox = typer.Typer(help="What sandboxes are made of.", no_args_is_help=True, rich_markup_mode=None)
 
