@@ -5,38 +5,7 @@ import hashlib
 from embedded_box import printed
 
 from palaestra.sandboxes import Sandbox
-
-# Counts a canary in its own memory: by its first bytes and the digest of the whole, so that it holds no
-# copy itself. The kernel copies what is mapped into a pipe and refuses the rest, so no map is needed.
-SCAN = """
-import ctypes, hashlib, os, sys
-first, digest = bytes.fromhex(sys.argv[1]), bytes.fromhex(sys.argv[2])
-held = [bytes.fromhex(sys.argv[3]) * count for count in (30, 30_000)] if sys.argv[3:] else []
-libc = ctypes.CDLL(None)
-libc.sbrk.restype = ctypes.c_long
-libc.write.argtypes = [ctypes.c_int, ctypes.c_long, ctypes.c_long]
-reader, writer = os.pipe()
-def pieces(at, end, step):
-    while (at - end) * step < 0:
-        size = libc.write(writer, at, 65536 if step > 0 else 4096)
-        if size > 0: yield os.read(reader, 65536)
-        elif step < 0: return
-        at += max(size, 4096) * step
-def hits(parts):
-    found, before = 0, b""
-    for part in parts:
-        text = before + part
-        at = -1
-        while (at := text.find(first, at + 1)) >= 0:
-            found += hashlib.sha256(text[at : at + 32]).digest() == digest
-        before = part[-31:]
-    return found
-heap = libc.sbrk(0) & -4096
-while libc.write(writer, heap - 4096, 4096) > 0: heap -= 4096; os.read(reader, 4096)
-print(hits(pieces(heap, libc.sbrk(0), 1)))
-middle = id([]) & -4096
-print(hits(pieces(middle - (1 << 28), middle + (1 << 28), 1)))
-"""
+from palaestra.sandboxes.conformance.sight import SCAN
 
 
 async def scan(box: Sandbox, canary: bytes, *held: str) -> list[int]:

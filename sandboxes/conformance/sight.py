@@ -100,7 +100,7 @@ print(*sorted(names - {""}))
 SCAN = """
 import ctypes, hashlib, os, sys
 first, digest = bytes.fromhex(sys.argv[1]), bytes.fromhex(sys.argv[2])
-held = [bytes.fromhex(sys.argv[3]) * 30] if sys.argv[3:] else []
+held = [bytes.fromhex(sys.argv[3]) * count for count in (30, 30_000)] if sys.argv[3:] else []
 libc = ctypes.CDLL(None)
 libc.sbrk.restype = ctypes.c_long
 libc.write.argtypes = [ctypes.c_int, ctypes.c_long, ctypes.c_long]
@@ -122,8 +122,9 @@ def hits(parts):
     return found
 heap = libc.sbrk(0) & -4096
 while libc.write(writer, heap - 4096, 4096) > 0: heap -= 4096; os.read(reader, 4096)
+print(hits(pieces(heap, libc.sbrk(0), 1)))
 middle = id([]) & -4096
-print(hits(pieces(heap, libc.sbrk(0), 1)) + hits(pieces(middle - (1 << 28), middle + (1 << 28), 1)))
+print(hits(pieces(middle - (1 << 28), middle + (1 << 28), 1)))
 """
 CORE = "import os, resource; resource.setrlimit(resource.RLIMIT_CORE, (resource.RLIM_INFINITY,) * 2)"
 
@@ -147,8 +148,10 @@ async def secrets_outside(target: Target) -> str:
     extra = set(names.split()) - ALLOWED_NAMES - {"GIVEN"}
     expect("GIVEN" in names.split() and not extra, f"names in the environment: {names}")
     expect(canary not in shown, "the driver's secret is in what /proc and the shell show")
-    expect(found.strip() == "0", f"the driver's secret is in a program's memory: {found!r}")
-    expect(int(control) > 0, f"the scan does not find what is there: {control!r}")
+    expect(found.split() == ["0", "0"], f"the driver's secret is in a program's memory: {found!r}")
+    expect(
+        all(int(hits) > 0 for hits in control.split()), f"the scan does not find what is there: {control!r}"
+    )
     expect(not core.strip(), f"a program that aborted left {core!r}")
     return "environment, /proc, a scan of all memory, a core dump; the driver's environment held the secret"
 
