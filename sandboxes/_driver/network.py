@@ -114,10 +114,10 @@ class _Bridge:
                 if answerer.is_closed:
                     await pumps[1]
             finally:
+                writer.close()  # first: the wait for the pumps may be cancelled
                 for pump in pumps:
                     pump.cancel()
                 await asyncio.gather(*pumps, return_exceptions=True)
-                writer.close()
         return answerer.is_closed
 
     async def _bring_in(self, near: socket.socket) -> None:
