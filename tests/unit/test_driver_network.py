@@ -19,6 +19,7 @@ class Wire:
     def __init__(self) -> None:
         self.parts: list[bytes] = []
         self.told: list[dict[str, Any]] = []
+        self.is_hung_up = asyncio.Event()
 
     def send(self, receiver: Receiver, head: dict[str, Any], *payload: bytes) -> int:
         self.parts += payload
@@ -27,6 +28,8 @@ class Wire:
 
     def tell(self, head: dict[str, Any]) -> None:
         self.told.append(head)
+        if head["op"] == "hang_up":
+            self.is_hung_up.set()
 
 
 async def answers(reader: asyncio.StreamReader, reply: Answerer) -> None:
@@ -69,8 +72,8 @@ def test_all_of_an_answer_is_passed_on_before_the_hang_up() -> None:
     async def whole() -> None:
         begun(wire)
         async with asyncio.timeout(20):
-            while hang_up(is_whole=True) not in wire.told:
-                await asyncio.sleep(0)
+            await wire.is_hung_up.wait()
 
     run_async(whole())
     assert b"".join(wire.parts) == b"all, heard"
+    assert hang_up(is_whole=True) in wire.told
