@@ -23,7 +23,7 @@ from .._inside.cell import Check, Events, children, descendants
 from . import landlock, seccomp
 from .disk import DiskMeter
 from .namespaces import become, can_switch_user, other_id
-from .supervisor import Opening, limit_files, pin, settle
+from .supervisor import Opening, Pin, limit_files, settle
 from .watch import Watch, start_time, written
 
 _SYSTEM = (
@@ -133,7 +133,7 @@ class HostedHome:
     def __init__(self, opening: Opening, grounds: Grounds) -> None:
         self._grounds = grounds
         self._disk_mb = opening["disk_mb"]
-        self._cpus = opening["cpus"]
+        self._pin = Pin(opening["cpus"], grounds.processors)
         self._directory = directory_of(os.getpid(), _base(self._disk_mb))
         os.mkdir(self._directory, 0o700)
         linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
@@ -163,7 +163,7 @@ class HostedHome:
         size = self._disk_mb << 20
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
         limit_files()
-        pin(self._cpus, self._grounds.processors)
+        self._pin.bind()
         if self._walls is not None and self._ruleset is not None:
             self._ruleset.restrict()
             self._walls.filter.install()

@@ -11,14 +11,13 @@ import os
 import re
 import signal
 from contextlib import AbstractContextManager, nullcontext, suppress
-from pathlib import Path
 
 from .._inside import linux
 from .._inside.cell import Check, Events
 from .._inside.linux import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_PRIVATE, MS_RDONLY, MS_REC
 from . import seccomp
 from .layers import Layers
-from .supervisor import Opening, limit_files, pin, settle
+from .supervisor import Opening, Pin, limit_files, settle
 from .watch import Watch, private_processes
 
 WORKSPACE = "/workspace"
@@ -44,6 +43,9 @@ _ACCOUNTS = {
 }
 _COPIED = ("ld.so.cache", "localtime", "mime.types", "protocols", "services")
 _COUNTERS = ("/proc/net/snmp", "/proc/net/snmp6", "/proc/net/unix")
+_MOST = 1 << 16
+"""Bytes of one of them that are compared."""
+_find_sockets = re.compile(rb"(?:inuse|tw) \d+").findall
 _INODES_PER_MB = 64
 _FILTER = seccomp.build_filter(in_namespaces=True)
 
@@ -199,9 +201,12 @@ class NamespaceHome:
         settle(opening["memory_mb"], opening["pids"])
         self._enter_workspace()
         self._watch = Watch(opening["memory_mb"], opening["pids"], private_processes)
-        self._cpus = opening["cpus"]
-        self._allowed = allowed
+        self._pin = Pin(opening["cpus"], allowed)
         self._has_inherited = bool(opening["layers"])
+        self._counters = [
+            os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in _COUNTERS if os.path.exists(path)
+        ]
+        self._sockets = os.open("/proc/net/sockstat", os.O_RDONLY | os.O_CLOEXEC)
         self._first_traces = self._traces()
         self._first_times = [(at.st_atime_ns, at.st_mtime_ns) for at in map(os.stat, _WRITABLE)]
 
@@ -222,18 +227,18 @@ class NamespaceHome:
 
         System V and POSIX memory and queues are refused by the filter. Numbers of processes go on.
         """
+        # Attributes of files can't be set. Asked in few objects: this runs while each page costs a copy.
         used = os.statvfs(self.workspace)
         shown = [os.stat(path) for path in _WRITABLE]
         return (
             used.f_files - used.f_ffree,
             used.f_blocks - used.f_bfree,
             [(found.st_mode, found.st_uid, found.st_gid, found.st_nlink) for found in shown],
-            [os.listxattr(path) for path in _WRITABLE],
             # Its own numbers of open and of waiting sockets are in the first; the second counts what passed.
-            re.findall(r"(?:inuse|tw) \d+", Path("/proc/net/sockstat").read_text()),
+            _find_sockets(os.pread(self._sockets, _MOST, 0)),
             # What was sent, and what could not be: everybody here can read how often. Sockets that were sent
             # over each other outlive all who had them, with their names, and locked files sent beside them.
-            [Path(path).read_text() for path in _COUNTERS if os.path.exists(path)],
+            [os.pread(counter, _MOST, 0) for counter in self._counters],
         )
 
     def freeze(self) -> list[int]:
@@ -249,7 +254,7 @@ class NamespaceHome:
     def confine(self) -> None:
         linux.drop_capabilities()
         limit_files()
-        pin(self._cpus, self._allowed)
+        self._pin.bind()
         _FILTER.install()
 
     def check(self) -> Check:

@@ -82,13 +82,20 @@ def limit_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (_OPEN_FILES, _OPEN_FILES))
 
 
-def pin(cpus: float, allowed: list[int]) -> None:
-    """Bind a program to as many of the `allowed` processors as `cpus` asks for.
+class Pin:
+    """As many of the `allowed` processors as `cpus` asks for, chosen ahead of every fork."""
 
-    It stays where the scheduler put it, which costs no move. The supervisor itself is not bound: it would
-    wait behind the program's processes, and its clock with it.
-    """
-    wanted = -int(-cpus // 1)
-    if wanted < len(allowed):
-        start = allowed.index(linux.current_processor())
-        os.sched_setaffinity(0, [allowed[(start + at) % len(allowed)] for at in range(wanted)])
+    def __init__(self, cpus: float, allowed: list[int]) -> None:
+        wanted = -int(-cpus // 1)
+        self._neighbours: dict[int, list[int]] = {}
+        for start, processor in enumerate(allowed if wanted < len(allowed) else ()):
+            self._neighbours[processor] = [allowed[(start + at) % len(allowed)] for at in range(wanted)]
+
+    def bind(self) -> None:
+        """This process and its children. It stays where the scheduler put it, which costs no move.
+
+        The supervisor itself is not bound: it would wait behind the program's processes, and its clock
+        with it.
+        """
+        if self._neighbours:
+            os.sched_setaffinity(0, self._neighbours[linux.current_processor()])

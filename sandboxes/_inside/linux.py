@@ -138,8 +138,7 @@ def prctl(option: int, value: int = 0, pointer: int = 0) -> None:
     _checked(_libc.prctl(option, value, pointer, 0, 0), f"prctl({option})")
 
 
-def current_processor() -> int:
-    return _checked(_libc.sched_getcpu(), "sched_getcpu")
+current_processor: Callable[[], int] = _libc.sched_getcpu
 
 
 def sethostname(name: bytes) -> None:
@@ -151,12 +150,13 @@ _CAP_HEADER = ctypes.create_string_buffer(struct.pack("II", 0x20080522, 0), 8)
 _NO_CAPS = ctypes.create_string_buffer(24)
 _ALL = 0xFFFFFFFF
 _RESTING = ctypes.create_string_buffer(struct.pack("6I", 0, _ALL, 0, 0, _ALL, 0), 24)
+_DROP = _CAPSET, ctypes.addressof(_CAP_HEADER), ctypes.addressof(_NO_CAPS), 0, 0, 0, 0
 _AWAKE = ctypes.create_string_buffer(struct.pack("6I", _ALL, _ALL, 0, _ALL, _ALL, 0), 24)
 
 
 def drop_capabilities() -> None:
     """Clear the effective, permitted and inheritable sets (the ambient set follows), for good."""
-    syscall("capset", _CAPSET, ctypes.addressof(_CAP_HEADER), ctypes.addressof(_NO_CAPS))
+    _checked(_syscall(*_DROP), "capset")
 
 
 def rest_capabilities() -> None:

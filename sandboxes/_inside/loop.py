@@ -253,7 +253,7 @@ class Loop:
     def _end(self, job: Job, broken: str | None) -> None:
         """Kill what is left of a job, then tell the driver."""
         self._may_be_parked = self._may_be_parked and broken is None and job.is_run
-        if broken is None and not job.was_full:
+        if broken is None and not job.was_full and self._children.ended[job.pid].exit_code != 0:
             # What filled the process table is often still there when the main program gives up.
             job.was_full = self._home.check().is_full
         del self._jobs[job.channel]

@@ -75,6 +75,7 @@ def _is_file(path: str) -> bool:
 
 def run(program: Program, base_path: list[str]) -> None:
     """Be `program`, to its end. Never returns."""
+    gc.freeze()  # what is here already is the sandbox's own: no collection of the program's shall touch it
     # Python's own name for an interrupted main program: it dies of SIGINT, so that a parent can tell.
     set_handler(signal.SIGINT, signal.default_int_handler)
     namespace = _fresh_main(program, base_path)

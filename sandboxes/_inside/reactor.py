@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     """A Program comes back only in a fork, which is to become it."""
 
 
+# Plain numbers: what an enumeration does to become one costs a fork ten pages.
+_SIGCHLD, _DEFAULT = int(signal.SIGCHLD), int(signal.SIG_DFL)
+
+
 class Reactor:
     """Calls a handler whenever its descriptor can be read or written."""
 
@@ -65,7 +69,7 @@ class Children:
         for fd in (self._awake, wakeup):
             os.set_blocking(fd, False)
         signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
-        linux.set_handler(signal.SIGCHLD, _nothing)
+        linux.set_handler(_SIGCHLD, _nothing)
         reactor.watch(self._awake, select.POLLIN, self._on_wake)
 
     def _on_wake(self) -> None:
@@ -91,4 +95,4 @@ def _nothing(_number: int, _frame: object) -> None:
 def forget_children() -> None:
     """In a fork: children that end are the program's own."""
     signal.set_wakeup_fd(-1)
-    linux.set_handler(signal.SIGCHLD, int(signal.SIG_DFL))
+    linux.set_handler(_SIGCHLD, _DEFAULT)
