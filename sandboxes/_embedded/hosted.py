@@ -24,7 +24,7 @@ from . import landlock, seccomp
 from .disk import DiskMeter
 from .namespaces import become, can_switch_user, other_id
 from .supervisor import Opening, Pin, limit_files, settle
-from .watch import Watch, start_time, written
+from .watch import Watch, start_time, tasks_of, written
 
 _SYSTEM = (
     "/bin",
@@ -40,6 +40,7 @@ _SYSTEM = (
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 _BASES = ("/dev/shm", "/tmp")
 _PREFIX = "palaestra"
+_MOST_STARTED = 1 << 13
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +50,9 @@ class Grounds:
     is_alone: bool
     """Each sandbox has a user number of its own."""
     processors: list[int]
+    room: int
+    """Tasks that this user may have, where it has others than a sandbox's: what a program can start before
+    the watch has seen it, short of the machine's last process number."""
     walls: Walls | None
     """None: programs reach what their user reaches."""
 
@@ -83,7 +87,13 @@ def prepare(prefixes: tuple[str, ...], *, has_walls: bool) -> Grounds:
             _open_way(prefix)
     linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
     sweep()
-    return Grounds(is_alone=is_alone, walls=walls, processors=sorted(os.sched_getaffinity(0)))
+    processors = sorted(os.sched_getaffinity(0))
+    return Grounds(is_alone=is_alone, walls=walls, processors=processors, room=_num_tasks() + _MOST_STARTED)
+
+
+def _num_tasks() -> int:
+    """Of this user, now."""
+    return sum(tasks_of(int(name), os.getuid()) for name in os.listdir("/proc") if name.isdigit())
 
 
 def _walls(prefixes: tuple[str, ...], is_alone: bool) -> Walls:
@@ -144,7 +154,7 @@ class HostedHome:
         linux.drop_capabilities()
         self._furnish()
         # Only a user that has no other process can be counted by the kernel; the watch counts in any case.
-        settle(opening["memory_mb"], opening["pids"] if grounds.is_alone else None)
+        settle(opening["memory_mb"], opening["pids"] if grounds.is_alone else grounds.room)
         self._walls = grounds.walls
         self._ruleset = None if self._walls is None else self._walls.ruleset(self._directory)
         self._watch = Watch(opening["memory_mb"], opening["pids"], lambda: descendants(os.getpid()))

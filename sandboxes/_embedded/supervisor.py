@@ -63,17 +63,20 @@ def refuse(control: int, error: OSError) -> None:
         Outbox(control).put(0, b"unavailable", Text(str(error).encode(errors="backslashreplace")))
 
 
-def settle(memory_mb: int, pids: int | None) -> None:
-    """What every supervisor is, in every tier: unreadable, without new privileges, with hard limits."""
+def settle(memory_mb: int, pids: int) -> None:
+    """What every supervisor is, in every tier: unreadable, without new privileges, with hard limits.
+
+    `pids`: of its user, beside the supervisor itself.
+    """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # It holds some for each program that runs. The programs' own limit is set by `limit_files`.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     space = (memory_mb << 20) + _SPACE
     resource.setrlimit(resource.RLIMIT_AS, (space, space))
-    if pids is not None:
-        # The supervisor itself is the one more.
-        resource.setrlimit(resource.RLIMIT_NPROC, (pids + 1, pids + 1))
+    _, most = resource.getrlimit(resource.RLIMIT_NPROC)
+    wanted = pids + 1 if most == resource.RLIM_INFINITY else min(pids + 1, most)
+    resource.setrlimit(resource.RLIMIT_NPROC, (wanted, wanted))
     linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
     linux.prctl(linux.PR_SET_DUMPABLE, 0)
 

@@ -93,6 +93,15 @@ def _resident(pid: int) -> tuple[int, int]:
     return (int(fields[21]) * _PAGE, int(fields[17])) if fields else (0, 0)
 
 
+def tasks_of(pid: int, uid: int) -> int:
+    """The threads of a process of that user; 0 for another's, and when it has just gone."""
+    try:
+        is_theirs = os.stat(f"/proc/{pid}").st_uid == uid
+    except OSError:
+        return 0
+    return _resident(pid)[1] if is_theirs else 0
+
+
 def start_time(pid: int) -> int:
     """When a process started, in clock ticks since boot; 0 when there is none of that number."""
     fields = _stat(pid)

@@ -121,6 +121,14 @@ for change in (lambda: os.chmod(path, 0), lambda: os.utime(path), lambda: os.cho
         own.rmdir()
 
 
+def test_a_bomb_that_outruns_the_watch_leaves_an_ordinary_user_s_machine_numbers_for_processes() -> None:
+    need_root()
+    found = drive(code="import resource; print(*resource.getrlimit(resource.RLIMIT_NPROC))", user=OTHER_USER)
+    most = int(Path("/proc/sys/kernel/pid_max").read_text())
+    soft, hard = map(int, found["runs"]["landlock"][2].split())
+    assert soft == hard < most / 2
+
+
 @pytest.mark.parametrize("user", [None, OTHER_USER])
 def test_without_user_namespaces_auto_takes_landlock_and_an_explicit_tier_is_refused(
     user: int | None,

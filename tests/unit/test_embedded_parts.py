@@ -230,3 +230,44 @@ def test_importing_sandboxes_loads_nothing_heavy() -> None:
     code = "import sys, palaestra.sandboxes; print({'docker', 'ctypes', 'asyncio.events'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert done.stdout == b"set()\n"
+
+
+REAPING = """
+import os, signal, socket, sys
+from palaestra.sandboxes._inside.loop import Loop
+from palaestra.sandboxes._inside.wire import Inbox, Outbox
+
+class Home:
+    num_kills = 0
+
+    def kill_all(self):
+        self.num_kills += 1
+        for pid in pids:
+            try:
+                os.kill(pid, signal.SIGKILL)
+                os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # dead, and still to be reaped
+            except (ProcessLookupError, ChildProcessError):
+                continue
+
+pids = []
+ours, theirs = socket.socketpair()
+home = Home()
+loop = Loop(Inbox(ours.fileno()), Outbox(ours.fileno()), home, memory_mb=64, has_network=False)
+for _ in range(100):
+    if (pid := os.fork()) == 0:
+        signal.pause()
+    pids.append(pid)
+loop._kill_all()
+print(home.num_kills)
+"""
+
+
+def test_what_a_program_left_is_looked_for_twice_and_not_once_for_each_dead() -> None:
+    """A look goes over them all: once for each, 30,000 would take hours."""
+    done = subprocess.run([sys.executable, "-c", REAPING], capture_output=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == (b"2\n", b"")
+
+
+def test_the_tasks_of_a_user_are_counted_and_no_other_s() -> None:
+    assert watch.tasks_of(os.getpid(), os.getuid()) == len(os.listdir("/proc/self/task"))
+    assert watch.tasks_of(os.getpid(), os.getuid() + 1) == 0
