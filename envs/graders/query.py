@@ -12,6 +12,7 @@ from ..threads import in_thread
 MAX_ROWS = 100_000
 MAX_CHARS = 1 << 24
 _FILE = "database.sqlite"
+_MAGIC = b"SQLite format 3\0"
 _GRACE_S = 5.0
 """What Python may take to start."""
 _INSIDE = Path(__file__).with_name("_query.py")
@@ -84,11 +85,14 @@ def contents(database: str) -> bytes:
     """
     path = Path(database)
     try:
-        return _built(path, path.stat().st_mtime_ns) if path.suffix == ".sql" else path.read_bytes()
-    except OSError as error:
+        data = _built(path, path.stat().st_mtime_ns) if path.suffix == ".sql" else path.read_bytes()
+    except (OSError, sqlite3.Error) as error:
         raise ValueError(
             f"database {database!r} cannot be read: {error}; give the path of a SQLite file"
         ) from error
+    if not data.startswith(_MAGIC):
+        raise ValueError(f"database {database!r} is no SQLite file: it begins with {data[:16]!r}")
+    return data
 
 
 def schema(database: str) -> str:
