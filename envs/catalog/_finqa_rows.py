@@ -108,10 +108,16 @@ def python_steps(program: str) -> tuple[str, ...]:
     known: dict[str, str] = {}
     for line in filter(None, map(str.strip, program.split(";"))):
         name, _, expression = line.partition("=")
-        known[name.strip()] = re.sub(r"[a-z]\w*", lambda found: f"({known[found[0]]})", expression.strip())
+        names = set(_NAME.findall(expression))
+        if not names <= known.keys():
+            raise ValueError(
+                f"the program {program!r:.200} uses {min(names - known.keys())!r} before it is known"
+            )
+        known[name.strip()] = _NAME.sub(lambda found: f"({known[found[0]]})", expression.strip())
     return tuple(known.values())
 
 
+_NAME = re.compile(r"[a-z]\w*")
 _SIGNS = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/", "exp": "**", "greater": ">"}
 
 
@@ -130,6 +136,8 @@ def finqa_steps(program: str) -> tuple[str, ...]:
 
 
 def _argument(text: str, steps: list[str]) -> str:
-    if text.startswith("#"):
-        return f"({steps[int(text[1:])]})"
-    return f"(-{text[7:]})" if text.startswith("const_m") else text.removeprefix("const_")
+    if not text.startswith("#"):
+        return f"(-{text[7:]})" if text.startswith("const_m") else text.removeprefix("const_")
+    if text[1:] not in map(str, range(len(steps))):
+        raise ValueError(f"the program uses the result {text!r}, and has {len(steps)} before it")
+    return f"({steps[int(text[1:])]})"
