@@ -15,7 +15,7 @@ from types import MappingProxyType
 MAX_CHARS = 500
 _MAX_BITS = 4096
 _MAX_EXPONENT = 64
-_SPELLINGS = {
+_SPELLINGS: dict[str, str | int | None] = {
     "\N{MULTIPLICATION SIGN}": "*",
     "\N{DIVISION SIGN}": "/",
     "\N{MINUS SIGN}": "-",

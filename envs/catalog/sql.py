@@ -102,7 +102,7 @@ class DatabaseQuestions(SandboxToolEnv[Task]):
                 id=row.id or f"{source.stem}-{number}",
                 messages=(*opening, UserMessage(f"{schemas[row.db]}\n\n{row.question}")),
                 reference=row.gold,
-                private={"database": str(files[row.db])},
+                private={"database": str(files[row.db].absolute())},
             )
             for number, row in enumerate(rows)
         )
