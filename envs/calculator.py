@@ -5,12 +5,9 @@
 """
 
 import ast
-import operator
 import re
-from collections.abc import Callable, Mapping
 from decimal import Context, Decimal
 from fractions import Fraction
-from types import MappingProxyType
 
 MAX_CHARS = 500
 _MAX_BITS = 4096
@@ -25,15 +22,6 @@ _SPELLINGS: dict[str, str | int | None] = {
 _LEGAL = re.compile(r"[0-9.+\-*/() ]*")
 _DIGITS = 12
 """Of an answer that is no whole number."""
-_OPERATIONS: Mapping[type[ast.operator], Callable[[Fraction, Fraction], Fraction | int]] = MappingProxyType(
-    {
-        ast.Add: operator.add,
-        ast.Sub: operator.sub,
-        ast.Mult: operator.mul,
-        ast.Div: operator.truediv,
-        ast.FloorDiv: operator.floordiv,
-    }
-)
 
 
 def calculate(expression: str) -> str:
@@ -77,8 +65,24 @@ def _value(node: ast.expr) -> Fraction:
             return -value if isinstance(node.op, ast.USub) else value
         case ast.BinOp(op=ast.Pow()):
             return _power(_value(node.left), _value(node.right))
-        case ast.BinOp() if type(node.op) in _OPERATIONS:
-            return _small(Fraction(_OPERATIONS[type(node.op)](_value(node.left), _value(node.right))))
+        case ast.BinOp():
+            return _small(_combined(_value(node.left), node.op, _value(node.right)))
+        case _:
+            raise SyntaxError
+
+
+def _combined(left: Fraction, sign: ast.operator, right: Fraction) -> Fraction:
+    match sign:
+        case ast.Add():
+            return left + right
+        case ast.Sub():
+            return left - right
+        case ast.Mult():
+            return left * right
+        case ast.Div():
+            return left / right
+        case ast.FloorDiv():
+            return Fraction(left // right)
         case _:
             raise SyntaxError
 

@@ -34,10 +34,14 @@ def authorize(
     return sqlite3.SQLITE_OK if action in ALLOWED or is_call or is_look else sqlite3.SQLITE_DENY
 
 
+def decoded(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
+
+
 def ask(order: dict[str, Any]) -> dict[str, Any]:
     """{"columns", "rows"}: each cell is a pair of type and text."""
     connection = sqlite3.connect("file:" + order["file"] + "?mode=ro&immutable=1", uri=True)
-    connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
+    connection.text_factory = decoded
     connection.execute("PRAGMA temp_store = MEMORY")
     connection.execute("PRAGMA trusted_schema = OFF")
     connection.set_authorizer(authorize)

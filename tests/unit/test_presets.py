@@ -250,9 +250,7 @@ def test_every_finqa_answer_is_right_as_a_number_and_as_a_percentage_and_wrong_w
             said = {
                 "as it is": answer,
                 "percent": answer if is_word else f"{Decimal(answer) * 100:f}%",
-                "other": {"yes": "no", "no": "yes"}[answer]
-                if is_word
-                else f"{Decimal(answer) * 3 / 2 or 1:f}",
+                "other": {"yes": "no", "no": "yes"}[answer] if is_word else f"{Decimal(answer) * 2 or 1:f}",
             }
             task = Task(id=row["id"], reference=answer)
             for kind, text in said.items():
