@@ -1,5 +1,6 @@
 """Mathematical equality, by math-verify."""
 
+import re
 import signal
 from dataclasses import dataclass
 from importlib import import_module
@@ -15,6 +16,8 @@ MAX_CPU_S = 2.0
 """Processor time of one comparison: about fifty times what an ordinary one takes."""
 _NO_LIMIT_S = 86400
 """For math-verify's own clock, which counts what other processes take, and does not stop native code."""
+_MARKED = re.compile(r"\$|\\\(|\\\[|\\f?boxed|\*\*")
+"""What tells mathematics from the words around it; the power of Python is no LaTeX."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,17 +33,26 @@ class Math:
     async def grade(self, task: Task, episode: Episode, workspace: Workspace | None) -> Score:
         """Raises `ValueError` for a reference that is missing or that math-verify cannot read."""
         reference = reference_text(task)
-        if reference.strip().casefold() == "nan":  # math-verify would read n * a * n
-            raise ValueError(f"task {task.id!r}: the reference {reference!r} is no number and no formula")
-        answer = final_answer(episode, self.prefix) or ""
-        try:
-            is_equal, why = await in_worker(compare, reference, answer)
-        except WorkerDied as died:
-            if died.exit_code == -signal.SIGKILL:  # from outside: nothing here ends in it
-                raise
-            await _check_reference(reference)
-            is_equal, why = False, f"{answer[-100:]!r} cannot be compared in {MAX_CPU_S:g} s: {died}"
+        check_readable(task.id, reference)
+        is_equal, why = await is_same(reference, final_answer(episode, self.prefix) or "")
         return Score(reward=float(is_equal), evidence=why)
+
+
+def check_readable(task_id: str, reference: str) -> None:
+    """Raise `ValueError` for a missing number, of which math-verify would read n * a * n."""
+    if reference.strip().casefold() == "nan":
+        raise ValueError(f"task {task_id!r}: the reference {reference!r} is no number and no formula")
+
+
+async def is_same(reference: str, answer: str) -> tuple[bool, str]:
+    """(equal, why), whatever the answer is. Raises `ValueError` for a reference that is no math."""
+    try:
+        return await in_worker(compare, reference, answer)
+    except WorkerDied as died:
+        if died.exit_code == -signal.SIGKILL:  # from outside: nothing here ends in it
+            raise
+        await _check_reference(reference)
+        return False, f"{answer[-100:]!r} cannot be compared in {MAX_CPU_S:g} s: {died}"
 
 
 async def _check_reference(reference: str) -> None:
@@ -66,9 +78,10 @@ def compare(reference: str, answer: str) -> tuple[bool, str]:
 
 
 def _compare(library: Any, reference: str, answer: str) -> tuple[bool, str]:
-    # Without the dollar signs it finds no LaTeX in a bare reference such as \frac{1}{2}.
-    gold = library.parse(reference, parsing_timeout=_NO_LIMIT_S) or library.parse(
-        f"${reference}$", parsing_timeout=_NO_LIMIT_S
+    # A bare reference is a formula: unmarked, 2\sqrt{2} and 2x would be read as prose with a 2 in it.
+    marked = reference if _MARKED.search(reference) else f"${reference}$"
+    gold = library.parse(marked, parsing_timeout=_NO_LIMIT_S) or library.parse(
+        reference, parsing_timeout=_NO_LIMIT_S
     )
     if not gold:
         raise ValueError(f"math-verify cannot read the reference {reference!r:.200}")

@@ -31,6 +31,11 @@ lake = load_env("frozen-lake")
 (map,) = lake.tasks()
 assert asyncio.run(reward(lake, lake.oracle(map), map)) == 1.0
 
+for name in ("finqa", "gsm8k", "gsm8k-calculator", "sql"):
+    room = load_env(name)
+    for task in room.tasks():
+        assert asyncio.run(reward(room, room.oracle(task), task)) == 1.0
+
 coder = load_env("sandboxed_code_env:Coder")
 (task,) = coder.tasks()
 command = "echo 'import sys; print(*sorted(sys.stdin.read().split()))' > sort.py"

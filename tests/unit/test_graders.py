@@ -273,6 +273,18 @@ def test_math_compares_values_not_letters() -> None:
 
 @pytest.mark.usefixtures("math_workers")
 @pytest.mark.parametrize(
+    ("reference", "right", "wrong"),
+    [("2\\sqrt{2}", "$\\sqrt{8}$", "2"), ("2x", "$x+x$", "2"), ("3\\pi", "$3\\pi$", "3")],
+)
+def test_a_bare_reference_is_a_formula_and_not_the_first_number_in_it(
+    reference: str, right: str, wrong: str
+) -> None:
+    assert reward(Math(), reference, right) == 1.0
+    assert reward(Math(), reference, wrong) == 0.0
+
+
+@pytest.mark.usefixtures("math_workers")
+@pytest.mark.parametrize(
     ("answer", "why"),
     [
         ("2**10**10", "cannot be compared in 2 s: worker process ended"),
