@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
 from ..episode import Episode, Workspace
 from ..outcome import Score
 from ..task import Task
@@ -71,30 +73,43 @@ def parse_constraints(reference: Any) -> list[Constraint]:
     return constraints
 
 
-def _pairs(reference: Any) -> Iterator[tuple[Any, Any]]:
-    match reference:
-        case {"instruction_id_list": list() | tuple() as ids, "kwargs": list() | tuple() as arguments}:
-            if len(ids) != len(arguments):
-                raise ValueError(f"{len(ids)} instructions have {len(arguments)} kwargs; each needs one")
-            yield from zip(ids, arguments, strict=True)
-        case list() | tuple():
-            for row in reference:
-                match row:
-                    case {"id": id, **rest} if set(rest) <= {"kwargs"}:
-                        yield id, rest.get("kwargs") or {}
-                    case _:
-                        raise ValueError(f"the instruction {row!r:.200} must be {{'id': ..., 'kwargs': ...}}")
-        case _:
-            raise ValueError(
-                f"the reference is {reference!r:.200}; it must be a list of {{'id': ..., 'kwargs': ...}}"
-            )
+class _Instruction(BaseModel, extra="forbid"):
+    id: str
+    kwargs: dict[str, Any] | None = None
 
 
-def _constraint(id: Any, arguments: Any) -> Constraint:
-    if not isinstance(id, str) or id not in CHECKS:
+class _Row(BaseModel):
+    """Of IFEval's file."""
+
+    instruction_id_list: list[str]
+    kwargs: list[dict[str, Any]]
+
+
+_REFERENCE = TypeAdapter[list[_Instruction] | _Row](list[_Instruction] | _Row)
+
+
+def _pairs(reference: Any) -> list[tuple[str, Mapping[str, Any]]]:
+    try:
+        found = _REFERENCE.validate_python(reference)
+    except ValidationError as error:
+        raise ValueError(
+            f"the reference is {reference!r:.200}; it must be a list of {{'id': ..., 'kwargs': ...}}, "
+            f"or a row of IFEval: {error.errors()[0]['msg']}"
+        ) from error
+    if not isinstance(found, _Row):
+        return [(row.id, row.kwargs or {}) for row in found]
+    if len(found.instruction_id_list) != len(found.kwargs):
+        raise ValueError(
+            f"{len(found.instruction_id_list)} instructions have {len(found.kwargs)} kwargs; each needs one"
+        )
+    return list(zip(found.instruction_id_list, found.kwargs, strict=True))
+
+
+def _constraint(id: str, arguments: Mapping[str, Any]) -> Constraint:
+    if id not in CHECKS:
         raise ValueError(f"there is no instruction {id!r}; there are: {', '.join(CONSTRAINT_IDS)}")
     # IFEval's rows carry the arguments of other instructions as null.
-    given = {name: value for name, value in dict(arguments).items() if value is not None}
+    given = {name: value for name, value in arguments.items() if value is not None}
     try:
         inspect.signature(CHECKS[id]).bind("", **given)
         CHECKS[id]("a", **given)  # a text that each of them can read

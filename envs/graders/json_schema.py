@@ -4,7 +4,7 @@ import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeGuard
 
 from ..episode import Episode, Workspace
 from ..outcome import Score
@@ -42,7 +42,7 @@ class JsonSchema:
     async def grade(self, task: Task, episode: Episode, workspace: Workspace | None) -> Score:
         """Raises `ValueError` for what is no schema, or refers to what is not there."""
         schema: Any = task.reference if self.schema is None else self.schema
-        if not isinstance(schema, Mapping | bool):
+        if not _is_schema(schema):
             raise ValueError(f"task {task.id!r}: {schema!r:.200} is no JSON schema; it must be a mapping")
         answer = final_answer(episode, self.prefix)
         if answer is None:
@@ -55,6 +55,10 @@ class JsonSchema:
                 raise
             flaw = f"the schema cannot be checked on this text in {MAX_CPU_S:g} s"
         return Score(reward=float(not flaw), evidence=flaw)
+
+
+def _is_schema(value: object) -> TypeGuard[Mapping[str, Any] | bool]:
+    return isinstance(value, Mapping | bool)
 
 
 def first_flaw(schema: Mapping[str, Any] | bool, text: str, draft: str, check_formats: bool) -> str:

@@ -206,24 +206,25 @@ def test_loose_forgives_a_first_line_a_last_line_and_asterisks() -> None:
     assert reward(Constraints(loose=True), quoted, "yes") == 0.0
 
 
-@pytest.mark.parametrize(
-    ("reference", "why"),
-    [
-        (None, "it must be a list"),
-        ([], "names no instruction"),
-        (["punctuation:no_comma"], "must be {'id': ..., 'kwargs': ...}"),
-        ([{"id": "no:such"}], "there is no instruction 'no:such'; there are: change_case"),
-        ([{"id": []}], "there is no instruction []"),
-        ([{"id": "punctuation:no_comma", "kwargs": {"words": 3}}], "'words'"),
-        ([{"id": "keywords:existence"}], "missing a required argument: 'keywords'"),
-        ([{"id": "keywords:existence", "kwargs": {"keywords": "sea"}}], "must be a list"),
-        (
-            [{"id": "length_constraints:number_words", "kwargs": {"relation": "most", "num_words": 1}}],
-            "the relation is 'most'",
-        ),
-        ({"instruction_id_list": ["punctuation:no_comma"], "kwargs": []}, "1 instructions have 0 kwargs"),
-    ],
-)
+BAD: list[tuple[Any, str]] = [
+    (None, "it must be a list"),
+    ([], "names no instruction"),
+    (["punctuation:no_comma"], "a list of {'id': ..., 'kwargs': ...}"),
+    ([{"id": "no:such"}], "there is no instruction 'no:such'; there are: change_case"),
+    ([{"id": 7}], "should be a valid string"),
+    ([{"id": "punctuation:no_comma", "args": {}}], "Extra inputs are not permitted"),
+    ([{"id": "punctuation:no_comma", "kwargs": {"words": 3}}], "'words'"),
+    ([{"id": "keywords:existence"}], "missing a required argument: 'keywords'"),
+    ([{"id": "keywords:existence", "kwargs": {"keywords": "sea"}}], "must be a list"),
+    (
+        [{"id": "length_constraints:number_words", "kwargs": {"relation": "most", "num_words": 1}}],
+        "the relation is 'most'",
+    ),
+    ({"instruction_id_list": ["punctuation:no_comma"], "kwargs": []}, "1 instructions have 0 kwargs"),
+]
+
+
+@pytest.mark.parametrize(("reference", "why"), BAD)
 def test_a_reference_that_cannot_be_checked_gives_no_number(reference: Any, why: str) -> None:
     with pytest.raises(ValueError):
         parse_constraints(reference)
