@@ -1,4 +1,4 @@
-"""`palaestra check env|engine|sandbox|recipe`: prove a part before a run depends on it."""
+"""`palaestra check env|files|engine|sandbox|recipe`: prove a part before a run depends on it."""
 
 import asyncio
 import dataclasses
@@ -14,6 +14,7 @@ from rich.text import Text
 
 from ..envs import Env, load_env
 from ..envs.check import Check, check_env
+from ..envs.leaks import find_leaks
 from ..trainer.parts import make_tasks
 from ..trainer.preflight import preflight
 from ..trainer.recipe_file import RecipeError, load_recipe
@@ -48,12 +49,30 @@ def check_environment(
     options: Annotated[str, typer.Option(help="Options of its task set, such as '{size: 100}'.")] = "{}",
     as_json: Json = False,
 ) -> None:
-    """Oracle, floor, determinism, isolation, teardown and leaks of an environment."""
+    """Oracle, floor, determinism, isolation, teardown, and leaks by messages or files."""
     with only_json(as_json):
         env = load_env(name)
         found = _tasks_of(env, options)
         report = asyncio.run(check_env(env, num_tasks=tasks, task_options=found))
     _finish(f"environment {name}", report.checks, as_json)
+
+
+@check.command("files")
+def check_files(
+    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="What a policy will find.")],
+    canary: Annotated[list[str] | None, typer.Option(help="A text that may stand nowhere.")] = None,
+    base: Annotated[str, typer.Option(help="The commit that repositories begin at.")] = "HEAD",
+    allow: Annotated[list[str] | None, typer.Option(help="A pattern of places that are right.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Future commits, solutions, caches and secrets in the files of a task, before it ships."""
+    try:
+        with only_json(as_json):
+            found = find_leaks(folder, secrets=canary or (), base=base, allow=allow or ())
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    rows = [_row(leak.place, leak.why, passed=False) for leak in found]
+    _finish(f"files {folder}", rows or [_row("leaks", "none was found")], as_json)
 
 
 @check.command("sandbox")

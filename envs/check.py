@@ -11,7 +11,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ._check_leaks import Resources, Secrets, plant
+from ._check_files import leaks_in
+from ._check_leaks import CANARY, Resources, Secrets, long_texts, plant
 from .env import Env
 from .episode import Episode
 from .errors import no_exit
@@ -20,6 +21,7 @@ from .message import AssistantMessage, Message, ToolCall, ToolSpec
 from .outcome import Outcome, Scored
 from .play import play
 from .policy import Policy
+from .sandboxed import SandboxToolEnv
 from .scripted import ScriptedPolicy
 from .task import Task
 from .worker_env import adopt
@@ -90,6 +92,7 @@ class _Checker:
             "isolation": self.episodes_do_not_meet,
             "teardown": self.nothing_is_left_behind,
             "privacy": self.secrets_stay_secret,
+            "files": self.files_give_nothing_away,
             "time": self.episodes_are_quick,
         }
         checks = [await self._row(name, check) for name, check in rows.items()]
@@ -170,6 +173,23 @@ class _Checker:
                 if (leak := secrets.shown_in(episode)) is not None:
                     raise Flaw(f"task {task.id!r}: {leak}; the model must never see reference or private")
         return f"no reference or private value in what {len(self.tasks)} tasks show"
+
+    async def files_give_nothing_away(self) -> str:
+        for task in self.tasks:
+            _, planted = plant(task)
+            secrets = [text for text in long_texts(task) if text not in task.prompt_text]
+            for shown in (task, planted):
+                env = adopt(self.env_class())
+                if not isinstance(env, SandboxToolEnv):
+                    return "there is no sandbox with files to look into"
+                try:
+                    await env.reset(shown, seed=self.seed)
+                    leaks = await leaks_in(await env.box(), [CANARY, *secrets])
+                finally:
+                    await env.close()
+                if leaks:
+                    raise Flaw(f"task {task.id!r}: {leaks[0].place}: {leaks[0].why}"[:2000])
+        return f"no answer in the files that {len(self.tasks)} tasks begin with"
 
     async def episodes_are_quick(self) -> str:
         episodes = [await self._play(task, self.env_class.oracle(task)) for task in self.tasks]

@@ -1,6 +1,7 @@
 """Rewards."""
 
 from .answer import final_answer
+from .constraints import CONSTRAINT_IDS, Constraint, Constraints, parse_constraints
 from .exact import Exact
 from .finqa import FinQA
 from .function import FunctionGrader, grader
@@ -12,26 +13,47 @@ from .presets import preset
 from .prime_math import PrimeMath
 from .rubric import Rubric
 from .sql import SqlResult
+from .json_schema import JsonSchema
+from .language import Language, detect_language
+from .length import Length
+from .math import Math
+from .numeric import Numeric, as_number, numbers
+from .regex import Regex
+from .rubric import Gate, Rubric
 from .suite import Suite
+from .tags import Tags
 from .unit_tests import UnitTests
 
 __all__ = [
+    "CONSTRAINT_IDS",
+    "Constraint",
+    "Constraints",
     "Exact",
     "FinQA",
     "FunctionGrader",
+    "Gate",
     "Grader",
     "Gsm8k",
     "Math",
     "Numeric",
     "PrimeMath",
+    "JsonSchema",
+    "Language",
+    "Length",
+    "Math",
+    "Numeric",
+    "Regex",
     "Rubric",
     "SqlResult",
     "Suite",
+    "Tags",
     "UnitTests",
     "as_number",
+    "detect_language",
     "final_answer",
     "grade_episode",
     "grader",
     "numbers",
     "preset",
+    "parse_constraints",
 ]

@@ -31,6 +31,23 @@ class Verdict:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CaseResult:
+    """How a program did on one test."""
+
+    case: Case
+    verdict: Verdict
+
+    @property
+    def passed(self) -> bool:
+        return self.verdict.kind == ANSWERED and self.verdict.text == self.case.expected
+
+    @property
+    def told(self) -> str:
+        """What happened, without what was expected: "double(2): answered 5"."""
+        return f"{self.case.call:.100}: {self.verdict.kind} {self.verdict.text:.100}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class UnitTests:
     """1 when the program passes every test; tests are asserts in `Task.reference`.
 
@@ -57,23 +74,29 @@ class UnitTests:
 
     async def grade(self, task: Task, episode: Episode, workspace: Workspace | None) -> Score:
         """Raises `Tampered` for forged answers; `ValueError` for a task whose tests cannot be used."""
+        results = await self.run(task, self._program(episode, workspace))
+        failures = [result for result in results if not result.passed]
+        part = 1.0 - len(failures) / len(results)
+        evidence = f"{len(results) - len(failures)} of {len(results)} tests passed"
+        if failures:
+            evidence += f"; {failures[0].told}, expected {failures[0].case.expected:.100}"
+        reward = part if self.partial_credit else float(not failures)
+        return Score(reward=reward, components={"passed": part}, evidence=evidence)
+
+    async def run(self, task: Task, program: bytes) -> list[CaseResult]:
+        """How a program does on each of the task's tests. Raises as `grade` does."""
         cases = [await self._known(case) for case in parse_asserts(task.reference)]
-        program = self._program(episode, workspace)
         setup = str(task.private.get("setup", "")).encode()
         verdicts = await self._run(program, setup, [case.call for case in cases])
         if not verdicts:
             await self._control()
-        pairs = [(case, verdicts.get(index, Verdict())) for index, case in enumerate(cases)]
-        failures = [(case, verdict) for case, verdict in pairs if not _passed(case, verdict)]
-        for case, verdict in failures:
+        for index, verdict in verdicts.items():
             if verdict.kind == FORGED:
-                raise Tampered(f"the answer to {case.call:.100} was not written by its test: {verdict.text}")
-        part = 1.0 - len(failures) / len(cases)
-        evidence = f"{len(cases) - len(failures)} of {len(cases)} tests passed"
-        if failures:
-            evidence += f"; {_told(*failures[0])}"
-        reward = part if self.partial_credit else float(not failures)
-        return Score(reward=reward, components={"passed": part}, evidence=evidence)
+                call = cases[index].call
+                raise Tampered(f"the answer to {call:.100} was not written by its test: {verdict.text}")
+        return [
+            CaseResult(case=case, verdict=verdicts.get(index, Verdict())) for index, case in enumerate(cases)
+        ]
 
     def _program(self, episode: Episode, workspace: Workspace | None) -> bytes:
         if self.file is not None:
@@ -124,14 +147,6 @@ def _read(result: ExecResult, nonce: str, num_tests: int) -> dict[int, Verdict]:
             raise Tampered(f"a line on the grader's descriptor that the harness did not write: {line!r:.200}")
         verdicts[int(index)] = Verdict(kind=kind, text=text)
     return verdicts
-
-
-def _passed(case: Case, verdict: Verdict) -> bool:
-    return verdict.kind == ANSWERED and verdict.text == case.expected
-
-
-def _told(case: Case, verdict: Verdict) -> str:
-    return f"{case.call:.100}: {verdict.kind} {verdict.text:.100}, expected {case.expected:.100}"
 
 
 def last_block(text: str) -> str:

@@ -1,5 +1,6 @@
 """The wheel in an empty environment: what a user gets from `pip install palaestra`, without torch."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -44,16 +45,39 @@ assert asyncio.run(reward(coder, policy, task)) == 1.0
 """
 
 
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs of an environment that holds the wheel and what it requires."""
+    folder = tmp_path_factory.mktemp("wheel")
+    wheel = build_wheel(folder)
+    run(sys.executable, "-m", "venv", str(folder / "venv"))
+    programs = folder / "venv" / "bin"
+    install(programs, str(wheel))
+    return programs
+
+
 @pytest.mark.timeout(600)
-def test_the_wheel_works_in_an_empty_environment(tmp_path: Path) -> None:
-    wheel = build_wheel(tmp_path)
-    folder = tmp_path / "venv"
-    run(sys.executable, "-m", "venv", str(folder))
-    python = str(folder / "bin" / "python")
-    pip_or_skip(python, "-m", "pip", "install", "--quiet", "-c", str(ROOT / "constraints.txt"), str(wheel))
-    said = run(str(folder / "bin" / "palaestra"), "--help", at=tmp_path)
-    assert all(command in said for command in ("train", "eval", "play", "replay", "check"))
+def test_the_wheel_works_in_an_empty_environment(installed: Path, tmp_path: Path) -> None:
+    said = run(str(installed / "palaestra"), "--help", at=tmp_path)
+    assert all(command in said for command in ("train", "eval", "play", "replay", "check", "new"))
+    python = str(installed / "python")
     run(python, "-P", "-W", "error", "-c", EPISODE, at=tmp_path, PYTHONPATH=str(ROOT / "examples"))
+
+
+@pytest.mark.timeout(600)
+def test_a_new_environment_is_a_package_that_pip_installs(installed: Path, tmp_path: Path) -> None:
+    palaestra = str(installed / "palaestra")
+    run(palaestra, "new", "env", "word-count", at=tmp_path)
+    install(installed, str(tmp_path / "word-count"))
+    report = json.loads(run(palaestra, "check", "env", "word-count", "--tasks", "5", "--json", at=tmp_path))
+    assert report["passed"] and len(report["checks"]) >= 8
+    found = run(str(installed / "python"), "-P", "-c", "import word_count; print(word_count.__file__)")
+    assert found.startswith(str(installed.parent / "lib")), "it is the installed one that was checked"
+
+
+def install(programs: Path, what: str) -> None:
+    python = str(programs / "python")
+    pip_or_skip(python, "-m", "pip", "install", "--quiet", "-c", str(ROOT / "constraints.txt"), what)
 
 
 def build_wheel(folder: Path) -> Path:

@@ -76,6 +76,7 @@ def test_a_good_environment_passes_every_check(env: type[Env[Any]]) -> None:
         "isolation",
         "teardown",
         "privacy",
+        "files",
         "time",
     ]
 
