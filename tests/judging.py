@@ -10,7 +10,17 @@ from aiohttp import web
 from chat_endpoint import Answer, Endpoint, endpoint, says
 from support import run_async
 
-from palaestra.envs import AssistantMessage, Episode, Failed, Scored, StopReason, Task, Ungraded, UserMessage
+from palaestra.envs import (
+    AssistantMessage,
+    Episode,
+    Failed,
+    Message,
+    Scored,
+    StopReason,
+    Task,
+    Ungraded,
+    UserMessage,
+)
 from palaestra.envs.graders import Grader, grade_episode
 from palaestra.envs.graders.judge import Judge, JudgeModel, Scale
 
@@ -63,7 +73,8 @@ def careful(asked: Asked) -> str:
 
 
 def said(*texts: str, reasoning: str = "") -> Episode:
-    messages = (UserMessage("What is 2 + 2?"), *(AssistantMessage(text, reasoning) for text in texts))
+    heard = (AssistantMessage(text, reasoning) for text in texts)
+    messages: tuple[Message, ...] = (UserMessage("What is 2 + 2?"), *heard)
     return Episode(task_id="sum", seed=0, messages=messages, num_opening=1, stop=StopReason.DONE)
 
 

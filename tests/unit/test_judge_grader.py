@@ -131,7 +131,8 @@ def test_an_endpoint_without_schemas_is_asked_without_and_that_is_remembered() -
         async def answer(request: web.Request) -> web.StreamResponse:
             if "response_format" in await request.json():
                 return web.Response(status=status, text="response_format is not supported")
-            return await good(request)
+            answer: web.StreamResponse = await good(request)
+            return answer
 
         return answer
 
@@ -344,7 +345,8 @@ def test_no_more_are_asked_at_once_than_allowed() -> None:
             most = max(most, now)
             await asyncio.sleep(0.01)
             now -= 1
-            return await careful_answer(request)
+            answer: web.StreamResponse = await careful_answer(request)
+            return answer
 
         careful_answer: Any = writes(careful)
         async with endpoint(slow) as found:
