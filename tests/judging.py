@@ -45,7 +45,7 @@ class Asked:
 def read_question(payload: Mapping[str, Any]) -> Asked:
     (mark,) = re.findall(r"carry the mark ([0-9a-f]{12})\.", payload["messages"][0]["content"])
     user = payload["messages"][1]["content"]
-    found = re.findall(rf"^\[{mark} ([A-Z ]+) begins\]\n(.*?)\n\[{mark} \1 ends\]$", user, re.M | re.S)
+    found = re.findall(rf"^\[{mark} ([A-Z0-9 ]+) begins\]\n(.*?)\n\[{mark} \1 ends\]$", user, re.M | re.S)
     return Asked(payload, mark, dict(found))
 
 

@@ -146,9 +146,8 @@ class _Checker:
             outcomes = [each.outcome for each in found]
             if None in (rewards := {_number(outcome) for outcome in outcomes}) or len(rewards) > 1:
                 seen = sorted({_told(outcome) for outcome in outcomes})
-                return _row(
-                    "determinism", [f"task {case.task.id!r}: one answer got {' and '.join(seen)}"], ""
-                )
+                flaw = f"task {case.task.id!r}: one answer got {' and '.join(seen)}"
+                return _row("determinism", [flaw], "")
         return _row("determinism", [], f"{REPEATS} equal grades of {len(both)} answers")
 
     def range(self) -> Check:

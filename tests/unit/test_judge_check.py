@@ -177,6 +177,7 @@ def test_a_checklist_is_measured_by_each_criterion(tmp_path: Path) -> None:
         make=lambda model: Judge(model=model, form=Checklist(criteria=criteria)),
     )
     assert failed(report) == {} and report.facts["kappa"] == 1.0
+    assert report.facts["kappa_by_criterion"] == {"right": 1.0, "short": 1.0}
 
 
 def test_without_labels_a_judge_is_probed_all_the_same(tmp_path: Path) -> None:

@@ -30,13 +30,16 @@ def case(number: int) -> RewardCase:
 CASES = [case(number) for number in (7, 40, 512)]
 
 
-def checked(reward: Grader, cases: list[RewardCase] | None = None, **options: float) -> dict[str, Check]:
-    rows = run_async(check_reward(reward, CASES if cases is None else cases, **options))
+def checked(
+    reward: Grader, cases: list[RewardCase] = CASES, *, max_grade_s: float = 10.0
+) -> dict[str, Check]:
+    rows = run_async(check_reward(reward, cases, max_grade_s=max_grade_s))
     return {row.name: row for row in rows}
 
 
-def failed(reward: Grader, **options: float) -> dict[str, str]:
-    return {name: row.detail for name, row in checked(reward, **options).items() if not row.passed}
+def failed(reward: Grader, *, max_grade_s: float = 10.0) -> dict[str, str]:
+    rows = checked(reward, max_grade_s=max_grade_s)
+    return {name: row.detail for name, row in rows.items() if not row.passed}
 
 
 ROWS = ["gold", "wrong", "empty", "spam", "injected", "hostile", "determinism", "range", "time"]
@@ -60,7 +63,7 @@ def scored(function: Callable[[str, str], float]) -> Grader:
 
 
 def last_number(text: str) -> str:
-    return (re.findall(r"[0-9]+", text) or [""])[-1]
+    return text[found[-1].start() : found[-1].end()] if (found := [*re.finditer("[0-9]+", text)]) else ""
 
 
 def right(text: str, wanted: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from ...check import Check
 from ...endpoint import EndpointError
 from ..probes import HOSTILE, INJECTIONS, NO_ANSWER, NULLS
-from .agreement import agreement
+from .agreement import agreement, cohen_kappa
 from .labels import Labelled, Rater, Ratings
 from .model import JudgeError, Spent
 from .pair import PairJudge
@@ -41,7 +41,7 @@ class JudgeReport:
 
     checks: tuple[Check, ...]
     facts: Mapping[str, Any]
-    """kappa, kappa_low, kappa_high, agreement, consistency, first_wins: numbers that were measured."""
+    """What was measured: kappa, kappa_low, kappa_high, kappa_by_criterion, agreement, consistency, first_wins."""
     spent: Spent
 
     @property
@@ -81,6 +81,7 @@ class _Checker:
     facts: dict[str, Any]
 
     async def against_people(self, rows: Sequence[tuple[Labelled, Ratings]]) -> list[Check]:
+        ordered = self.rater.is_ordered
         said = await asyncio.gather(*(self._told(self.rater.rate(row)) for row, _ in rows))
         silent = [each for each in said if isinstance(each, str)]
         answers = Check(
@@ -88,18 +89,20 @@ class _Checker:
             passed=len(silent) <= MAX_SILENT * len(rows),
             detail=f"{len(rows) - len(silent)} of {len(rows)} rows got one" + _first(silent),
         )
-        pairs = [
-            (found[name], label)
-            for found, (_, labels) in zip(said, rows, strict=True)
-            if not isinstance(found, str)
-            for name, label in labels.items()
-        ]
-        found = agreement(pairs, is_ordered=self.rater.is_ordered)
+        by_name: dict[str, list[tuple[int, int]]] = {name: [] for name in rows[0][1]}
+        for each, (_, labels) in zip(said, rows, strict=True):
+            if not isinstance(each, str):
+                for name, label in labels.items():
+                    by_name[name].append((each[name], label))
+        found = agreement([pair for pairs in by_name.values() for pair in pairs], is_ordered=ordered)
         if found is None:
             detail = "kappa has no value: label rows of more than one kind"
             return [answers, Check(name="people", passed=False, detail=detail)]
         self.facts.update(kappa=found.kappa, kappa_low=found.low, kappa_high=found.high)
         self.facts["agreement"] = found.share
+        if len(by_name) > 1:
+            kappas = {name: cohen_kappa(pairs, is_ordered=ordered) for name, pairs in by_name.items()}
+            self.facts["kappa_by_criterion"] = kappas
         detail = (
             f"kappa {found.kappa:.2f} [{found.low:.2f}, {found.high:.2f}] over {found.num_rows} labels, "
             f"{found.share:.0%} the same; at least {self.bars.kappa:g} is wanted"

@@ -1,12 +1,12 @@
 """What a judge gets to read."""
 
 import json
-from typing import Any, Literal
+from typing import Any
 
 from ...episode import Episode
 from ...message import AssistantMessage, Message
 from ...task import Task
-from .fence import cut, inert
+from .fence import cut, inert, says_nothing
 
 
 def section(title: str, text: str, max_chars: int) -> tuple[str, str]:
@@ -30,20 +30,33 @@ def as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
 
 
-def answer_of(episode: Episode, reads: Literal["answer", "conversation"]) -> str:
-    """The last message, or the whole of what happened; "" where the policy itself said and did nothing."""
-    if reads == "answer":
-        return episode.answers[-1].content if episode.answers else ""
-    if not any(said.content or said.tool_calls for said in episode.answers):
-        return ""
-    return "\n\n".join(_line(message) for message in episode.messages[episode.num_opening :])
+def answer_of(episode: Episode) -> str:
+    """The last message; "" for one that says nothing, since it earns nothing."""
+    answer = episode.answers[-1].content if episode.answers else ""
+    return "" if says_nothing(answer) else answer
+
+
+def turns_of(episode: Episode, max_chars: int) -> list[tuple[str, str]]:
+    """What was said and done after the task, a section for each turn: none can pass for another's.
+
+    Together at most about `max_chars`, shared evenly. None where the policy said and did nothing.
+    """
+    if all(says_nothing(said.content) and not said.tool_calls for said in episode.answers):
+        return []
+    heard = episode.messages[episode.num_opening :]
+    texts = [_with_calls(message) for message in heard]
+    room = max_chars if sum(map(len, texts)) <= max_chars else max_chars // len(texts)
+    return [
+        section(f"TURN {number} BY {message.role.upper()}", text, room)
+        for number, (message, text) in enumerate(zip(heard, texts, strict=True), start=1)
+    ]
 
 
 def thoughts_of(episode: Episode) -> str:
     return "\n\n".join(said.reasoning for said in episode.answers if said.reasoning)
 
 
-def _line(message: Message) -> str:
+def _with_calls(message: Message) -> str:
     calls = message.tool_calls if isinstance(message, AssistantMessage) else ()
     called = [f"calls {call.name}({json.dumps(dict(call.arguments), ensure_ascii=False)})" for call in calls]
-    return "\n".join((f"{message.role}: {message.content}", *called))
+    return "\n".join((*([message.content] if message.content else []), *called))

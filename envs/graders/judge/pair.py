@@ -44,7 +44,7 @@ class PairJudge:
         rival = as_text(task.reference or "")
         if says_nothing(rival):
             raise ValueError(f"task {task.id!r} has no reference for the answer to be compared with")
-        answer = answer_of(episode, "answer")
+        answer = answer_of(episode)
         worth = await self.compare(task.prompt_text, answer, rival)
         return Score(reward=worth, evidence=f"{worth:g} against the reference, where 1 is better and 0 worse")
 

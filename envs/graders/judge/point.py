@@ -1,6 +1,7 @@
 """A judge of one answer."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,8 +9,7 @@ from ...episode import Episode, Workspace
 from ...outcome import Score
 from ...task import Task
 from .brief import REASON, Brief
-from .fence import says_nothing
-from .material import answer_of, section, task_sections, thoughts_of
+from .material import answer_of, section, task_sections, thoughts_of, turns_of
 from .model import JudgeModel
 from .template import Form
 from .votes import Combine, check_votes, combined, numbers_of
@@ -33,18 +33,17 @@ class Judge:
     reads: Literal["answer", "conversation"] = "answer"
     """The last message, or all that was said and done after the task."""
     max_chars: int = 20_000
-    """Of each text; the middle of a longer one is left out, and the judge is told how much."""
+    """Of each text, and of all turns together; the middle of a longer one is left out, and the judge told."""
 
     def __post_init__(self) -> None:
         check_votes(self.model, self.votes)
 
     async def grade(self, task: Task, episode: Episode, workspace: Workspace | None) -> Score:
         """Raises `JudgeError` and `EndpointError`."""
-        answer = answer_of(episode, self.reads)
-        thoughts = thoughts_of(episode) if self.form.shows_reasoning else ""
-        if says_nothing(answer):
-            return Score(reward=0.0, evidence=f"the answer says nothing: {answer!r:.100}")
-        brief = self._brief(task, answer, thoughts)
+        said = self._said(episode)
+        if not said:
+            return Score(reward=0.0, evidence="the answer says nothing")
+        brief = self._brief(task, episode, said)
         asked = (self.model.ask(brief, vote=vote) for vote in numbers_of(self.votes))
         verdicts = await asyncio.gather(*asked)
         parts = combined([self.form.parts(verdict) for verdict in verdicts], self.combine)
@@ -52,9 +51,15 @@ class Judge:
             reward=self.form.reward(parts), components=parts, evidence=f"{verdicts[0][REASON]:.1000}"
         )
 
-    def _brief(self, task: Task, answer: str, thoughts: str) -> Brief:
+    def _said(self, episode: Episode) -> list[tuple[str, str]]:
+        if self.reads == "conversation":
+            return turns_of(episode, self.max_chars)
+        answer = answer_of(episode)
+        return [section("ANSWER", answer, self.max_chars)] if answer else []
+
+    def _brief(self, task: Task, episode: Episode, said: Sequence[tuple[str, str]]) -> Brief:
         sections = task_sections(task, self.max_chars)
-        if thoughts:
+        if self.form.shows_reasoning and (thoughts := thoughts_of(episode)):
             sections.append(section("THOUGHTS", thoughts, self.max_chars))
-        sections.append(section("ANSWER", answer, self.max_chars))
+        sections += said
         return Brief(asks=self.form.asks(), sections=tuple(sections), fields=self.form.fields())
