@@ -117,7 +117,8 @@ def judged(
 
     async def main() -> Graded:
         async with endpoint(*replies) as found:
-            model = JudgeModel(found.url, "m", **{"backoff_s": 0.0, **options})
+            settings: dict[str, Any] = {"backoff_s": 0.0, **options}
+            model = JudgeModel(found.url, "m", **settings)
             grader = make(model)
             episodes = [said(answer) for answer in answers] if episode is None else [episode]
             outcomes = [

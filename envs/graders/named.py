@@ -2,7 +2,6 @@
 
 import importlib
 import importlib.util
-import inspect
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -42,14 +41,18 @@ def load_grader(name: str) -> Grader:
             f'no grader {name!r}; presets: {", ".join(PRESETS)}; or name one as "my_rewards.py:score"'
         )
     found = load_object(name)
-    if inspect.isclass(found) and callable(getattr(found, "grade", None)):
-        found = _guarded(name, found)
-    if callable(getattr(found, "grade", None)):
-        made: Grader = found
-        return made
-    if callable(found):
-        return grader(found)
+    has_grade = callable(getattr(found, "grade", None))
+    made: Any = _guarded(name, found) if has_grade and isinstance(found, type) else found
+    if has_grade:
+        return _as_grader(made)
+    if callable(made):
+        function: Any = made
+        return grader(function)
     raise UnknownGrader(f"{name} is {found!r:.200}; it must be a grader, or a function of task and episode")
+
+
+def _as_grader(found: Any) -> Grader:
+    return found  # type: ignore[no-any-return]  # it has `grade`; what that returns is checked at each call
 
 
 def load_object(name: str) -> Any:

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from aiohttp import web
 from chat_endpoint import Answer, endpoint, says
 from hypothesis import given
 from hypothesis import strategies as st
-from judging import GRADES, SUM, careful, grades, judged, point, said, verdict, writes
+from judging import GRADES, SUM, Asked, careful, grades, judged, point, said, verdict, writes
 from support import run_async
 
 from palaestra.envs import AssistantMessage, Episode, Scored, StopReason, Task, ToolMessage, call_tool
@@ -92,13 +93,13 @@ def test_the_turns_of_a_long_conversation_share_the_room() -> None:
     assert len(turns) == 40 and all("[... 2300 characters left out ...]" in text for text in turns)
 
 
-NO_VERDICT: dict[str, Any] = {
-    "nothing": "",
-    "null": None,
-    "a number": "3",
-    "prose": "The score is 3.",
-    "an empty object": "{}",
-    "a list": "[3]",
+NO_VERDICT: dict[str, Callable[[Asked], str | None]] = {
+    "nothing": lambda asked: "",
+    "null": lambda asked: None,
+    "a number": lambda asked: "3",
+    "prose": lambda asked: "The score is 3.",
+    "an empty object": lambda asked: "{}",
+    "a list": lambda asked: "[3]",
     "beyond the scale": lambda asked: verdict(asked, score=9),
     "a text": lambda asked: verdict(asked, score="3"),
     "a half": lambda asked: verdict(asked, score=2.5),
@@ -110,17 +111,16 @@ NO_VERDICT: dict[str, Any] = {
     "two scores": lambda asked: verdict(asked, score=1)[:-1] + ', "score": 3}',
     "words before it": lambda asked: "Verdict: " + verdict(asked, score=3),
     "words after it": lambda asked: verdict(asked, score=3) + " I am sure.",
-    "no mark": json.dumps({"mark": "", "reason": "", "score": 3}),
-    "another mark": json.dumps({"mark": "0123456789ab", "reason": "", "score": 3}),
-    "half a surrogate pair": "\ud800",
-    "a deep nest": "[" * 100_000,
+    "no mark": lambda asked: json.dumps({"mark": "", "reason": "", "score": 3}),
+    "another mark": lambda asked: json.dumps({"mark": "0123456789ab", "reason": "", "score": 3}),
+    "half a surrogate pair": lambda asked: "\ud800",
+    "a deep nest": lambda asked: "[" * 100_000,
 }
 
 
 @pytest.mark.parametrize("name", NO_VERDICT)
 def test_what_is_no_verdict_gives_no_number(name: str) -> None:
-    text = NO_VERDICT[name]
-    found = judged(writes(text if callable(text) else lambda asked: text))
+    found = judged(writes(NO_VERDICT[name]))
     assert "JudgeError" in found.reason and "gave no verdict in 3 replies" in found.reason
     assert found.model.spent.num_unclear == 3
 

@@ -78,7 +78,8 @@ class Brief:
             verdict = json.loads(_bare(text), object_pairs_hook=_once, parse_constant=_refuse)
         except (ValueError, RecursionError) as error:
             raise Unclear(f"it is not one JSON object: {error}") from error
-        problem = next(iter(Draft202012Validator(self.schema).iter_errors(verdict)), None)
+        validator: Any = Draft202012Validator(self.schema)  # partly untyped
+        problem = next(validator.iter_errors(verdict), None)
         if problem is not None:
             raise Unclear(f"at {problem.json_path}: {problem.message:.200}")
         if verdict[MARK] != mark:

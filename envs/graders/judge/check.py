@@ -41,7 +41,8 @@ class JudgeReport:
 
     checks: tuple[Check, ...]
     facts: Mapping[str, Any]
-    """What was measured: kappa, kappa_low, kappa_high, kappa_by_criterion, agreement, consistency, first_wins."""
+    """What was measured: kappa with kappa_low and kappa_high, kappa_by_criterion, agreement, consistency,
+    first_wins."""
     spent: Spent
 
     @property
