@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..envs.graders.judge import TEMPLATES, Judge, JudgeModel, PairJudge
-from ..envs.graders.judge.check import Bars, JudgeReport, check_judge
+from ..envs.graders.judge.check import Bars, JudgeReport, check_judge, num_questions
 from ..envs.graders.judge.labels import Labelled, Rater, Ratings, read_labels
 from ..envs.graders.named import UnknownGrader, load_object
 from ..trainer.recipe_file import RecipeError
@@ -59,5 +59,5 @@ async def measure(
             rows = read_labels(labels, rater)[:num_rows]
     except (OSError, ValueError) as error:
         raise RecipeError(f"--labels {labels}: {error}") from error
-    progress.phase("questions", 2 * (len(rows) or 3) + 3 * 20)
+    progress.phase("questions", num_questions(len(rows)))
     return await check_judge(judge, rows, bars=bars, on_asked=progress.advance)

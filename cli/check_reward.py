@@ -95,7 +95,7 @@ async def try_reward(
         grader = load_grader(name)
     except UnknownGrader as error:
         raise RecipeError(str(error)) from error
-    progress.phase("answers", 12 * len(cases) + 100)
+    progress.phase("answers at most", 9 * len(cases) + 190)
     return await check_reward(
         grader, cases, reward_range=reward_range, max_grade_s=max_grade_s, on_graded=progress.advance
     )

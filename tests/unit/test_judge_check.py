@@ -14,7 +14,7 @@ from support import run_async
 
 from palaestra.envs.graders.judge import Checklist, Criterion, Judge, JudgeModel, PairJudge, VerdictCache
 from palaestra.envs.graders.judge.agreement import agreement, cohen_kappa
-from palaestra.envs.graders.judge.check import JudgeReport, check_judge
+from palaestra.envs.graders.judge.check import JudgeReport, check_judge, num_questions
 from palaestra.envs.graders.judge.labels import Rater, read_labels
 
 SUMS = [
@@ -83,6 +83,22 @@ def test_a_good_judge_passes_and_its_figures_are_told(tmp_path: Path) -> None:
     }  # fmt: skip
     # 6 rows, twice 6, 4 null probes with words in them, an answer that is none and 10 attacks
     assert report.spent.num_asked == 6 + 12 + 4 + 11
+
+
+@pytest.mark.parametrize("num_rows", [0, 1, 6])
+def test_progress_is_told_as_often_as_was_announced(num_rows: int, tmp_path: Path) -> None:
+    path = tmp_path / "labels.jsonl"
+    path.write_text("\n".join(map(json.dumps, SUMS[:num_rows])))
+    asked: list[None] = []
+
+    async def main() -> None:
+        async with endpoint(writes(right)) as found:
+            judge = point(JudgeModel(found.url, "m"))
+            rows = read_labels(path, Rater(judge=judge)) if num_rows else ()
+            await check_judge(judge, rows, on_asked=lambda: asked.append(None))
+
+    run_async(main())
+    assert len(asked) == num_questions(num_rows)
 
 
 def test_known_verdicts_are_not_used(tmp_path: Path) -> None:

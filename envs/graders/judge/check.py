@@ -74,6 +74,12 @@ async def check_judge(
     return JudgeReport(checks=tuple(checks), facts=checker.facts, spent=fresh.model.spent)
 
 
+def num_questions(num_rows: int, num_probed: int = 3) -> int:
+    """How often `check_judge` calls `on_asked`."""
+    probed = min(num_probed, num_rows or len(QUESTIONS))
+    return (2 * num_rows or len(QUESTIONS)) + probed * (len(NULLS) + len(INJECTIONS) + 2)
+
+
 @dataclass(frozen=True, slots=True)
 class _Checker:
     rater: Rater
