@@ -1,4 +1,4 @@
-"""`palaestra check env|files|engine|sandbox|recipe`: prove a part before a run depends on it."""
+"""`palaestra check env|engine|files|judge|recipe|reward|sandbox`: prove a part before a run depends on it."""
 
 import asyncio
 import dataclasses
@@ -19,7 +19,7 @@ from ..trainer.parts import make_tasks
 from ..trainer.preflight import preflight
 from ..trainer.recipe_file import RecipeError, load_recipe
 from .console import only_json, open_console, print_json
-from .options import Json, RecipePath, Sets
+from .options import ApiKeyEnv, Json, ModelName, RecipePath, Sets
 from .progress import TerminalProgress
 
 check = typer.Typer(
@@ -120,6 +120,55 @@ def check_engine(
     ]
     facts = {"max_context": report.max_context, "drift": report.drift, "bound": report.bound}
     _finish(f"engine {report.kind}", rows, as_json, facts)
+
+
+@check.command("judge")
+def check_judge(
+    judge: Annotated[str, typer.Argument(help='"my_judges.py:name", or a template such as "summary".')],
+    labels: Annotated[Path | None, typer.Option(help="JSONL of rows that people have labelled.")] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Labelled rows to ask about.")] = 200,
+    url: Annotated[str | None, typer.Option(help="For a template: the chat endpoint.")] = None,
+    model_name: ModelName = "",
+    api_key_env: ApiKeyEnv = None,
+    min_kappa: Annotated[float, typer.Option(help="Agreement with people to reach.")] = 0.4,
+    min_consistency: Annotated[float, typer.Option(help="Share of verdicts that stay.")] = 0.9,
+    as_json: Json = False,
+) -> None:
+    """Agreement of a judge with people, its consistency, and what it pays to those who would fool it."""
+    from ..envs.graders.judge.check import Bars
+    from .check_judge import Bench, measure
+
+    bench = Bench(judge=judge, url=url, model_name=model_name, api_key_env=api_key_env)
+    bars = Bars(kappa=min_kappa, consistency=min_consistency)
+    with only_json(as_json), TerminalProgress(open_console(stderr=True)) as progress:
+        report = asyncio.run(measure(bench, labels, rows, bars, progress))
+    spent = report.spent
+    cost = (
+        f"{spent.num_asked} replies, {spent.prompt_tokens} + {spent.sampled_tokens} tokens, {spent.cost:.4g}"
+    )
+    facts = {**report.facts, "tokens": spent.prompt_tokens + spent.sampled_tokens, "cost": spent.cost}
+    _finish(f"judge {judge}", [*report.checks, _row("cost", cost)], as_json, facts)
+
+
+@check.command("reward")
+def check_reward(
+    reward: Annotated[str, typer.Argument(help='"my_rewards.py:score", or a preset such as "numeric".')],
+    data: Annotated[Path | None, typer.Option(help="JSONL of tasks with their reference answers.")] = None,
+    env: Annotated[str | None, typer.Option(help="An environment, whose oracle gives the answers.")] = None,
+    gold: Annotated[str | None, typer.Option(help="Field of --data with a right answer.")] = None,
+    tasks: Annotated[int, typer.Option(min=1, help="Tasks to try.")] = 20,
+    floor: Annotated[float, typer.Option(help="Lowest reward.")] = 0.0,
+    maximum: Annotated[float, typer.Option(help="Highest reward, which a right answer earns.")] = 1.0,
+    max_seconds: Annotated[float, typer.Option(help="A grade may take.")] = 10.0,
+    as_json: Json = False,
+) -> None:
+    """Right, wrong, empty, spam and injected answers, and programs that attack a grader of programs."""
+    from .check_reward import find_cases, try_reward
+
+    with only_json(as_json), TerminalProgress(open_console(stderr=True)) as progress:
+        cases = asyncio.run(find_cases(data, env, gold, tasks))
+        rows = asyncio.run(try_reward(reward, cases, (floor, maximum), max_seconds, progress))
+    _finish(f"reward {reward}", rows, as_json)
 
 
 def _tasks_of(env: type[Env[Any]], options: str) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """`UnitTests` against programs that do anything but solve the task."""
 
 import ast
-import re
 import secrets
 from pathlib import Path
 from typing import Any
@@ -23,19 +22,13 @@ from palaestra.envs import (
     Workspace,
 )
 from palaestra.envs.graders import Rubric, UnitTests, _candidate, grade_episode
+from palaestra.envs.graders.probes import exploits
 from palaestra.sandboxes import ExecResult, Sandbox, SandboxLost, SandboxSpec, local, open_sandbox
 
 SMALL = SandboxSpec(memory_mb=128)
-EXPLOITS = Path(__file__).with_name("grader_exploits.txt")
 
 
-def programs() -> dict[str, str]:
-    """Programs by name that want the reward for `f` and cannot compute it."""
-    parts = re.split(r"^# -- (\w+)\n", EXPLOITS.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    return dict(zip(parts[1::2], parts[2::2], strict=True))
-
-
-PROGRAMS = programs()
+PROGRAMS = exploits()
 
 
 def said(program: str, files: tuple[tuple[str, bytes], ...] = ()) -> Episode:

@@ -20,7 +20,9 @@ import asyncio, importlib.util, sys
 import palaestra.agents, palaestra.cli, palaestra.cli.main, palaestra.trainer.recipe
 from palaestra.envs import ScriptedPolicy, call_tool, load_env, play
 from palaestra.envs.graders import grade_episode
+from palaestra.envs.graders.probes import exploits
 
+assert len(exploits()) > 70
 assert importlib.util.find_spec("torch") is None
 assert palaestra.cli.__file__.startswith(sys.prefix), palaestra.cli.__file__
 
