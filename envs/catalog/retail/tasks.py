@@ -67,12 +67,19 @@ def make_tasks(
             messages=(*opening, UserMessage(REQUEST + recording.instruction)),
             tools=tools,
             reference={
-                "state": replay(shop, recording.actions).state,
+                "state": _replay(f"{name}-{number}", shop, recording).state,
                 "outputs": recording.outputs,
                 "actions": [action.model_dump() for action in recording.actions],
             },
             private={"shop": shop_name, "notes": recording.instruction},
         )
+
+
+def _replay(id: str, shop: Shop, recording: Recording) -> Replayed:
+    try:
+        return replay(shop, recording.actions)
+    except ValueError as error:
+        raise ValueError(f"task {id!r}: {error}") from error
 
 
 def does_nothing(task: Task) -> bool:
