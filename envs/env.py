@@ -82,7 +82,7 @@ class Env(Generic[TaskT]):
         return Waiting()
 
     def partner(self, policy: Policy) -> Partner:
-        """Another policy, as this environment calls it: `await self.partner(user)(messages)`.
+        """Another policy, as an `async` environment calls it: `await self.partner(user)(messages)`.
 
         Its seconds are not the environment's own: they count for `wall_s` and not for `env_s`. Its errors
         fail the episode, as those of the policy that plays.

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import gymnasium
 import pytest
@@ -149,6 +149,14 @@ def test_what_the_user_asked_for_must_be_told_as_it_is(say: str, earned: float) 
     assert episode.stop is StopReason.DONE
 
 
+def test_words_beside_a_call_do_not_reach_the_user_and_tell_nothing() -> None:
+    task = first(Retail.tasks(), lambda task: task.reference["outputs"] and not writes(task))
+    call = call_tool("list_all_product_types").tool_calls
+    said = AssistantMessage(". ".join(task.reference["outputs"]), tool_calls=call)
+    assert reward(ScriptedPolicy([said, "Bye."]), task) == 0.0
+    assert reward(ScriptedPolicy([said, said.content]), task) == 1.0
+
+
 def test_calls_of_one_message_take_effect_in_their_order() -> None:
     task = first(Retail.tasks(size=200), lambda task: len(task.reference["actions"]) == 2)
     calls = tuple(
@@ -234,12 +242,11 @@ def test_the_tools_are_those_of_the_schemas() -> None:
 
 def plain(schema: Any) -> Any:
     """Without descriptions, which are our own, and with `required` also where it is empty."""
-    if isinstance(schema, dict):
-        found = {
-            key: plain(value) for key, value in schema.items() if not isinstance(value, str) or key == "type"
-        }
-        return {"required": [], **found} if found.get("type") == "object" else found
-    return schema
+    if not isinstance(schema, dict):
+        return schema
+    fields = cast(dict[str, Any], schema)
+    kept = {key: plain(value) for key, value in fields.items() if key == "type" or not isinstance(value, str)}
+    return {"required": [], **kept} if kept.get("type") == "object" else kept
 
 
 @pytest.mark.data
@@ -332,23 +339,23 @@ def test_a_folder_without_tool_schemas_shows_our_own_words(tmp_path: Path) -> No
     assert [spec.name for spec in episode.tools] == list(RetailTools.offered)
 
 
-@pytest.mark.parametrize(
-    ("files", "words"),
-    [
-        ({"users.json": {"ada": {}}}, ["users.json", "ada.name", "Field required"]),
-        ({"orders.json": []}, ["orders.json", "should be an object"]),
-        ({"tasks_train.json": [{"instruction": 3}]}, ["tasks_train.json", "0.instruction"]),
-        (
-            {"tasks_train.json": [{"instruction": "", "actions": [{"name": "fly", "kwargs": {}}]}]},
-            ["train-0", "there is no tool 'fly'"],
-        ),
-        (
-            {"tasks_train.json": [{"instruction": "", "actions": [{"name": "think", "kwargs": {}}]}]},
-            ["train-0", "think", "thought"],
-        ),
-        ({"tool_schemas.json": []}, ["tool_schemas.json", "calculate"]),
-    ],
-)
+MISFITS: list[tuple[dict[str, Any], list[str]]] = [
+    ({"users.json": {"ada": {}}}, ["users.json", "ada.name", "Field required"]),
+    ({"orders.json": []}, ["orders.json", "should be an object"]),
+    ({"tasks_train.json": [{"instruction": 3}]}, ["tasks_train.json", "0.instruction"]),
+    (
+        {"tasks_train.json": [{"instruction": "", "actions": [{"name": "fly", "kwargs": {}}]}]},
+        ["train-0", "there is no tool 'fly'"],
+    ),
+    (
+        {"tasks_train.json": [{"instruction": "", "actions": [{"name": "think", "kwargs": {}}]}]},
+        ["train-0", "think", "thought"],
+    ),
+    ({"tool_schemas.json": []}, ["tool_schemas.json", "calculate"]),
+]
+
+
+@pytest.mark.parametrize(("files", "words"), MISFITS)
 def test_a_folder_that_does_not_fit_is_refused_with_the_place(
     tmp_path: Path, files: dict[str, Any], words: list[str]
 ) -> None:

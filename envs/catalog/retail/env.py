@@ -35,21 +35,28 @@ class FinalState:
         if CHANGES not in files:
             raise ValueError(f"the episode's workspace has no {CHANGES}; Retail leaves one behind")
         state = hashlib.sha256(files[CHANGES]).hexdigest()
-        said = " ".join(answer.content for answer in episode.answers).lower().replace(",", "")
-        untold = [text for text in task.reference["outputs"] if not _is_told(text, said)]
+        said = [answer.content for answer in episode.answers if not _is_call(answer)]
+        untold = [
+            text for text in task.reference["outputs"] if not any(_is_told(text, words) for words in said)
+        ]
         parts = {"database": float(state == task.reference["state"]), "outputs": float(not untold)}
         evidence = f"not told: {', '.join(untold)}" if untold else ""
         return Score(reward=min(parts.values()), components=parts, evidence=evidence)
 
 
-def _is_told(text: str, said: str) -> bool:
-    """As a word of its own: 10 is not told by 310 or 10.50.
+def _is_call(said: AssistantMessage) -> bool:
+    """Words beside a call do not reach the user."""
+    return bool(said.tool_calls or said.bad_calls)
 
-    >>> _is_told("10", "it costs 10.")
+
+def _is_told(text: str, said: str) -> bool:
+    """As a word of its own: 10 is not told by 310 or 10.50. Commas and case do not matter.
+
+    >>> _is_told("1000", "it costs 1,000.")
     True
     """
-    wanted = re.escape(text.lower().replace(",", ""))
-    return re.search(rf"(?<![\w.]){wanted}(?!\w|\.\d)", said) is not None
+    wanted, words = (part.lower().replace(",", "") for part in (text, said))
+    return re.search(rf"(?<![\w.]){re.escape(wanted)}(?!\w|\.\d)", words) is not None
 
 
 class Retail(RetailTools):
@@ -79,7 +86,7 @@ class Retail(RetailTools):
 
     async def step(self, action: AssistantMessage) -> Step:
         """Calls are answered by the tools, everything else by the user."""
-        if action.tool_calls or action.bad_calls:
+        if _is_call(action):
             answered = await super().step(action)
             return answered._replace(terminated=self.is_transferred)
         self._num_user_turns += 1

@@ -75,10 +75,10 @@ class RetailTools(ToolEnv[Task]):
             last_name: such as 'Doe'
             zip: of the user's address, such as '12345'
         """
-        wanted = (first_name.lower(), last_name.lower(), zip)
+        wanted = (first_name.lower(), last_name.lower())
         for user_id, user in self.database.shop.users.items():
-            name, its_zip = user["name"], self.database.user(user_id)["address"]["zip"]
-            if (name["first_name"].lower(), name["last_name"].lower(), its_zip) == wanted:
+            name = (user["name"]["first_name"].lower(), user["name"]["last_name"].lower())
+            if name == wanted and self.database.user(user_id)["address"]["zip"] == zip:
                 return user_id
         raise ToolError(f"no user is called {first_name} {last_name} and has the zip code {zip!r}")
 
