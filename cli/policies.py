@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,22 +60,24 @@ class Player:
 async def open_player(recipe: Recipe, seat: Seat, progress: Progress) -> AsyncGenerator[Player, None]:
     """Whoever was asked for, ready to play. Raises `RecipeError` and what `preflight` raises."""
     folder = seat.model(recipe)
-    arena = await preflight(recipe, trains=False)
-    if folder is not None:
-        await check_engine(recipe)
-        with tempfile.TemporaryDirectory(prefix="palaestra-") as scratch:
-            whole = _whole_model(folder, Path(scratch) / "model")
-            served = recipe.model_copy(update={"runs_dir": Path(scratch)})  # for a server's log
-            async with open_engine(served, whole, progress) as engine:
-                renderer = load_renderer(recipe, whole)
-                temperature = recipe.evaluation_temperature
-                yield Player(arena=arena, rollout=make_rollout(recipe, arena, engine, renderer, temperature))
-    elif seat.is_endpoint:
-        async with _open_chat(recipe, seat) as chat:
-            yield Player(arena=arena, rollout=make_plain_rollout(recipe, arena, lambda task: chat))
-    else:
-        check_oracle(arena, "--policy oracle")
-        yield Player(arena=arena, rollout=make_plain_rollout(recipe, arena, arena.env.oracle))
+    async with aclosing(await preflight(recipe, trains=False)) as arena:
+        if folder is not None:
+            await check_engine(recipe)
+            with tempfile.TemporaryDirectory(prefix="palaestra-") as scratch:
+                whole = _whole_model(folder, Path(scratch) / "model")
+                served = recipe.model_copy(update={"runs_dir": Path(scratch)})  # for a server's log
+                async with open_engine(served, whole, progress) as engine:
+                    renderer = load_renderer(recipe, whole)
+                    temperature = recipe.evaluation_temperature
+                    yield Player(
+                        arena=arena, rollout=make_rollout(recipe, arena, engine, renderer, temperature)
+                    )
+        elif seat.is_endpoint:
+            async with _open_chat(recipe, seat) as chat:
+                yield Player(arena=arena, rollout=make_plain_rollout(recipe, arena, lambda task: chat))
+        else:
+            check_oracle(arena, "--policy oracle")
+            yield Player(arena=arena, rollout=make_plain_rollout(recipe, arena, arena.env.oracle))
 
 
 def _model_folder(folder: Path) -> Path:

@@ -15,6 +15,7 @@ from .sandboxed import SandboxToolEnv, transcript
 from .scripted import ScriptedPolicy, call_tool
 from .task import Task, TaskSet
 from .tools import ToolEnv, tool
+from .user import ScriptedUser, UserSimulator
 
 __all__ = [
     "AssistantMessage",
@@ -33,6 +34,7 @@ __all__ = [
     "Score",
     "Scored",
     "ScriptedPolicy",
+    "ScriptedUser",
     "Step",
     "StopReason",
     "SystemMessage",
@@ -46,6 +48,7 @@ __all__ = [
     "ToolSpec",
     "Ungraded",
     "UserMessage",
+    "UserSimulator",
     "Workspace",
     "call_tool",
     "env_names",

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from .budget import Budget
 from .episode import Workspace
 from .graders.grading import Grader
 from .message import AssistantMessage, Message, ToolSpec
+from .partner import Partner, Waiting
 from .policy import Policy
 from .task import Task, TaskSet
 
@@ -73,6 +75,19 @@ class Env(Generic[TaskT]):
     async def workspace(self) -> Workspace | None:
         """Files for a grader; called after the last step, before `close`."""
         return None
+
+    @cached_property
+    def waiting(self) -> Waiting:
+        """The time that partners have taken."""
+        return Waiting()
+
+    def partner(self, policy: Policy) -> Partner:
+        """Another policy, as an `async` environment calls it: `await self.partner(user)(messages)`.
+
+        Its seconds are not the environment's own: they count for `wall_s` and not for `env_s`. Its errors
+        fail the episode, as those of the policy that plays.
+        """
+        return Partner(policy, self.waiting)
 
     def facts(self) -> Mapping[str, str]:
         """What should stand in the episode's record, such as the sandbox tier."""

@@ -69,7 +69,8 @@ class Failed:
     """Infrastructure broke under the episode. What a policy can cause is never this."""
 
     stage: str
-    """Where: "reset", "policy", "step", "workspace", or "record" for an episode that has no form on disk."""
+    """Where: "reset", "policy", "step", "partner" (another policy, asked by the environment), "workspace", or
+    "record" for an episode that has no form on disk."""
     cause: str
     """The exception's type, or the limit that was in the way, such as "wall"."""
     retryable: bool

@@ -82,7 +82,7 @@ class _Play:
         self.tools: tuple[ToolSpec, ...] = ()
         self.rewards: list[float] = []
         self.sampled_tokens = self.context_tokens = 0
-        self.spent_s = {"reset": 0.0, "policy": 0.0, "step": 0.0}
+        self.spent_s = {"reset": 0.0, "policy": 0.0, "step": 0.0, "partner": 0.0}
         self.started = time.monotonic()
         self.facts: dict[str, str] = {}
 
@@ -114,12 +114,14 @@ class _Play:
     @contextmanager
     def _stage(self, name: str) -> Generator[None, None, None]:
         """Foreign code runs here: its errors fail the episode, its seconds go on its own account."""
-        started = time.monotonic()
+        started, waited_s = time.monotonic(), self.env.waiting.seconds
         try:
             with boundary(name):
                 yield
         finally:
-            self.spent_s[name] += time.monotonic() - started
+            waited_s = self.env.waiting.seconds - waited_s
+            self.spent_s["partner"] += waited_s
+            self.spent_s[name] += time.monotonic() - started - waited_s
 
     async def _reset(self) -> None:
         with self._stage("reset"):
@@ -150,7 +152,7 @@ class _Play:
         )
         try:
             async with limit:
-                with self._stage("step"):
+                with self._stage("step"), self.env.waiting.pausing(limit):
                     observation, reward, terminated, truncated, _ = await self.env.step(answer)
                     self.rewards[-1] = finite(reward, "the reward of step")
                     observation = _storable(returned(observation, Observation, by="step"))

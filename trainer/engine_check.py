@@ -4,6 +4,7 @@ import asyncio
 import math
 import tempfile
 from collections.abc import Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -50,24 +51,24 @@ async def compare_engine(recipe: Recipe, model: Path | None, progress: Progress)
 
     Raises `RecipeError`, and `EngineError` where the engine does not start or answer.
     """
-    arena = await preflight(recipe, trains=False)
-    await check_engine(recipe)
-    with tempfile.TemporaryDirectory(prefix="palaestra-") as name:
-        scratch = Path(name)
-        recipe = recipe.model_copy(update={"runs_dir": scratch})  # the server's log
-        folder = model or recipe.model.path or await _make_tiny(recipe, arena, scratch / "model")
-        renderer = load_renderer(recipe, folder)
-        numbers = range(min(NUM_PROMPTS, len(arena.held_out)))
-        prompts = [await _opening(recipe, arena, renderer, number) for number in numbers]
-        async with open_engine(recipe, folder, progress) as engine:
-            progress.waiting("answers")
-            return EngineReport(
-                kind=recipe.engine.kind,
-                max_context=engine.max_context,
-                is_repeatable=await _is_repeatable(recipe, engine, renderer, prompts),
-                drift=await _drift(recipe, engine, folder, prompts),
-                bound=recipe.engine.canary_bound,
-            )
+    async with aclosing(await preflight(recipe, trains=False)) as arena:
+        await check_engine(recipe)
+        with tempfile.TemporaryDirectory(prefix="palaestra-") as name:
+            scratch = Path(name)
+            recipe = recipe.model_copy(update={"runs_dir": scratch})  # the server's log
+            folder = model or recipe.model.path or await _make_tiny(recipe, arena, scratch / "model")
+            renderer = load_renderer(recipe, folder)
+            numbers = range(min(NUM_PROMPTS, len(arena.held_out)))
+            prompts = [await _opening(recipe, arena, renderer, number) for number in numbers]
+            async with open_engine(recipe, folder, progress) as engine:
+                progress.waiting("answers")
+                return EngineReport(
+                    kind=recipe.engine.kind,
+                    max_context=engine.max_context,
+                    is_repeatable=await _is_repeatable(recipe, engine, renderer, prompts),
+                    drift=await _drift(recipe, engine, folder, prompts),
+                    bound=recipe.engine.canary_bound,
+                )
 
 
 async def _make_tiny(recipe: Recipe, arena: Arena, folder: Path) -> Path:
@@ -87,7 +88,7 @@ async def _make_tiny(recipe: Recipe, arena: Arena, folder: Path) -> Path:
 
 async def _opening(recipe: Recipe, arena: Arena, renderer: Renderer, number: int) -> tuple[int, ...]:
     """What the engine sees first of a held-out task."""
-    env = adopt(arena.env(**recipe.env.options))
+    env = adopt(arena.make_env())
     try:
         first = await env.reset(arena.held_out[number], seed=recipe.seed)
     finally:

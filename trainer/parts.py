@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..agents.chat import ChatPolicy
 from ..agents.collector import Collector
 from ..agents.engine import Engine, PolicyVersion, Sampling
 from ..agents.ledger import Ledger
@@ -30,6 +31,18 @@ class Arena(NamedTuple):
     env: type[Env[Any]]
     train: TaskSet
     held_out: TaskSet
+    options: Mapping[str, Any] = {}
+    """Keyword arguments of the environment's class, its partners included."""
+
+    def make_env(self) -> Env[Any]:
+        """A fresh environment, for one episode."""
+        return self.env(**self.options)
+
+    async def aclose(self) -> None:
+        """Close the partners' connections."""
+        for option in self.options.values():
+            if isinstance(option, ChatPolicy):
+                await option.close()
 
 
 def load_arena(recipe: Recipe) -> Arena:
@@ -40,7 +53,27 @@ def load_arena(recipe: Recipe) -> Arena:
         train, held_out = tasks.split(recipe.env.held_out, seed=recipe.seed)
     except ValueError as error:
         raise RecipeError(f"env.held_out: {error}") from error
-    return Arena(env, train, held_out)
+    return Arena(env, train, held_out, {**recipe.env.options, **_partners(recipe)})
+
+
+def _partners(recipe: Recipe) -> dict[str, ChatPolicy]:
+    """They are shared by all episodes: one keeps nothing of an episode, and connects when it is asked."""
+    section = recipe.env
+    if twice := sorted(section.partners.keys() & section.options.keys()):
+        raise RecipeError(f"env.partners.{twice[0]}: stands in env.options too; leave it out there")
+    found: dict[str, ChatPolicy] = {}
+    for name, partner in section.partners.items():
+        try:
+            found[name] = ChatPolicy(
+                partner.url,
+                partner.model,
+                api_key_env=partner.api_key_env,
+                options=partner.options,
+                seed=recipe.seed,
+            )
+        except ValueError as error:
+            raise RecipeError(f"env.partners.{name}: {error}") from error
+    return found
 
 
 def call(field: str, function: Callable[..., object], arguments: Mapping[str, Any]) -> object:
@@ -103,7 +136,7 @@ def make_rollout(
         )
 
     return Rollout(
-        make_env=lambda: arena.env(**recipe.env.options),
+        make_env=arena.make_env,
         make_policy=make_policy,
         run_seed=recipe.seed,
         budget=recipe.env.budget,
@@ -114,7 +147,7 @@ def make_rollout(
 def make_plain_rollout(recipe: Recipe, arena: Arena, make_policy: Callable[[Task], Policy]) -> Rollout:
     """How a policy plays that keeps no tokens: an oracle, or a chat endpoint."""
     return Rollout(
-        make_env=lambda: arena.env(**recipe.env.options),
+        make_env=arena.make_env,
         make_policy=lambda task, version, seed: make_policy(task),
         run_seed=recipe.seed,
         budget=recipe.env.budget,

@@ -3,10 +3,9 @@
 import asyncio
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any
 
 from ..agents.errors import EngineError
-from ..envs import Env, SandboxToolEnv
+from ..envs import SandboxToolEnv
 from ..sandboxes import open_sandbox
 from .losses import load_loss, loss_names
 from .parts import Arena, call, load_arena
@@ -21,7 +20,7 @@ async def preflight(recipe: Recipe, *, trains: bool = True) -> Arena:
     `SandboxUnavailable`.
     """
     arena = load_arena(recipe)
-    _check_env_options(recipe, arena.env)
+    _check_env_options(arena)
     if trains:
         if not arena.train:
             raise RecipeError(
@@ -67,9 +66,9 @@ def check_loss(section: GrpoSection) -> None:
         ) from error
 
 
-def _check_env_options(recipe: Recipe, env: type[Env[Any]]) -> None:
+def _check_env_options(arena: Arena) -> None:
     """An environment is made for each episode; the first one is made here."""
-    call("env.options", env, recipe.env.options)
+    call("env.options, env.partners", arena.env, arena.options)
 
 
 async def check_engine(recipe: Recipe) -> None:

@@ -33,6 +33,19 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+class PartnerSection(_Section):
+    """A chat endpoint that plays a part inside the environment, such as its user."""
+
+    url: str
+    """Such as "http://127.0.0.1:8000/v1"."""
+    model: str
+    """The model's name at the endpoint."""
+    api_key_env: str | None = None
+    """Name of the environment variable with the key; the key itself never stands in a recipe."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Goes into each request: temperature, max_tokens and what else the endpoint knows."""
+
+
 class EnvSection(_Section):
     """Which environment, and which of its tasks."""
 
@@ -40,6 +53,8 @@ class EnvSection(_Section):
     """A registered name (`palaestra.envs.env_names()`) or "module:Class"."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the environment's class."""
+    partners: dict[str, PartnerSection] = Field(default_factory=dict)
+    """More of these arguments, each a policy: `{user: {url: ..., model: ...}}`."""
     tasks: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of its `tasks` classmethod."""
     held_out: PositiveInt = 500

@@ -9,7 +9,7 @@ runs/<name>/
 
 import asyncio
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,24 +68,24 @@ async def train(
     `wrap_engine` may put something around the recipe's engine, such as a `FaultyEngine`.
     """
     use_processor(recipe.threads, deterministic=recipe.deterministic)
-    arena = await preflight(recipe)
-    check_folder(recipe, resume=resume)
-    make_folder(recipe.folder)
-    progress.waiting("the model's fingerprint")
-    path = recipe.model.path
-    model = None if path is None else await asyncio.to_thread(fingerprint, path)
-    with Ledger(recipe.folder) as ledger:
-        open_folder(recipe, ledger, model, resume=resume)
-        with counting_seconds(ledger), Interrupt() as interrupt:
-            await _Run(
-                recipe=recipe,
-                arena=arena,
-                progress=progress,
-                ledger=ledger,
-                interrupt=interrupt,
-                wrap_engine=wrap_engine,
-            ).to_the_end()
-        summary = summarize_run(recipe, arena.env.reward_range, ledger)
+    async with aclosing(await preflight(recipe)) as arena:
+        check_folder(recipe, resume=resume)
+        make_folder(recipe.folder)
+        progress.waiting("the model's fingerprint")
+        path = recipe.model.path
+        model = None if path is None else await asyncio.to_thread(fingerprint, path)
+        with Ledger(recipe.folder) as ledger:
+            open_folder(recipe, ledger, model, resume=resume)
+            with counting_seconds(ledger), Interrupt() as interrupt:
+                await _Run(
+                    recipe=recipe,
+                    arena=arena,
+                    progress=progress,
+                    ledger=ledger,
+                    interrupt=interrupt,
+                    wrap_engine=wrap_engine,
+                ).to_the_end()
+            summary = summarize_run(recipe, arena.env.reward_range, ledger)
     summary.write(recipe.folder / "summary.json")
     return summary
 

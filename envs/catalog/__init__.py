@@ -1,1 +1,1 @@
-"""Built-in environments, one file each."""
+"""Built-in environments, a file or a folder each."""
