@@ -9,9 +9,9 @@ class Calculator(ToolEnv):
 
 import asyncio
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, TypeVar, overload
+from typing import Any, ClassVar, Protocol, TypeVar, overload
 
 from pydantic_core import PydanticSerializationError, to_json
 
@@ -24,6 +24,17 @@ from .threads import in_thread
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 _MARK = "_palaestra_tool"
+
+
+class Offered(Protocol):
+    """What `ToolEnv` offers: a tool method, or a tool that an adapter found elsewhere."""
+
+    @property
+    def spec(self) -> ToolSpec: ...
+
+    async def run(self, env: Env[Any], call: ToolCall) -> str:
+        """The tool's answer as text. Raises `ToolError` for everything that is the policy's to mend."""
+        ...
 
 
 class Tool:
@@ -102,8 +113,8 @@ class ToolEnv(Env[TaskT]):
 
     max_output_chars: ClassVar[int] = 8000
     """A tool's answer over this keeps its head and its tail."""
-    offered: ClassVar[MappingProxyType[str, Tool]] = MappingProxyType({})
-    """The tools by name, gathered when the class is made."""
+    offered: Mapping[str, Offered] = MappingProxyType({})
+    """The tools by name, gathered when the class is made; an env that finds more at reset sets its own."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
