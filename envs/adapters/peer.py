@@ -1,4 +1,4 @@
-"""A program in an environment of its own that speaks JSON lines: many conversations over one pair of pipes."""
+"""A program of another environment that speaks JSON lines: many conversations over one pair of pipes."""
 
 import atexit
 import contextlib
