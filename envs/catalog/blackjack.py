@@ -46,7 +46,10 @@ class Blackjack(GymnasiumEnv):
         return TaskSet(
             Task(
                 id=f"{seed}-{number}",
-                messages=(*opening, UserMessage(f"You hold {first} and {second}.")),
+                messages=(
+                    *opening,
+                    UserMessage(f"You hold {first} and {second}, the dealer shows {dealer}."),
+                ),
                 private={"hand": (first, second), "dealer": dealer},
             )
             for number, (first, second, dealer) in enumerate(deals)
@@ -99,7 +102,7 @@ def _make(task: Task) -> gymnasium.Env[Any, Any]:
 
 def _describe(game: gymnasium.Env[Any, Any], observation: Any) -> str:
     total, dealer, is_soft = observation
-    return f"You have a {'soft' if is_soft else 'hard'} {total} against {dealer}"
+    return f"That is a {'soft' if is_soft else 'hard'} {total} against {dealer}"
 
 
 def _named(text: str) -> str | None:

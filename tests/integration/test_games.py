@@ -174,7 +174,7 @@ def test_a_deal_keeps_its_open_cards_and_draws_the_rest_by_the_seed() -> None:
     def hand(seed: int) -> Episode:
         return run_async(play(Blackjack(), ScriptedPolicy(["hit", "stick"]), task, seed=seed))
 
-    assert {hand(seed).messages[0].content for seed in range(10)} == {"You have a soft 17 against 10"}
+    assert {hand(seed).messages[0].content for seed in range(10)} == {"That is a soft 17 against 10"}
     assert hand(1).messages == hand(1).messages
     assert len({hand(seed).messages[2].content for seed in range(20)}) > 4
 
