@@ -1,14 +1,13 @@
 """Tools of real MCP servers: over stdio, over HTTP, one from PyPI and one from npm."""
 
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from servers import free_port, serving
 from support import ROOT, peer_path, require, run_async
 
 from palaestra.envs import (
@@ -57,26 +56,9 @@ def lost(episode: Episode) -> Failed:
 
 @pytest.fixture
 def http_server() -> Generator[tuple[McpServer, "subprocess.Popen[bytes]"]]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    process = subprocess.Popen([*SERVER, str(port)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    try:
-        wait_for(port, process)
+    port = free_port()
+    with serving([*SERVER, str(port)], port) as process:
         yield McpServer(url=f"http://127.0.0.1:{port}/mcp"), process
-    finally:
-        process.kill()
-        process.wait()
-
-
-def wait_for(port: int, process: "subprocess.Popen[bytes]") -> None:
-    for _ in range(600):
-        assert process.poll() is None, "the server ended"
-        try:
-            socket.create_connection(("127.0.0.1", port)).close()
-            return
-        except ConnectionRefusedError:
-            time.sleep(0.05)
-    pytest.fail("the server does not listen")
 
 
 def test_a_session_lives_as_long_as_its_episode() -> None:
