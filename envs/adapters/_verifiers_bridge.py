@@ -14,7 +14,7 @@ import os
 import sys
 import time
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 LINE_LIMIT = 1 << 28
 broken: "contextvars.ContextVar[list[str]]" = contextvars.ContextVar("broken")
@@ -145,23 +145,24 @@ async def ask(
 
 def plain(message: Any) -> "dict[str, Any]":
     """A message of verifiers, in a row or in a prompt, as role, text, calls and the call it answers."""
-    row = message if isinstance(message, dict) else message.model_dump()
+    row = fields(message)
+    calls = row.get("tool_calls") or ()
     return {
         "role": row["role"],
         "content": text(row.get("content")),
-        "tool_calls": [call if isinstance(call, dict) else json.loads(call) for call in calls_of(row)],
+        "tool_calls": [json.loads(call) if isinstance(call, str) else call for call in calls],
         "tool_call_id": row.get("tool_call_id") or "",
     }
 
 
-def calls_of(row: "dict[str, Any]") -> "list[Any]":
-    return row.get("tool_calls") or []
+def fields(value: Any) -> "dict[str, Any]":
+    return cast("dict[str, Any]", value if isinstance(value, dict) else value.model_dump())
 
 
 def text(content: Any) -> str:
     if content is None or isinstance(content, str):
         return content or ""
-    parts = [part if isinstance(part, dict) else part.model_dump() for part in content]
+    parts = list(map(fields, content))
     for part in parts:
         if part.get("type") != "text":
             raise ValueError(f"a message holds a part of type {part.get('type')!r}; only text is supported")

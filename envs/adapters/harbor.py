@@ -126,8 +126,8 @@ class TestScript:
     The reward is the number in /logs/verifier/reward.txt, or without that file 1 for exit code 0. /app,
     /tests and /logs in the tests' texts become paths of the sandbox, with names that are new each time: a
     reward file or a pytest.ini that the policy planted is not the one that counts. Links and the right to
-    execute do not outlive the episode. A script that runs a program of the policy shares its sandbox with it: where
-    policies are expected to attack, `Suite` and `UnitTests` keep them apart.
+    execute do not outlive the episode. A script that runs a program of the policy shares its sandbox with
+    it: where policies are expected to attack, `Suite` and `UnitTests` keep them apart.
     """
 
     __test__ = False  # for pytest, which takes the name for a test's
@@ -181,5 +181,5 @@ def moved(data: bytes, places: Mapping[str, str]) -> bytes:
     except UnicodeDecodeError:
         return data
     for old, new in places.items():
-        text = re.sub(rf"(?<![\w./-]){re.escape(old)}(?![\w-])", lambda _, new=new: new, text)
+        text = new.join(re.split(rf"(?<![\w./-]){re.escape(old)}(?![\w-])", text))
     return text.encode()

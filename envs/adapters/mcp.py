@@ -10,13 +10,12 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from types import MappingProxyType
-from typing import Any, ClassVar, TextIO
+from typing import Any, ClassVar, TextIO, cast
 
 from ..env import Observation, TaskT
 from ..errors import ToolError
 from ..message import ToolCall, ToolSpec
-from ..tools import ToolEnv
+from ..tools import Offered, ToolEnv
 from .errors import PeerLost
 
 START_S = 30.0
@@ -65,28 +64,31 @@ class McpEnv(ToolEnv[TaskT]):
 
     def __init__(self) -> None:
         self._sessions: list[_Session] = []
+        self._found: dict[str, _McpTool] = {}
 
     def servers_for(self, task: TaskT) -> Sequence[McpServer]:
         """The servers of a task's episode, where they differ from task to task."""
         return self.servers
+
+    def on_offer(self) -> Mapping[str, Offered]:
+        """The tools of the class, and those of the servers."""
+        return {**self.offered, **self._found}
 
     async def reset(self, task: TaskT, *, seed: int) -> Observation:
         """Start the sessions, then show the task's messages and offer all tools."""
         self._sessions = [_Session(server) for server in self.servers_for(task)]
         # return_exceptions: every session has settled before one that failed is told of.
         opened = await asyncio.gather(*(each.open() for each in self._sessions), return_exceptions=True)
-        offered = dict(self.offered)
         for session, specs in zip(self._sessions, opened, strict=True):
             if isinstance(specs, BaseException):
                 raise specs
             for spec in specs:
-                if spec.name in offered:
+                if spec.name in self.on_offer():
                     raise ValueError(
                         f"{session.server} offers a tool {spec.name!r}, and so does another; "
                         "name the wanted ones in McpServer.tools"
                     )
-                offered[spec.name] = _McpTool(spec, session, self.call_timeout_s)
-        self.offered = MappingProxyType(offered)
+                self._found[spec.name] = _McpTool(spec, session, self.call_timeout_s)
         return await super().reset(task, seed=seed)
 
     async def close(self) -> None:
@@ -131,7 +133,8 @@ class _Session:
         ready: asyncio.Future[list[ToolSpec]] = asyncio.get_running_loop().create_future()
         with tempfile.TemporaryFile("w+", errors="replace") as log:
             self._keeper = asyncio.create_task(self._keep(ready, log))
-            await asyncio.wait({ready, self._keeper}, timeout=START_S, return_when=asyncio.FIRST_COMPLETED)
+            either: set[asyncio.Future[Any]] = {ready, self._keeper}
+            await asyncio.wait(either, timeout=START_S, return_when=asyncio.FIRST_COMPLETED)
             if ready.done():
                 return ready.result()
             error = _innermost(self._keeper)
@@ -238,7 +241,7 @@ def _innermost(task: "asyncio.Task[None]") -> BaseException | None:
         return None
     error = task.exception()
     while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
+        error = cast(BaseExceptionGroup[BaseException], error).exceptions[0]
     return error
 
 

@@ -3,6 +3,7 @@
 OpenEnv.tasks(url="http://127.0.0.1:8000", size=100)
 """
 
+import asyncio
 import json
 import math
 from collections.abc import Mapping
@@ -41,7 +42,7 @@ class OpenEnv(Env[Task]):
 
     reward_range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
     """A server may reward as it likes; a subclass that knows better says so."""
-    budget: ClassVar[Budget] = Budget(max_turns=32)
+    budget: Budget = Budget(max_turns=32)
     timeout_s: ClassVar[float] = 60.0
     """Seconds for one answer of the server."""
 
@@ -71,9 +72,8 @@ class OpenEnv(Env[Task]):
             async with client.get(f"{self._url}/schema") as reply:
                 reply.raise_for_status()
                 schema = (await reply.json())["action"]
-            limits = aiohttp.ClientWSTimeout(ws_receive=self.timeout_s)
             self._socket = await self._open.enter_async_context(
-                client.ws_connect(f"{self._url}/ws", timeout=limits, max_msg_size=1 << 24)
+                client.ws_connect(f"{self._url}/ws", max_msg_size=1 << 24)
             )
         except (aiohttp.ClientError, TimeoutError) as error:
             raise PeerLost(f"OpenEnv server {self._url}: {error or type(error).__name__}") from error
@@ -111,8 +111,9 @@ class OpenEnv(Env[Task]):
         """The server's answer; {"error": ...} for what the policy can cause."""
         assert self._socket is not None, "reset comes first"
         try:
-            await self._socket.send_json({"type": kind, "data": data})
-            said = await self._socket.receive_json()
+            async with asyncio.timeout(self.timeout_s):
+                await self._socket.send_json({"type": kind, "data": data})
+                said = await self._socket.receive_json()
         except (aiohttp.ClientError, TimeoutError, TypeError, ConnectionError) as error:
             # TypeError: aiohttp's word for a connection that closes instead of a text.
             raise PeerLost(f"OpenEnv server {self._url}: lost in a {kind}: {error}") from error

@@ -61,6 +61,10 @@ class Peer:
         while cls._running:
             cls._running.popitem()[1].end()
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def end(self) -> None:
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):

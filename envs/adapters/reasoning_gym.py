@@ -137,7 +137,7 @@ def dataset(source: Source) -> Any:
             f"generator={source.generator!r}, config={config!r}: {error}; give a generator of reasoning-gym "
             "and its own settings"
         ) from error
-    if source.generator not in EVALUATES and evaluates(type(made)):
+    if source.generator not in EVALUATES and evaluates(made.__class__):
         raise ValueError(
             f"generator={source.generator!r} of this version evaluates answers, which are untrusted text; "
             "take the version of reasoning-gym that Palaestra is tested with"

@@ -30,7 +30,7 @@ class TextArenaEnv(Env[Task]):
     """
 
     reward_range: ClassVar[tuple[float, float]] = (-1.0, 1.0)
-    budget: ClassVar[Budget] = Budget(max_turns=64)
+    budget: Budget = Budget(max_turns=64)
 
     def __init__(self) -> None:
         self._game: Any = None
@@ -89,10 +89,10 @@ class TextArenaEnv(Env[Task]):
         is_over = self._move(action.content) or await self._others_play()
         if not is_over:
             return Step(Observation(messages=(self._told(),)), 0.0, False, False, {})
-        rewards, info = self._game.close()
-        about: Mapping[str, Any] = info[self._player]
+        closed: tuple[Mapping[int, Any] | None, Mapping[int, Any]] = self._game.close()
+        rewards, about = closed[0] or {}, closed[1][self._player]
         self._facts = {"reason": str(about.get("reason")), "invalid_move": str(about.get("invalid_move"))}
-        reward = float((rewards or {}).get(self._player, 0.0))
+        reward = float(rewards.get(self._player, 0.0))
         return Step(Observation(), reward, True, False, dict(self._facts))
 
     async def _others_play(self) -> bool:

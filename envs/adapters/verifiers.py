@@ -56,7 +56,7 @@ class VerifiersEnv(Env[Task]):
     reward_range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
     """A rubric may weigh as it likes."""
     grader: Grader | None = PackageRubric()
-    budget: ClassVar[Budget] = Budget(max_turns=64)
+    budget: Budget = Budget(max_turns=64)
 
     def __init__(self) -> None:
         self._talk: Talk | None = None

@@ -1,7 +1,7 @@
 """Gymnasium's Blackjack in words: hit or stick, against a dealer who sticks on 17."""
 
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, ClassVar
 
@@ -17,8 +17,8 @@ from ..scripted import ScriptedPolicy
 from ..task import Task, TaskSet
 
 INSTRUCTIONS = (
-    "Come closer to 21 than the dealer without going over it. An ace counts 1 or 11, a picture 10; the "
-    "dealer takes cards up to 17. Answer with one word: hit or stick."
+    "Come closer to 21 than I do without going over it. An ace counts 1 or 11, a picture 10; I take cards up "
+    "to 17. Answer with one word: hit or stick."
 )
 MOVES = {"stick": 0, "hit": 1}
 CARDS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 10, 10, 10)
@@ -28,8 +28,7 @@ CARDS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 10, 10, 10)
 class Blackjack(GymnasiumEnv):
     """1 for a hand won, -1 for one lost, 0 for a draw. An answer that names no move forfeits the hand.
 
-    A task is a deal: the player's two cards and the dealer's open one. The hidden card and all later ones
-    follow the episode's seed.
+    A task is a deal: two cards and the dealer's open one. All others follow the episode's seed.
     """
 
     reward_range: ClassVar[tuple[float, float]] = (-1.0, 1.0)
@@ -46,10 +45,7 @@ class Blackjack(GymnasiumEnv):
         return TaskSet(
             Task(
                 id=f"{seed}-{number}",
-                messages=(
-                    *opening,
-                    UserMessage(f"You hold {first} and {second}, the dealer shows {dealer}."),
-                ),
+                messages=(*opening, UserMessage(f"You hold {first} and {second}, I show {dealer}.")),
                 private={"hand": (first, second), "dealer": dealer},
             )
             for number, (first, second, dealer) in enumerate(deals)
@@ -79,14 +75,12 @@ class Blackjack(GymnasiumEnv):
 class _Deal(gymnasium.Wrapper[Any, Any, Any, Any]):
     """The task's open cards in place of the drawn ones."""
 
-    def __init__(self, game: gymnasium.Env[Any, Any], task: Task) -> None:
-        super().__init__(game)
-        self._cards = task.private
+    cards: Mapping[str, Any]
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
         _, info = super().reset(seed=seed, options=options)
         table: Any = self.env.unwrapped
-        table.player, table.dealer[0] = list(self._cards["hand"]), self._cards["dealer"]
+        table.player, table.dealer[0] = list(self.cards["hand"]), self.cards["dealer"]
         total, is_soft = _count(table.player)
         return (total, table.dealer[0], is_soft), info
 
@@ -97,7 +91,9 @@ def _count(hand: Sequence[int]) -> tuple[int, bool]:
 
 
 def _make(task: Task) -> gymnasium.Env[Any, Any]:
-    return _Deal(gymnasium.make("Blackjack-v1", disable_env_checker=True), task)
+    deal = _Deal(gymnasium.make("Blackjack-v1", disable_env_checker=True))
+    deal.cards = task.private
+    return deal
 
 
 def _describe(game: gymnasium.Env[Any, Any], observation: Any) -> str:
@@ -106,7 +102,6 @@ def _describe(game: gymnasium.Env[Any, Any], observation: Any) -> str:
 
 
 def _named(text: str) -> str | None:
-    """The one move that an answer names."""
     named = {word.strip(string.punctuation) for word in text.lower().split()} & MOVES.keys()
     return named.pop() if len(named) == 1 else None
 

@@ -79,8 +79,8 @@ class Search(ToolEnv[Task]):
         """
         top = max(1, min(top, 10, len(self._documents)))
         found, scores = self._index.retrieve(_tokens([query]), k=top, show_progress=False)
-        titles = list(self._documents)
-        hits = [titles[number] for number, score in zip(found[0], scores[0], strict=True) if score > 0]
+        ranks: list[tuple[int, float]] = list(zip(found[0].tolist(), scores[0].tolist(), strict=True))
+        hits = [list(self._documents)[number] for number, score in ranks if score > 0]
         return (
             "\n".join(f"{title}: {self._documents[title][:SNIPPET]}" for title in hits) or "[nothing found]"
         )
@@ -100,8 +100,7 @@ class Search(ToolEnv[Task]):
     def tasks(
         cls, *, size: int = 500, num_towns: int = 20, seed: int = 0, instructions: str = INSTRUCTIONS
     ) -> TaskSet:
-        """`size` questions over towns that do not exist, each with `num_towns` documents, two of which it
-        takes to answer."""
+        """`size` questions over towns that do not exist: `num_towns` documents, and two that answer."""
         most = len(START) * len(END)
         if not 2 <= num_towns <= most:
             raise ValueError(f"num_towns={num_towns}: there are names for 2 to {most} towns")

@@ -50,10 +50,12 @@ class Terminal(SandboxToolEnv[Task]):
     ) -> TaskSet:
         """The task folders in `folder`, or `size` generated chores."""
         if folder is not None:
-            found = map(read_folder, sorted(path for path in Path(folder).iterdir() if path.is_dir()))
+            found = [
+                read_folder(path) for path in sorted(path for path in Path(folder).iterdir() if path.is_dir())
+            ]
         else:
             dice = random.Random(seed)
-            found = (_task(f"{seed}-{number}", CHORES[number % len(CHORES)](dice)) for number in range(size))
+            found = [_task(f"{seed}-{number}", CHORES[number % len(CHORES)](dice)) for number in range(size)]
         system = (SystemMessage(instructions),) if instructions else ()
         return TaskSet(
             Task(id=task.id, messages=(*system, *task.messages), private=task.private) for task in found
@@ -76,30 +78,32 @@ def _task(id: str, chore: Chore) -> Task:
     return make_task(id, wish, folder)
 
 
-def _table(dice: random.Random) -> tuple[list[str], bytes]:
+def _table(dice: random.Random) -> tuple[list[str], str, dict[str, bytes]]:
+    """(rows, the file's name, the file)."""
+    name = f"scores-{dice.randrange(10_000)}.csv"
     rows = [f"{name},{dice.choice(['red', 'green', 'blue'])},{dice.randrange(1, 100)}" for name in NAMES]
     dice.shuffle(rows)
-    return rows, "\n".join(["name,team,points", *rows, ""]).encode()
+    return rows, name, {name: "\n".join(["name,team,points", *rows, ""]).encode()}
 
 
 def _sum(dice: random.Random) -> Chore:
-    rows, table = _table(dice)
+    rows, name, files = _table(dice)
     team = dice.choice([row.split(",")[1] for row in rows])
     total = sum(int(row.split(",")[2]) for row in rows if row.split(",")[1] == team)
-    wish = f"Write the sum of the points of team {team} in scores.csv, only the number, to sum.txt."
-    solution = f"awk -F, '$2 == \"{team}\" {{n += $3}} END {{print n}}' scores.csv > sum.txt"
-    return wish, {"scores.csv": table}, f'[ "$(tr -d "[:space:]" < sum.txt)" = {total} ]', solution
+    wish = f"Write the sum of the points of team {team} in {name}, only the number, to sum.txt."
+    solution = f"awk -F, '$2 == \"{team}\" {{n += $3}} END {{print n}}' {name} > sum.txt"
+    return wish, files, f'[ "$(tr -d "[:space:]" < sum.txt)" = {total} ]', solution
 
 
 def _sort(dice: random.Random) -> Chore:
-    rows, table = _table(dice)
+    rows, name, files = _table(dice)
     best = sorted(rows, key=lambda row: (-int(row.split(",")[2]), row))[:3]
     names = "\\n".join(row.split(",")[0] for row in best)
-    wish = "Write the names of the three with the most points in scores.csv, one a line, to best.txt. "
-    solution = "tail -n +2 scores.csv | sort -t, -k3,3nr -k1,1 | head -n 3 | cut -d, -f1 > best.txt"
+    wish = f"Write the names of the three with the most points in {name}, one a line, to best.txt. "
+    solution = f"tail -n +2 {name} | sort -t, -k3,3nr -k1,1 | head -n 3 | cut -d, -f1 > best.txt"
     return (
         wish + "The best comes first; equals go by name.",
-        {"scores.csv": table},
+        files,
         f"diff <(printf '{names}\\n') best.txt",
         solution,
     )
@@ -107,14 +111,15 @@ def _sort(dice: random.Random) -> Chore:
 
 def _rename(dice: random.Random) -> Chore:
     old, new = dice.sample(["txt", "log", "csv", "bak", "tmp"], 2)
-    names = dice.sample(NAMES, 5)
-    files = {f"{name}.{old}": f"{dice.random()}\n".encode() for name in names}
+    box = f"box-{dice.randrange(10_000)}"
+    contents = {f"{box}/{name}": str(dice.random()) for name in dice.sample(NAMES, 5)}
+    files = {f"{path}.{old}": f"{text}\n".encode() for path, text in contents.items()}
     test = " && ".join(
-        f'[ "$(cat {name}.{new})" = {files[f"{name}.{old}"].decode().strip()} ] && [ ! -e {name}.{old} ]'
-        for name in names
+        f'[ "$(cat {path}.{new})" = {text} ] && [ ! -e {path}.{old} ]' for path, text in contents.items()
     )
-    solution = f'for f in *.{old}; do mv "$f" "${{f%.{old}}}.{new}"; done'
-    return f"Rename every file *.{old} to *.{new}.", {**files, "README": b"Leave me.\n"}, test, solution
+    solution = f'for f in {box}/*.{old}; do mv "$f" "${{f%.{old}}}.{new}"; done'
+    wish = f"In the folder {box}, rename every file *.{old} to *.{new}."
+    return wish, {**files, f"{box}/README": b"Leave me.\n"}, test, solution
 
 
 CHORES: tuple[Callable[[random.Random], Chore], ...] = (_sum, _sort, _rename)

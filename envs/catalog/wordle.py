@@ -1,12 +1,11 @@
 """Wordle: find a word of five letters in six guesses. The words are those of TextArena's package."""
 
-import importlib.resources
 import random
 import re
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
-from importlib.machinery import ModuleSpec
+from importlib.resources import files
 from importlib.util import find_spec, module_from_spec
 
 from ..budget import Budget
@@ -95,14 +94,11 @@ def words() -> tuple[str, ...]:
     spec = find_spec("textarena")
     if spec is None:
         raise ModuleNotFoundError("no module 'textarena'", name="textarena")
-    entries = _dictionary(spec).read_text(encoding="utf-8").splitlines()
+    # Of a module that is not executed: to import TextArena takes a second.
+    dictionary = files(module_from_spec(spec)) / "envs" / "utils" / "data" / "en_US.dic"
+    entries = dictionary.read_text(encoding="utf-8").splitlines()
     roots = {entry.partition("/")[0] for entry in entries}  # "crane/MS": a word and how it is inflected
     return tuple(sorted(root for root in roots if re.fullmatch("[a-z]{5}", root)))
-
-
-def _dictionary(spec: ModuleSpec) -> importlib.resources.abc.Traversable:
-    # files() of a module that is not executed: to import TextArena takes a second.
-    return importlib.resources.files(module_from_spec(spec)) / "envs" / "utils" / "data" / "en_US.dic"
 
 
 def marks(guess: str, secret: str) -> str:

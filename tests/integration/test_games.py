@@ -6,7 +6,7 @@ import math
 import random
 import re
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -145,7 +145,7 @@ def test_the_best_mean_of_every_deal_is_the_exact_optimum() -> None:
         assert Blackjack.best_mean(task) == pytest.approx(value, abs=1e-12)
 
 
-def blackjack_gap(policy: Any, num_hands: int) -> tuple[float, float]:
+def blackjack_gap(policy: Callable[[Task], Policy], num_hands: int) -> tuple[float, float]:
     """(mean of reward minus optimum, its standard error) over fresh deals."""
     tasks = Blackjack.tasks(size=num_hands, seed=11)
 
@@ -161,10 +161,14 @@ def blackjack_gap(policy: Any, num_hands: int) -> tuple[float, float]:
     return statistics.fmean(gaps), statistics.stdev(gaps) / math.sqrt(num_hands)
 
 
+def always_hitting(task: Task) -> Policy:
+    return ScriptedPolicy(["hit"] * 24)
+
+
 def test_the_oracle_reaches_the_optimum_and_a_careless_player_does_not() -> None:
     gap, error = blackjack_gap(Blackjack.oracle, 4000)
     assert error < 0.02 and abs(gap) < 3.5 * error
-    gap, error = blackjack_gap(lambda task: ScriptedPolicy(["hit"] * 24), 400)
+    gap, error = blackjack_gap(always_hitting, 400)
     assert gap < -10 * error
 
 
@@ -198,7 +202,11 @@ def noughts() -> type[Any]:
 
         def opponent(self, task: Task, player: int) -> Policy:
             dice = random.Random(player)
-            return ScriptedPolicy([lambda heard: f"[{dice.choice(free(heard))}]"] * 9)
+
+            def move(heard: Sequence[Message]) -> str:
+                return f"[{dice.choice(free(heard))}]"
+
+            return ScriptedPolicy([move] * 9)
 
         @classmethod
         def oracle(cls, task: Task) -> Policy:

@@ -62,9 +62,9 @@ def http_server() -> Generator[tuple[McpServer, "subprocess.Popen[bytes]"]]:
 
 
 def test_a_session_lives_as_long_as_its_episode() -> None:
-    for _ in range(2):
-        episode = play_with(OWN, call_tool("note", text="a"), call_tool("note", text="b"))
-        assert answers(episode) == [("1", False), ("2", False)]
+    lines = call_tool("note", text="a"), call_tool("note", text="b")
+    episode, another = play_with(OWN, *lines), play_with(OWN, *lines)
+    assert answers(episode) == answers(another) == [("1", False), ("2", False)]
     spec = next(spec for spec in episode.tools if spec.name == "note")
     assert spec.description.startswith("Keep a note") and spec.parameters["required"] == ["text"]
 

@@ -41,7 +41,7 @@ def played(url: str, policy: Policy) -> Episode:
 
 
 def test_an_episode_with_the_echo_template(server: Server) -> None:
-    lines = [
+    lines: list[AssistantMessage | str] = [
         call_tool("act", message="hello"),
         call_tool("act", text="?"),
         call_tool("no_such"),

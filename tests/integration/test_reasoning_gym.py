@@ -1,6 +1,5 @@
 """Every generator of reasoning-gym, with its own scorer."""
 
-import asyncio
 from typing import Any
 
 import pytest
@@ -144,4 +143,3 @@ def test_the_same_seed_gives_the_same_tasks() -> None:
     one, same, other = (ReasoningGym.tasks(generator="maze", size=3, seed=seed) for seed in (1, 1, 2))
     assert [task.messages for task in one] == [task.messages for task in same]
     assert [task.messages for task in one] != [task.messages for task in other]
-    assert asyncio.iscoroutinefunction(ReasoningGym().reset)

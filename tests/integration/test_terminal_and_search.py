@@ -44,18 +44,18 @@ def reward(task: Task, *commands: str) -> float:
 
 
 def test_a_hundred_chores_their_solutions_and_their_floor() -> None:
-    async def main() -> list[tuple[str, Outcome, Outcome]]:
-        results: list[tuple[str, Outcome, Outcome]] = []
+    async def main() -> list[tuple[str, list[Outcome]]]:
+        results: list[tuple[str, list[Outcome]]] = []
         for task in Terminal.tasks(size=102):
             both: list[Outcome] = []
             for policy in (Terminal.oracle(task), ScriptedPolicy([])):
                 env = Terminal()
                 episode = await play(env, policy, task, seed=0)
                 both.append(await grade_episode(env.grader, task, episode))
-            results.append((task.id, *both))
+            results.append((task.id, both))
         return results
 
-    for id, solved, idle in run_async(main()):
+    for id, (solved, idle) in run_async(main()):
         assert isinstance(solved, Scored) and solved.reward == 1.0, (id, solved)
         assert isinstance(idle, Scored) and idle.reward == 0.0, (id, idle)
 
@@ -67,8 +67,8 @@ def test_the_terminal_passes_every_check() -> None:
 
 def test_a_wrong_solution_earns_nothing() -> None:
     total, best, rename = Terminal.tasks(size=3)
-    assert reward(total, "echo 0 > sum.txt") == reward(best, "cut -d, -f1 scores.csv > best.txt") == 0.0
-    assert reward(rename, "rm *.*") == 0.0
+    assert reward(total, "echo 0 > sum.txt") == reward(best, "cut -d, -f1 scores-*.csv > best.txt") == 0.0
+    assert reward(rename, "rm box-*/*.*") == 0.0
 
 
 def test_tests_and_solution_do_not_enter_the_policys_sandbox() -> None:
@@ -76,7 +76,7 @@ def test_tests_and_solution_do_not_enter_the_policys_sandbox() -> None:
     look = call_tool("bash", command="ls -Ra . ; ls / /logs /tests 2>&1; env")
     episode, _ = played(Terminal(), ScriptedPolicy([look, "done"]), task)
     (seen,) = [said.content for said in episode.messages if isinstance(said, ToolMessage)]
-    assert "scores.csv" in seen and "test.sh" not in seen and "solve.sh" not in seen
+    assert "scores-" in seen and "test.sh" not in seen and "solve.sh" not in seen
 
 
 # Task folders

@@ -1,6 +1,8 @@
 """Packages of verifiers 0.1.14, unmodified, in a Python of their own."""
 
 import asyncio
+import os
+import signal
 from typing import Any
 
 import pytest
@@ -124,8 +126,8 @@ def test_a_package_that_is_killed_fails_its_episodes_and_starts_again() -> None:
     peer = Peer.of(*task.private["command"])
 
     class Killing:
-        async def __call__(self, messages: Any, offered: Any) -> AssistantMessage:
-            peer._process.kill()
+        async def __call__(self, messages: Any, tools: Any) -> AssistantMessage:
+            os.kill(peer.pid, signal.SIGKILL)
             return AssistantMessage("1")
 
     episode, _ = run_async(played(Killing(), task))
