@@ -32,7 +32,7 @@ from palaestra.envs.graders import grade_episode
 @pytest.fixture(autouse=True)
 def packages(monkeypatch: pytest.MonkeyPatch) -> None:
     require("peers")
-    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests" / "vf_packages"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests" / "integration" / "vf_packages"))
 
 
 @pytest.fixture(scope="module", autouse=True)
