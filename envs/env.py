@@ -61,6 +61,11 @@ class Env(Generic[TaskT]):
         """A scripted policy that earns the maximum on `task`; it may look at everything. For `check env`."""
         raise NotImplementedError(f"{cls.__name__} has no oracle: define the classmethod `oracle`")
 
+    @classmethod
+    def best_mean(cls, task: Task) -> float:
+        """The mean reward of the oracle on `task` over all seeds: the maximum, unless luck decides."""
+        return cls.reward_range[1]
+
     async def reset(self, task: TaskT, *, seed: int) -> Observation:
         """Start on `task`. The default shows the task's own messages and tools."""
         return Observation(messages=task.messages, tools=task.tools)

