@@ -7,19 +7,16 @@ from .finqa import FinQA
 from .function import FunctionGrader, grader
 from .grading import Grader, grade_episode
 from .gsm8k import Gsm8k
-from .math import Math
-from .numeric import Numeric, as_number, numbers
-from .presets import preset
-from .prime_math import PrimeMath
-from .rubric import Rubric
-from .sql import SqlResult
 from .json_schema import JsonSchema
 from .language import Language, detect_language
 from .length import Length
 from .math import Math
 from .numeric import Numeric, as_number, numbers
+from .presets import preset
+from .prime_math import PrimeMath
 from .regex import Regex
 from .rubric import Gate, Rubric
+from .sql import SqlResult
 from .suite import Suite
 from .tags import Tags
 from .unit_tests import UnitTests
@@ -34,14 +31,12 @@ __all__ = [
     "Gate",
     "Grader",
     "Gsm8k",
-    "Math",
-    "Numeric",
-    "PrimeMath",
     "JsonSchema",
     "Language",
     "Length",
     "Math",
     "Numeric",
+    "PrimeMath",
     "Regex",
     "Rubric",
     "SqlResult",
@@ -54,6 +49,6 @@ __all__ = [
     "grade_episode",
     "grader",
     "numbers",
-    "preset",
     "parse_constraints",
+    "preset",
 ]
