@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import IO
 
 from pydantic_core import from_json, to_json
 
@@ -28,7 +27,7 @@ class TextFile:
         self.position: Callable[[], int] = lambda: 0
 
     @contextmanager
-    def opened(self) -> Iterator[IO[bytes]]:
+    def opened(self) -> Iterator[io.BufferedIOBase]:
         """The bytes, unpacked. Raises `DatasetError` where they are no gzip, or not the whole of it."""
         with self.path.open("rb") as raw:
             self.position = raw.tell
