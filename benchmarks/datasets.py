@@ -156,7 +156,8 @@ def main() -> None:
             datasets[name] = found
             print(
                 f"{name:12} parse {found['parse']['cpu_s']:6.2f} s"
-                f"   validate {found['validate']['cpu_s']:6.2f} s   ratio {found['ratio']:.2f} (at most {MAX_RATIO:.0f})"
+                f"   validate {found['validate']['cpu_s']:6.2f} s"
+                f"   ratio {found['ratio']:.2f} (at most {MAX_RATIO:.0f})"
                 f"   {found['bytes_per_row']:.0f} bytes a row (at most {MAX_BYTES})"
             )
     conditions = {"python": platform.python_version(), "machine": platform.machine(), "cores": os.cpu_count()}

@@ -24,8 +24,8 @@ class Repeat(NamedTuple):
 class Census:
     """The lines of the rows seen, hashes of what they hold, and which fields they have.
 
-    The hashes are Python's own, of 64 bits: two different ones of a million rows look alike once in 30 million
-    datasets.
+    The hashes are Python's own, of 64 bits: two different ones of a million rows look alike once in
+    30 million datasets.
     """
 
     def __init__(self, *, with_prompts: bool = False) -> None:
@@ -97,7 +97,7 @@ def row_hash(row: Row, prompt: int) -> int:
     """Of the conversation, the tools and the reference; neither of the id nor of metadata."""
     reference = row.reference
     expected = reference if isinstance(reference, str) else to_json(reference)
-    return hash((prompt, row.tools_json, expected))
+    return hash((prompt, row.tools_json if row.tools else None, expected))
 
 
 def _hashes(census: Census) -> NDArray[np.int64]:

@@ -75,17 +75,18 @@ def from_stream(events: Iterable[Any]) -> list[dict[str, Any]]:
     inputs: dict[int, str] = {}
     for event in events:
         match event:
-            case {"type": "content_block_start", "index": int(index), "content_block": {**block}}:
+            case {"type": "content_block_start", "index": int(index), "content_block": block} if is_object(
+                block
+            ):
                 blocks[index] = dict(block)
-            case {"contentBlockStart": {"contentBlockIndex": int(index), "start": {**block}}}:
+            case {"contentBlockStart": {"contentBlockIndex": int(index), "start": block}} if is_object(block):
                 blocks[index] = {name: dict(value) for name, value in block.items()}
-            case {"type": "content_block_delta", "index": int(index), "delta": {**delta}}:
+            case {"type": "content_block_delta", "index": int(index), "delta": delta}:
                 _extend(blocks.setdefault(index, {}), inputs, index, delta)
-            case {"contentBlockDelta": {"contentBlockIndex": int(index), "delta": {**delta}}}:
+            case {"contentBlockDelta": {"contentBlockIndex": int(index), "delta": delta}}:
                 _extend(blocks.setdefault(index, {}), inputs, index, delta)
             case {"generation": str(text)} | {"outputText": str(text)}:
-                block = blocks.setdefault(0, {"text": ""})
-                block["text"] += text
+                _extend(blocks.setdefault(0, {}), inputs, 0, {"text": text})
             case _:
                 pass  # a start, a stop, or the usage
     for index, text in inputs.items():
@@ -94,7 +95,7 @@ def from_stream(events: Iterable[Any]) -> list[dict[str, Any]]:
     return [blocks[index] for index in sorted(blocks)]
 
 
-def _extend(block: dict[str, Any], inputs: dict[int, str], index: int, delta: Mapping[str, Any]) -> None:
+def _extend(block: dict[str, Any], inputs: dict[int, str], index: int, delta: Any) -> None:
     match delta:
         case {"text": str(text)}:
             block["text"] = block.get("text", "") + text

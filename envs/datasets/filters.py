@@ -22,6 +22,8 @@ from .tasks import content_id
 Filter = Callable[[Row], str]
 """The reason to drop the row, "" to keep it."""
 
+ENOUGH = 20
+"""Characters from which the language of a text can be guessed."""
 SHINGLE = 5
 """Characters of the pieces that texts are compared by."""
 
@@ -98,15 +100,18 @@ class Similar:
 
 
 class Language:
-    """What the users say is in none of these languages, as ISO 639-1 names them. It is a guess: of
-    formulas, code and a few words a bad one. Needs `palaestra[data]`."""
+    """What the users say is in none of these languages, as ISO 639-1 names them. It is a guess, a bad one of
+    formulas and code; what is too short for one is kept. Needs `palaestra[data]`."""
 
     def __init__(self, wanted: Collection[str]) -> None:
         self._wanted = frozenset(wanted)
         self._classify: Callable[[str], tuple[str, float]] = import_module("py3langid").classify
 
     def __call__(self, row: Row) -> str:
-        found, _ = self._classify(user_text(row))
+        text = user_text(row)
+        if len(text) < ENOUGH:
+            return ""
+        found, _ = self._classify(text)
         return "" if found in self._wanted else f"language: {found}"
 
 

@@ -78,18 +78,28 @@ def log_files(path: Path) -> list[Path]:
     return found
 
 
-def read_logs(path: Path) -> Iterator[Record]:
-    """The entries of all `log_files`."""
-    for file in log_files(path):
-        yield from JsonLines(file)
+class Logs:
+    """The entries of all `log_files`, a `Source`."""
+
+    def __init__(self, path: Path) -> None:
+        self._files = [JsonLines(file) for file in log_files(path)]
+        self.size = sum(file.size for file in self._files)
+
+    def position(self) -> int:
+        return sum(file.position() for file in self._files)
+
+    def __iter__(self) -> Iterator[Record]:
+        for file in self._files:
+            yield from file
 
 
 def _entry(data: bytes) -> dict[str, Any]:
     """The entry in a line: alone, behind CloudWatch's time stamp, or as the message of an event."""
     try:
         entry = from_json(data[max(0, data.find(b"{")) :])
-        if is_object(entry) and isinstance(entry.get("message", entry.get("@message")), str):
-            entry = from_json(entry.get("message", entry.get("@message")))
+        message = entry.get("message", entry.get("@message")) if is_object(entry) else None
+        if isinstance(message, str):
+            entry = from_json(message)
     except ValueError as error:
         raise Unreadable("no JSON") from error
     if not is_object(entry):
