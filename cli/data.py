@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, cast, get_args
 
 import typer
 from pydantic_core import to_json
@@ -198,10 +198,11 @@ def _decision_line(decision: Decision) -> bytes:
 
 
 def _kind(name: str) -> Kind:
-    for kind in get_args(Kind):
-        if kind == name:
-            return kind
-    raise typer.BadParameter(f"--logs {name!r} is no kind of log; name one of {', '.join(get_args(Kind))}")
+    if name not in get_args(Kind):
+        raise typer.BadParameter(
+            f"--logs {name!r} is no kind of log; name one of {', '.join(get_args(Kind))}"
+        )
+    return cast(Kind, name)
 
 
 def _pairs(where: Sequence[str] | None) -> dict[str, str]:

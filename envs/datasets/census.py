@@ -14,6 +14,9 @@ MAX_KINDS = 1024
 """Sets of fields that are told apart. In a dataset with more, fields that `Row` does not know are ignored."""
 
 
+KNOWN = frozenset(Row.model_fields)
+
+
 class Repeat(NamedTuple):
     """Two rows with the same hash."""
 
@@ -49,7 +52,7 @@ class Census:
         if has_nulls:
             kind = frozenset(name for name in kind if getattr(row, name) is not None)
         if kind not in self.kinds and len(self.kinds) >= MAX_KINDS:
-            kind &= Row.model_fields.keys()
+            kind &= KNOWN
         first, count = self.kinds.get(kind, (line, 0))
         self.kinds[kind] = first, count + 1
 

@@ -1,6 +1,6 @@
 """What a validation costs beside reading and parsing alone: the same 100,000 rows, in one run.
 
-    python benchmarks/datasets.py [--rows N] [--rounds N] [--json PATH]
+    python benchmarks/dataset_validation.py [--rows N] [--rounds N] [--json PATH]
 
 The rows have the form of those for reinforcement fine-tuning: a system and a user message, a reference, an
 id, metadata, and in the second dataset two tools. Reading and parsing is `Row.model_validate_json` of a line.
