@@ -12,7 +12,7 @@ from typing import Any, Self
 import httpx
 
 from ..envs import AssistantMessage, Message, OutOfBudget, StopReason, ToolSpec
-from .backoff import backoff_s
+from ..envs.backoff import backoff_s
 from .chat_reply import read_reply
 from .errors import EngineError, EngineRefused
 from .formats import Hermes, ToolFormat

@@ -17,7 +17,7 @@ from typing import TypeVar
 from asyncio_pool import AioPool
 
 from ..envs import Failed, Task
-from .backoff import backoff_s
+from ..envs.backoff import backoff_s
 from .engine import PolicyVersion
 from .ledger import Ledger
 from .trajectory import EpisodeKey, Group, Trajectory

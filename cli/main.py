@@ -32,6 +32,7 @@ USER_ERRORS = (
 """What a person can mend: one paragraph and exit code 2, no traceback."""
 
 EXTRAS = {
+    "boto3": "aws",
     "docker": "docker",
     "math_verify": "catalog",
     "numpy": "train",

@@ -14,12 +14,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..agents.backoff import backoff_s
 from ..agents.collector import Collector, GroupRequest, is_retryable
 from ..agents.engine import PolicyVersion
 from ..agents.ledger import Ledger
 from ..agents.trajectory import Group, Trajectory
 from ..envs import TaskSet
+from ..envs.backoff import backoff_s
 from .checkpoint import Checkpoints
 from .errors import NothingGraded
 from .interrupt import Interrupt

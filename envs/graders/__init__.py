@@ -4,6 +4,7 @@ from .answer import final_answer
 from .exact import Exact
 from .function import FunctionGrader, grader
 from .grading import Grader, grade_episode
+from .lambda_reward import LambdaReward
 from .math import Math
 from .numeric import Numeric, as_number, numbers
 from .rubric import Rubric
@@ -14,6 +15,7 @@ __all__ = [
     "Exact",
     "FunctionGrader",
     "Grader",
+    "LambdaReward",
     "Math",
     "Numeric",
     "Rubric",

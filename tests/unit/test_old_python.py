@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from palaestra.envs.graders import _candidate
+from palaestra.envs.graders._lambda import host
 from palaestra.sandboxes._docker import containers
 
 PACKAGE = Path(containers.__file__).parent.parent
@@ -15,6 +16,7 @@ INSIDE = {
     for name in (*containers.GUEST_MODULES, "_inside.python_session")
 }
 INSIDE["the grader's harness"] = Path(_candidate.__file__)
+INSIDE["the host of reward functions"] = Path(host.__file__)
 
 BUILTIN = {
     "bool",

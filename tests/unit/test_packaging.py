@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("sandboxes", "envs", "agents", "trainer", "cli")
-HEAVY = ("torch", "transformers", "vllm", "docker", "mcp", "math_verify")
+HEAVY = ("torch", "transformers", "vllm", "docker", "mcp", "math_verify", "boto3", "botocore")
 
 
 def test_the_package_list_equals_the_folders_on_disk() -> None:
