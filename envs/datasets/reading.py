@@ -1,0 +1,92 @@
+"""Bytes to rows, and a dataset to rows and tasks."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from pydantic import ValidationError
+from pydantic_core import from_json, to_json
+
+from ..task import Task, TaskSet
+from .json_kinds import is_object
+from .problem import DatasetError, Problem
+from .record import Record
+from .row import Row
+from .shape import Malformed, explain
+from .source import open_source
+from .tasks import to_tasks
+
+
+def read_rows(path: str | Path, *, prompt: str | None = None, reference: str | None = None) -> Iterator[Row]:
+    """The rows of a dataset, one at a time, so the file may be larger than memory.
+
+    `prompt` and `reference` name the fields to take these from, where they are called otherwise. Raises
+    `DatasetError` at the first row that is none; `palaestra data validate` finds them all.
+
+    >>> next(read_rows("train.jsonl", prompt="question", reference="answer")).reference  # doctest: +SKIP
+    '... #### 72'
+    """
+    source: Iterable[Record] = open_source(path)
+    if prompt or reference:
+        source = renamed(source, str(path), prompt, reference)
+    for record in source:
+        try:
+            yield parse_row(record.data)
+        except Malformed as error:
+            rule, field, message = error.found[0]
+            raise DatasetError(
+                str(Problem(rule=rule, path=str(path), line=record.line, field=field, message=message))
+            ) from error
+
+
+def iter_tasks(
+    path: str | Path, *, prompt: str | None = None, reference: str | None = None
+) -> Iterator[Task]:
+    """The rows of a dataset as tasks, one at a time. A row without an `id` has one made of its content."""
+    return to_tasks(read_rows(path, prompt=prompt, reference=reference))
+
+
+def read_tasks(path: str | Path, *, prompt: str | None = None, reference: str | None = None) -> TaskSet:
+    """The whole dataset as a task set: `messages` or `prompt`, `tools`, the reference, and every other field
+    as metadata. Raises `DatasetError` at the first row that is none, `ValueError` at a repeated id."""
+    return TaskSet(iter_tasks(path, prompt=prompt, reference=reference))
+
+
+def parse_row(data: bytes) -> Row:
+    """Raises `Malformed`."""
+    try:
+        row = Row.model_validate_json(data)
+    except ValidationError as error:
+        raise Malformed(explain(data, error)) from error
+    # JSON knows neither NaN nor Infinity, which pydantic takes.
+    if not (row.messages or row.prompt) or b"NaN" in data or b"Infinity" in data:
+        found = explain(data, None)
+        if found:
+            raise Malformed(found)
+    return row
+
+
+def renamed(
+    source: Iterable[Record], name: str, prompt: str | None, reference: str | None
+) -> Iterator[Record]:
+    """The records with the fields called `prompt` and `reference` under the names that `Row` knows."""
+    names = {"prompt": prompt, "reference_answer": reference}
+    for record in source:
+        try:
+            row = from_json(record.data)
+        except ValueError:
+            row = None
+        if not is_object(row):  # `parse_row` says why
+            yield record
+            continue
+        for ours, theirs in names.items():
+            if theirs is None or theirs == ours:
+                continue
+            if theirs not in row or ours in row or (ours == "prompt" and "messages" in row):
+                why = (
+                    "is not there"
+                    if theirs not in row
+                    else f"would replace what {ours!r} or 'messages' holds"
+                )
+                raise DatasetError(f"{name}:{record.line}: {theirs}: {why}; the row has {', '.join(row)}")
+            row[ours] = row.pop(theirs)
+        yield Record(record.line, to_json(row))
