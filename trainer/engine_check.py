@@ -87,7 +87,7 @@ async def _make_tiny(recipe: Recipe, arena: Arena, folder: Path) -> Path:
 
 async def _opening(recipe: Recipe, arena: Arena, renderer: Renderer, number: int) -> tuple[int, ...]:
     """What the engine sees first of a held-out task."""
-    env = adopt(arena.env(**recipe.env.options))
+    env = adopt(arena.env(**recipe.source.options))
     try:
         first = await env.reset(arena.held_out[number], seed=recipe.seed)
     finally:

@@ -5,7 +5,9 @@ from .exact import Exact
 from .function import FunctionGrader, grader
 from .grading import Grader, grade_episode
 from .lambda_reward import LambdaReward
+from .load import UnknownReward, load_reward
 from .math import Math
+from .named import NamedReward
 from .numeric import Numeric, as_number, numbers
 from .rubric import Rubric
 from .suite import Suite
@@ -17,13 +19,16 @@ __all__ = [
     "Grader",
     "LambdaReward",
     "Math",
+    "NamedReward",
     "Numeric",
     "Rubric",
     "Suite",
     "UnitTests",
+    "UnknownReward",
     "as_number",
     "final_answer",
     "grade_episode",
     "grader",
+    "load_reward",
     "numbers",
 ]

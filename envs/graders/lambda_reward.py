@@ -76,6 +76,11 @@ class LambdaReward:
     def __repr__(self) -> str:
         return f"LambdaReward({self.source!r})"
 
+    async def check(self) -> None:
+        """Raise `RewardFailed` for a file that a worker cannot load; elsewhere the first call tells."""
+        if isinstance(self._invoke, InWorker):
+            await self._invoke.check()
+
     async def grade(self, task: Task, episode: Episode, workspace: Workspace | None) -> Score:
         """Raises `RewardFailed`, and `RewardBusy` after the last try."""
         loop = asyncio.get_running_loop()

@@ -4,19 +4,21 @@ import asyncio
 import json
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ParamSpec, Protocol
 
 from ....sandboxes import ExecResult, ExecStatus, SandboxSpec, open_sandbox
 from ...threads import in_thread
 from ...worker import Worker, WorkerDied
-from .host import call_handler
+from .host import call_handler, load_handler
 from .reply import RewardBusy, RewardFailed, failure, parse_json
 from .sample import Sample
+
+P = ParamSpec("P")
 
 HOST = Path(__file__).with_name("host.py")
 MAX_REPLY = 1 << 22
@@ -40,19 +42,28 @@ class InWorker:
     timeout_s: float
 
     async def __call__(self, event: Sequence[Sample]) -> object:
+        words = (str(self.path), self.name, json.dumps(event), self.timeout_s)
+        return _said(await self._in_worker(call_handler, *words))
+
+    async def check(self) -> None:
+        """Raise `RewardFailed` where the file has no such function, or breaks when it is loaded."""
+        is_there, why = await self._in_worker(load_handler, str(self.path), self.name)
+        if not is_there:
+            raise RewardFailed(why)
+
+    async def _in_worker(
+        self, function: Callable[P, tuple[bool, str]], *args: P.args, **kwargs: P.kwargs
+    ) -> tuple[bool, str]:
         worker = Worker.hire()
         try:
             async with asyncio.timeout(self.timeout_s):
-                done = await worker.call(
-                    call_handler, str(self.path), self.name, json.dumps(event), self.timeout_s
-                )
+                return await worker.call(function, *args, **kwargs)
         except TimeoutError as error:
             raise _too_slow(self.path.name, self.timeout_s) from error
         except WorkerDied as error:
             raise RewardFailed(f"{self.path.name} took its process down: {error}") from error
         finally:
             worker.release()
-        return _said(done)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -50,7 +50,7 @@ def call_handler(path: str, name: str, event: str, timeout_s: float) -> tuple[bo
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-            handler = getattr(_module(path), name)
+            handler = getattr(load_module(path), name)
             reply = handler(json.loads(event), Context(name, event, timeout_s))
             return True, json.dumps(reply, default=_plain)
     except KeyboardInterrupt:
@@ -59,8 +59,21 @@ def call_handler(path: str, name: str, event: str, timeout_s: float) -> tuple[bo
         return False, _told(error, path) + _end_of(printed.getvalue())
 
 
-def _module(path: str) -> ModuleType:
-    """Loaded once in a process, as Lambda does, and again when the file has changed."""
+def load_handler(path: str, name: str) -> tuple[bool, str]:
+    """Whether there is something to call, or why not."""
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+            found = getattr(load_module(path), name)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # every kind, as above
+        return False, _told(error, path) + _end_of(printed.getvalue())
+    return callable(found), f"{name} is {found!r:.100}, which cannot be called"
+
+
+def load_module(path: str) -> ModuleType:
+    """The file as a module: loaded once in a process, as Lambda does, and again when it has changed."""
     key = (os.path.abspath(path), os.stat(path).st_mtime_ns)
     if key not in _loaded:
         folder, stem = os.path.dirname(key[0]), os.path.splitext(os.path.basename(path))[0]
