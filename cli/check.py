@@ -35,7 +35,7 @@ def check_recipe(recipe: RecipePath, overrides: Sets = None, as_json: Json = Fal
         arena = asyncio.run(preflight(loaded))
     rows = [
         _row("fields", f"{recipe} is a recipe"),
-        _row("environment", f"{loaded.env.id} is {arena.env.__module__}.{arena.env.__qualname__}"),
+        _row("environment", f"{loaded.source.id} is {arena.env.__module__}.{arena.env.__qualname__}"),
         _row("tasks", f"{len(arena.train)} to train on, {len(arena.held_out)} held out"),
         _row("parts", "what the run needs of this machine is there"),
     ]

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..envs.graders.by_name import UnknownGrader, load_object
 from ..envs.graders.judge import TEMPLATES, Judge, JudgeModel, PairJudge
 from ..envs.graders.judge.check import Bars, JudgeReport, check_judge, num_questions
 from ..envs.graders.judge.labels import Labelled, Rater, Ratings, read_labels
-from ..envs.graders.named import UnknownGrader, load_object
 from ..trainer.recipe_file import RecipeError
 from .progress import TerminalProgress
 

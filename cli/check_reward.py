@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..envs import Env, Task, UserMessage, load_env, play
 from ..envs.check import Check
+from ..envs.graders.by_name import UnknownGrader, load_grader
 from ..envs.graders.check_reward import RewardCase, answered, check_reward
-from ..envs.graders.named import UnknownGrader, load_grader
 from ..trainer.parts import make_tasks
 from ..trainer.recipe_file import RecipeError
 from .progress import TerminalProgress

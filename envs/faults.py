@@ -63,13 +63,13 @@ class _FaultyTool(Tool):
     def __init__(self, tool: Tool) -> None:
         super().__init__(tool.function, tool.timeout_s)
 
-    async def _call(self, env: Env[Any], arguments: dict[str, Any]) -> Any:
+    async def call(self, env: Env[Any], arguments: dict[str, Any]) -> Any:
         assert isinstance(env, FaultyTools)
         if fault := env.faults.strike(Fault.TOOL_CRASH, env.episode_seed):
             raise InjectedFault(fault)
         if fault := env.faults.strike(Fault.TOOL_HANG, env.episode_seed):
             await _hang(fault)
-        return await super()._call(env, arguments)
+        return await super().call(env, arguments)
 
 
 class FaultySandboxTools(SandboxToolEnv[TaskT]):

@@ -9,6 +9,7 @@ class Calculator(ToolEnv):
 
 import asyncio
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, Protocol, TypeVar, overload
@@ -37,29 +38,28 @@ class Offered(Protocol):
         ...
 
 
-class Tool:
-    """A tool method: its signature for the model, and its time limit."""
+class AnyTool(ABC):
+    """What the policy may call: its spec for the model, its time limit, and how an answer becomes text."""
 
-    def __init__(self, function: Callable[..., Any], timeout_s: float | None) -> None:
-        self.function, self.timeout_s = function, timeout_s
-        self.signature = Signature.of(function)
-        self.spec = ToolSpec(
-            name=function.__name__,
-            description=self.signature.description,
-            parameters=self.signature.schema,
-        )
+    def __init__(self, spec: ToolSpec, timeout_s: float | None) -> None:
+        self.spec, self.timeout_s = spec, timeout_s
+
+    @abstractmethod
+    def parse(self, call: ToolCall) -> dict[str, Any]:
+        """The arguments of a call. Raises `ToolError` where they do not fit."""
+
+    @abstractmethod
+    async def call(self, env: Env[Any], arguments: dict[str, Any]) -> Any:
+        """What the tool answers."""
 
     async def run(self, env: Env[Any], call: ToolCall) -> str:
         """The tool's answer as text. Raises `ToolError` for everything that is the policy's to mend."""
-        try:
-            arguments = self.signature.parse(call.arguments)
-        except WrongArguments as error:
-            raise ToolError(f"wrong arguments: {error}; call it as {self.signature}") from None
+        arguments = self.parse(call)
         limit = asyncio.timeout(self.timeout_s)
         try:
             async with limit:
                 with no_exit():
-                    value = await self._call(env, arguments)
+                    value = await self.call(env, arguments)
         except TimeoutError as error:
             if not limit.expired():
                 raise  # the tool's own: infrastructure
@@ -68,11 +68,6 @@ class Tool:
         except SandboxFileError as error:
             raise ToolError(str(error)) from error
         return self._text(value)
-
-    async def _call(self, env: Env[Any], arguments: dict[str, Any]) -> Any:
-        if inspect.iscoroutinefunction(self.function):
-            return await self.function(env, **arguments)
-        return await in_thread(lambda: self.function(env, **arguments))
 
     def _text(self, value: Any) -> str:
         if isinstance(value, str):
@@ -84,6 +79,32 @@ class Tool:
                 f"tool {self.spec.name!r} returned {type(value).__name__}, which has no JSON form ({error}); "
                 "return a str, a number, a list, a dict or a dataclass"
             ) from error
+
+
+class Tool(AnyTool):
+    """A tool method: its signature is the spec."""
+
+    def __init__(self, function: Callable[..., Any], timeout_s: float | None) -> None:
+        self.function = function
+        self.signature = Signature.of(function)
+        spec = ToolSpec(
+            name=function.__name__,
+            description=self.signature.description,
+            parameters=self.signature.schema,
+        )
+        super().__init__(spec, timeout_s)
+
+    def parse(self, call: ToolCall) -> dict[str, Any]:
+        """In the annotated types."""
+        try:
+            return self.signature.parse(call.arguments)
+        except WrongArguments as error:
+            raise ToolError(f"wrong arguments: {error}; call it as {self.signature}") from None
+
+    async def call(self, env: Env[Any], arguments: dict[str, Any]) -> Any:
+        if inspect.iscoroutinefunction(self.function):
+            return await self.function(env, **arguments)
+        return await in_thread(lambda: self.function(env, **arguments))
 
 
 @overload

@@ -17,7 +17,11 @@ from ..agents.renderer import Renderer
 from ..agents.rollout import Rollout
 from ..agents.trajectory import Trajectory
 from ..envs import Env, Policy, Task, TaskSet, load_env
+from ..envs.dataset_env import dataset_env
 from ..envs.errors import no_exit, where
+from ..envs.graders import UnknownReward, load_reward
+from ..envs.graders.load import load_code
+from ..envs.row_tools import functions_of
 from .config import LearnerConfig, LoraConfig
 from .progress import Progress, waiting_for_episodes
 from .recipe import LoraSection, OptimizerSection, Recipe
@@ -47,18 +51,24 @@ class Arena(NamedTuple):
 
 def load_arena(recipe: Recipe) -> Arena:
     """The environment and the split of its tasks. Raises `RecipeError` and `UnknownEnv`."""
-    env = load_env(recipe.env.id)
-    tasks = make_tasks("env.tasks", env, recipe.env.tasks)
+    if recipe.env is not None:
+        env = load_env(recipe.env.id)
+        tasks = make_tasks("env.tasks", env, recipe.env.tasks)
+    else:
+        env = _dataset_env(recipe)
+        tasks = make_tasks("data", env, {})
     try:
-        train, held_out = tasks.split(recipe.env.held_out, seed=recipe.seed)
+        train, held_out = tasks.split(_num_held_out(recipe, tasks), seed=recipe.seed)
     except ValueError as error:
-        raise RecipeError(f"env.held_out: {error}") from error
-    return Arena(env, train, held_out, {**recipe.env.options, **_partners(recipe)})
+        raise RecipeError(f"{recipe.source_field}.held_out: {error}") from error
+    return Arena(env, train, held_out, {**recipe.source.options, **_partners(recipe)})
 
 
 def _partners(recipe: Recipe) -> dict[str, ChatPolicy]:
     """They are shared by all episodes: one keeps nothing of an episode, and connects when it is asked."""
     section = recipe.env
+    if section is None:
+        return {}
     if twice := sorted(section.partners.keys() & section.options.keys()):
         raise RecipeError(f"env.partners.{twice[0]}: stands in env.options too; leave it out there")
     found: dict[str, ChatPolicy] = {}
@@ -74,6 +84,35 @@ def _partners(recipe: Recipe) -> dict[str, ChatPolicy]:
         except ValueError as error:
             raise RecipeError(f"env.partners.{name}: {error}") from error
     return found
+
+
+def _dataset_env(recipe: Recipe) -> type[Env[Any]]:
+    """The rows, the reward and the tools of a recipe as an environment."""
+    data, reward = recipe.data, recipe.reward
+    assert data is not None and reward is not None, "the recipe was validated"
+    try:
+        judge = load_reward(reward.function, **reward.options)
+    except UnknownReward as error:
+        raise RecipeError(f"reward: {error}") from error
+    try:
+        functions = {} if recipe.tools is None else functions_of(load_code(recipe.tools))
+    except UnknownReward as error:
+        raise RecipeError(f"tools: {error}") from error
+    return dataset_env(
+        data.path,
+        judge,
+        functions=functions,
+        reward_range=reward.range,
+        prompt=data.prompt,
+        reference=data.reference,
+    )
+
+
+def _num_held_out(recipe: Recipe, tasks: TaskSet) -> int:
+    """As the recipe says; of a dataset that nobody asked about a tenth of the prompts, at most 500."""
+    if recipe.source.held_out is not None:
+        return recipe.source.held_out
+    return min(500, max(1, len({task.prompt_text for task in tasks}) // 10))
 
 
 def call(field: str, function: Callable[..., object], arguments: Mapping[str, Any]) -> object:
@@ -122,7 +161,7 @@ def make_rollout(
 ) -> Rollout:
     """How this run plays an episode."""
     sampling = Sampling(temperature=temperature, max_tokens=recipe.sampling.max_tokens)
-    limits = arena.env.budget.merged(recipe.env.budget)
+    limits = arena.env.budget.merged(recipe.source.budget)
 
     def make_policy(task: Task, version: PolicyVersion, seed: int) -> EnginePolicy:
         return EnginePolicy(
@@ -139,8 +178,8 @@ def make_rollout(
         make_env=arena.make_env,
         make_policy=make_policy,
         run_seed=recipe.seed,
-        budget=recipe.env.budget,
-        grader_timeout_s=recipe.env.grader_timeout_s,
+        budget=recipe.source.budget,
+        grader_timeout_s=recipe.source.grader_timeout_s,
     )
 
 
@@ -150,8 +189,8 @@ def make_plain_rollout(recipe: Recipe, arena: Arena, make_policy: Callable[[Task
         make_env=arena.make_env,
         make_policy=lambda task, version, seed: make_policy(task),
         run_seed=recipe.seed,
-        budget=recipe.env.budget,
-        grader_timeout_s=recipe.env.grader_timeout_s,
+        budget=recipe.source.budget,
+        grader_timeout_s=recipe.source.grader_timeout_s,
     )
 
 

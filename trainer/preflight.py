@@ -6,6 +6,8 @@ from contextlib import contextmanager
 
 from ..agents.errors import EngineError
 from ..envs import SandboxToolEnv
+from ..envs.graders import LambdaReward
+from ..envs.graders._lambda.reply import RewardFailed
 from ..sandboxes import open_sandbox
 from .losses import load_loss, loss_names
 from .parts import Arena, call, load_arena
@@ -21,11 +23,14 @@ async def preflight(recipe: Recipe, *, trains: bool = True) -> Arena:
     """
     arena = load_arena(recipe)
     _check_env_options(arena)
+    if isinstance(arena.env.grader, LambdaReward):
+        with _about("reward"):
+            await arena.env.grader.check()
     if trains:
         if not arena.train:
             raise RecipeError(
-                f"env.held_out: {recipe.env.held_out} is every distinct prompt, none is left to train on; "
-                "ask for fewer, or make the task set larger"
+                f"{recipe.source_field}.held_out: {len(arena.held_out)} is every distinct prompt, "
+                "none is left to train on; ask for fewer, or make the task set larger"
             )
         check_loss(recipe.grpo)
         if recipe.warm_start is not None:
@@ -103,5 +108,5 @@ def _about(field: str) -> Generator[None, None, None]:
     """What is raised inside is the fault of a field."""
     try:
         yield
-    except (EngineError, ValueError) as error:
+    except (EngineError, RewardFailed, ValueError) as error:
         raise RecipeError(f"{field}: {error}") from error

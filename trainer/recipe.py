@@ -1,19 +1,18 @@
 """The recipe: one YAML file that says everything about a run. Imports without torch."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
+    model_validator,
 )
 
-from ..envs import Budget
+from .sources import DataSection, EnvSection, RewardSection, Section, spelled_out
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """Of a run, or of an evaluation: it is part of a folder's name."""
@@ -29,42 +28,7 @@ AnyPath = Annotated[Path, AfterValidator(_writable)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class PartnerSection(_Section):
-    """A chat endpoint that plays a part inside the environment, such as its user."""
-
-    url: str
-    """Such as "http://127.0.0.1:8000/v1"."""
-    model: str
-    """The model's name at the endpoint."""
-    api_key_env: str | None = None
-    """Name of the environment variable with the key; the key itself never stands in a recipe."""
-    options: dict[str, Any] = Field(default_factory=dict)
-    """Goes into each request: temperature, max_tokens and what else the endpoint knows."""
-
-
-class EnvSection(_Section):
-    """Which environment, and which of its tasks."""
-
-    id: str
-    """A registered name (`palaestra.envs.env_names()`) or "module:Class"."""
-    options: dict[str, Any] = Field(default_factory=dict)
-    """Keyword arguments of the environment's class."""
-    partners: dict[str, PartnerSection] = Field(default_factory=dict)
-    """More of these arguments, each a policy: `{user: {url: ..., model: ...}}`."""
-    tasks: dict[str, Any] = Field(default_factory=dict)
-    """Keyword arguments of its `tasks` classmethod."""
-    held_out: PositiveInt = 500
-    """Tasks kept from training and used by every evaluation; disjoint by prompt text."""
-    budget: Budget = Budget()
-    """Overrides the environment's own limits one by one."""
-    grader_timeout_s: PositiveFloat = 60.0
-
-
-class TinyModel(_Section):
+class TinyModel(Section):
     """A model made on the spot from random weights, with a tokenizer trained on demonstrations."""
 
     hidden: PositiveInt = 128
@@ -82,7 +46,7 @@ class TinyModel(_Section):
     """Positions that the model is made for."""
 
 
-class ModelSection(_Section):
+class ModelSection(Section):
     """Exactly one of `path` and `tiny`."""
 
     path: AnyPath | None = None
@@ -97,7 +61,7 @@ class ModelSection(_Section):
     """"append" never re-renders; "template" does, as the chat template wants, and forks where it must."""
 
 
-class EngineSection(_Section):
+class EngineSection(Section):
     """What samples the tokens."""
 
     kind: Literal["local", "vllm"] = "local"
@@ -121,13 +85,13 @@ class EngineSection(_Section):
     """Largest difference of engine and learner log-probabilities after a publish, nats (vllm)."""
 
 
-class SamplingSection(_Section):
+class SamplingSection(Section):
     temperature: PositiveFloat = 1.0
     max_tokens: PositiveInt = 256
     """Tokens of one answer."""
 
 
-class OptimizerSection(_Section):
+class OptimizerSection(Section):
     """AdamW."""
 
     lr: PositiveFloat = 1e-5
@@ -140,7 +104,7 @@ class OptimizerSection(_Section):
     max_grad_norm: PositiveFloat = 1.0
 
 
-class WarmStartSection(_Section):
+class WarmStartSection(Section):
     """A short supervised training on the oracle's demonstrations, before the reinforcement learning."""
 
     demonstrations: PositiveInt = 1024
@@ -153,17 +117,17 @@ class WarmStartSection(_Section):
     optimizer: OptimizerSection = OptimizerSection(lr=1e-3)
 
 
-class LoraSection(_Section):
+class LoraSection(Section):
     rank: PositiveInt = 16
     alpha: PositiveFloat = 32.0
     targets: Annotated[list[str], Field(min_length=1)] | Literal["all-linear"] = "all-linear"
     """Names of linear layers such as "q_proj"; "all-linear": every one but the head."""
 
 
-class GrpoSection(_Section):
+class GrpoSection(Section):
     """Trajectory-level group-relative policy optimisation."""
 
-    steps: PositiveInt
+    steps: PositiveInt = 100
     tasks_per_step: PositiveInt = 16
     group_size: Annotated[int, Field(ge=2)] = 8
     """Episodes of one task; the baseline is their mean."""
@@ -193,7 +157,7 @@ class GrpoSection(_Section):
     """Tokens, padding included, of one forward and backward pass."""
 
 
-class EvaluationSection(_Section):
+class EvaluationSection(Section):
     samples: PositiveInt = 1
     """Episodes of each held-out task."""
     every: PositiveInt | None = None
@@ -202,13 +166,13 @@ class EvaluationSection(_Section):
     """None: as in training."""
 
 
-class CheckpointSection(_Section):
+class CheckpointSection(Section):
     every: PositiveInt = 20
     keep: PositiveInt = 2
 
 
-class Recipe(_Section):
-    """Everything about a run.
+class Recipe(Section):
+    """Everything about a run. What is played is `env`, or `data` with `reward`.
 
     >>> Recipe.model_validate({"name": "x", "env": {"id": "arithmetic"}, "grpo": {"steps": 1}}).seed
     0
@@ -222,7 +186,11 @@ class Recipe(_Section):
     """Bit-identical results from the same recipe, also after a crash; somewhat slower."""
     threads: PositiveInt | None = None
     """Processor threads of torch; None: all cores."""
-    env: EnvSection
+    env: EnvSection | None = None
+    data: DataSection | None = None
+    reward: RewardSection | None = None
+    tools: str | None = None
+    """A Python file, or a module, whose functions do the work of the rows' tools."""
     model: ModelSection = ModelSection(tiny=TinyModel())
     engine: EngineSection = EngineSection()
     sampling: SamplingSection = SamplingSection()
@@ -230,9 +198,33 @@ class Recipe(_Section):
     lora: LoraSection | None = None
     """None trains every parameter."""
     optimizer: OptimizerSection = OptimizerSection()
-    grpo: GrpoSection
+    grpo: GrpoSection = GrpoSection()
     evaluation: EvaluationSection = EvaluationSection()
     checkpoint: CheckpointSection = CheckpointSection()
+
+    _spell_out = model_validator(mode="before")(spelled_out)
+
+    @model_validator(mode="after")
+    def _plays_one_thing(self) -> Self:
+        if (self.env is None) == (self.data is None):
+            raise ValueError("set exactly one of `env` and `data`; `data` comes with `reward`")
+        if (self.data is None) != (self.reward is None):
+            raise ValueError("`data` and `reward` come together: rows, and the function that judges answers")
+        if self.data is None and self.tools is not None:
+            raise ValueError("`tools` are for the rows of `data`; an environment brings its own")
+        return self
+
+    @property
+    def source(self) -> EnvSection | DataSection:
+        """Where the tasks come from."""
+        found = self.env or self.data
+        assert found is not None, "validated"
+        return found
+
+    @property
+    def source_field(self) -> str:
+        """How the recipe calls it."""
+        return "data" if self.env is None else "env"
 
     @property
     def evaluation_temperature(self) -> float:

@@ -1,15 +1,17 @@
 """Reading a recipe: file, command-line overrides, and errors that name the cure."""
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from ..agents.formats import tool_format
 from .recipe import OptimizerSection, Recipe, TinyModel
+from .sources import spelled_out
 
 
 class RecipeError(ValueError):
@@ -38,14 +40,39 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(
             f"{path} must be a YAML mapping such as `name: my-run`, found {type(data).__name__}"
         )
-    fields = cast(dict[str, Any], data)
+    fields: dict[str, Any] = spelled_out(data)
+    fields.setdefault("name", _name_after(path))
     for override in overrides:
         _apply(fields, override)
     try:
-        return Recipe.model_validate(fields)
+        return _beside(path.parent, Recipe.model_validate(fields))
     except ValidationError as error:
         lines = "\n".join(_explain(detail) for detail in error.errors())
         raise RecipeError(f"{path} cannot be run:\n{lines}") from error
+
+
+def _name_after(path: Path) -> str:
+    """The name of a run whose recipe gives none."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).lstrip("._-") or "run"
+
+
+def _beside(folder: Path, recipe: Recipe) -> Recipe:
+    """With the files that are not in the present folder, but beside the recipe."""
+
+    def found(name: str) -> str:
+        file = name.partition(":")[0]
+        there = folder / file
+        return f"{folder / name}" if not Path(file).exists() and there.exists() else name
+
+    data, reward = recipe.data, recipe.reward
+    if data is None or reward is None:
+        return recipe
+    changes: dict[str, Any] = {
+        "data": data.model_copy(update={"path": found(data.path)}),
+        "reward": reward.model_copy(update={"function": found(reward.function)}),
+        "tools": None if recipe.tools is None else found(recipe.tools),
+    }
+    return recipe.model_copy(update=changes)
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -129,6 +156,8 @@ def _apply(data: dict[str, Any], override: str) -> None:
 
 def _explain(detail: Any) -> str:
     """One line for one wrong field."""
+    if not detail["loc"]:  # something between fields
+        return f"  {detail['msg'].removeprefix('Value error, ')}"
     where = ".".join(str(part) for part in detail["loc"])
     if detail["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         close = difflib.get_close_matches(str(detail["loc"][-1]), _fields(detail["loc"][:-1]), n=1)

@@ -167,9 +167,9 @@ class _Run:
         solved = [each for each in played if each.reward is not None and is_solved(each.reward, maximum)]
         if not solved:
             raise RecipeError(
-                f"env.id: the oracle of {self.recipe.env.id!r} solved none of {len(played)} tasks: "
-                f"nothing to learn from; the first ended as {played[0].outcome}. "
-                f"palaestra check env {self.recipe.env.id} looks closer"
+                f"{self.recipe.source_field}: the oracle of {self.recipe.source.id!r} solved none of "
+                f"{len(played)} tasks: nothing to learn from; the first ended as {played[0].outcome}. "
+                "palaestra play looks closer"
             )
         return solved
 

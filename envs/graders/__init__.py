@@ -8,9 +8,12 @@ from .function import FunctionGrader, grader
 from .grading import Grader, grade_episode
 from .gsm8k import Gsm8k
 from .json_schema import JsonSchema
+from .lambda_reward import LambdaReward
 from .language import Language, detect_language
 from .length import Length
+from .load import UnknownReward, load_reward
 from .math import Math
+from .named import NamedReward
 from .numeric import Numeric, as_number, numbers
 from .presets import preset
 from .prime_math import PrimeMath
@@ -32,9 +35,11 @@ __all__ = [
     "Grader",
     "Gsm8k",
     "JsonSchema",
+    "LambdaReward",
     "Language",
     "Length",
     "Math",
+    "NamedReward",
     "Numeric",
     "PrimeMath",
     "Regex",
@@ -43,11 +48,13 @@ __all__ = [
     "Suite",
     "Tags",
     "UnitTests",
+    "UnknownReward",
     "as_number",
     "detect_language",
     "final_answer",
     "grade_episode",
     "grader",
+    "load_reward",
     "numbers",
     "parse_constraints",
     "preset",

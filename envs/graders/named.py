@@ -1,86 +1,109 @@
-"""Graders by name: a preset, or an object in a file or a module."""
+"""Plain functions as graders: each argument is filled by its name."""
 
-import importlib
-import importlib.util
-import sys
+import inspect
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
-from ..errors import no_exit, where
-from .exact import Exact
-from .function import grader
-from .grading import Grader
-from .math import Math
-from .numeric import Numeric
-from .unit_tests import UnitTests
+from ..episode import Episode, Workspace
+from ..message import to_openai
+from ..outcome import Score, finite
+from ..task import Task
+from ..threads import in_thread
 
-PRESETS: Mapping[str, Callable[[], Grader]] = {
-    "exact": Exact,
-    "math": Math,
-    "numeric": Numeric,
-    "unit_tests": UnitTests,
-}
+REFERENCE_NAMES = ("reference", "reference_answer", "ground_truth", "answer")
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
-class UnknownGrader(ValueError):
-    """Nothing has that name, it breaks, or it is no grader. The message has the cure."""
+@dataclass(frozen=True, slots=True)
+class NamedReward:
+    """A function whose arguments say what it wants to know. A plain `def` runs in a thread.
 
+    >>> def score(completion: str, reference: str) -> float: ...
 
-def load_grader(name: str) -> Grader:
-    """A preset, or what stands at "my_rewards.py:score" or "my_package.rewards:score": a grader, a class that
-    makes one without arguments, or a function of task and episode.
+    task, episode, workspace                         what graders get
+    completion, solution_str                         the text of the last answer
+    reference, reference_answer, ground_truth, answer    what is expected
+    prompt, messages                                 the opening as text; all messages in OpenAI's form
+    any field of the row                             its value; `**kwargs` takes all of them
 
-    >>> load_grader("numeric")
-    Numeric(prefix=None, rel_tol=0.0, abs_tol=None)
+    One that takes `completions` is called as TRL does it: every value is a list of one, and so is its answer.
+    It may return a number, a `Score`, or a dict with "score", whose other numbers become components.
     """
-    if name in PRESETS:
-        return PRESETS[name]()
-    if ":" not in name:
-        raise UnknownGrader(
-            f'no grader {name!r}; presets: {", ".join(PRESETS)}; or name one as "my_rewards.py:score"'
-        )
-    found = load_object(name)
-    has_grade = callable(getattr(found, "grade", None))
-    made: Any = _guarded(name, found) if has_grade and isinstance(found, type) else found
-    if has_grade:
-        return _as_grader(made)
-    if callable(made):
-        function: Any = made
-        return grader(function)
-    raise UnknownGrader(f"{name} is {found!r:.200}; it must be a grader, or a function of task and episode")
+
+    function: Callable[..., Any]
+
+    async def grade(self, task: Task, episode: Episode, workspace: Workspace | None) -> Score:
+        values = _values(task, episode)
+        if self._is_batched:
+            values = {name: [value] for name, value in values.items()}
+            values["completions"] = [[{"role": "assistant", "content": _completion(episode)}]]
+            values["prompts"] = [[to_openai(message) for message in task.messages]]
+        objects = {"task": task, "episode": episode, "workspace": workspace}
+        arguments = self._chosen(values | objects, values)
+        if inspect.iscoroutinefunction(self.function):
+            said = await self.function(**arguments)
+        else:
+            said = await in_thread(lambda: self.function(**arguments))
+        return _score(_only(said) if self._is_batched else said)
+
+    def check(self, task: Task) -> None:
+        """Raise `ValueError` where an argument has no value for a task like this one."""
+        known = {*_values(task, None), "task", "episode", "workspace"}
+        if self._is_batched:
+            known |= {"completions", "prompts"}
+        for name, parameter in inspect.signature(self.function).parameters.items():
+            if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
+                raise ValueError(f"the argument {name!r} cannot be given by its name; leave the '/' out")
+            if parameter.kind in _NAMED and parameter.default is parameter.empty and name not in known:
+                raise ValueError(
+                    f"there is no value for the argument {name!r}; known: {', '.join(sorted(known))}"
+                )
+
+    @property
+    def _is_batched(self) -> bool:
+        return "completions" in inspect.signature(self.function).parameters
+
+    def _chosen(self, known: Mapping[str, Any], rest: Mapping[str, Any]) -> dict[str, Any]:
+        parameters = inspect.signature(self.function).parameters
+        chosen = {name: known[name] for name in parameters if name in known}
+        if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
+            chosen = {**rest, **chosen}
+        return chosen
 
 
-def _as_grader(found: Any) -> Grader:
-    return found  # type: ignore[no-any-return]  # it has `grade`; what that returns is checked at each call
+def _values(task: Task, episode: Episode | None) -> dict[str, Any]:
+    completion = _completion(episode)
+    said = () if episode is None else episode.messages
+    return {
+        **dict.fromkeys(REFERENCE_NAMES, task.reference),
+        "prompt": task.prompt_text,
+        **task.metadata,
+        "completion": completion,
+        "solution_str": completion,
+        "messages": [to_openai(message) for message in said],
+    }
 
 
-def load_object(name: str) -> Any:
-    """What stands at "folder/file.py:name" or "module:name". Raises `UnknownGrader`."""
-    place, _, attribute = name.rpartition(":")
-    if place.endswith(".py"):
-        module = _guarded(name, lambda: _from_file(Path(place)))
-    else:
-        module = _guarded(name, lambda: importlib.import_module(place))
-    if not hasattr(module, attribute):
-        raise UnknownGrader(f"{name}: {place} has no {attribute!r}")
-    return getattr(module, attribute)
+def _completion(episode: Episode | None) -> str:
+    return episode.answers[-1].content if episode is not None and episode.answers else ""
 
 
-def _from_file(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # dataclasses and pickle look for it there
-    spec.loader.exec_module(module)
-    return module
+def _only(said: object) -> object:
+    if not isinstance(said, list) or len(cast(list[object], said)) != 1:
+        raise TypeError(f"the reward of one completion is {said!r:.200}; it must be a list of one number")
+    return cast(list[object], said)[0]
 
 
-def _guarded(name: str, load: Callable[[], Any]) -> Any:
-    try:
-        with no_exit():
-            return load()
-    except Exception as error:  # every kind: an import runs other people's code
-        why = f"{type(error).__name__}: {error}, {where(error)}"
-        raise UnknownGrader(f"{name} cannot be loaded: {why}") from error
+def _score(said: object) -> Score:
+    if isinstance(said, Score):
+        return said
+    if isinstance(said, dict) and "score" in said:
+        fields = cast(dict[str, Any], said)
+        parts = {
+            name: float(part)
+            for name, part in fields.items()
+            if isinstance(part, int | float) and name != "score"
+        }
+        return Score(reward=finite(fields["score"], "score"), components=parts)
+    return Score(reward=finite(said, "the reward"))

@@ -4,19 +4,31 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from .constraints import Constraints
 from .exact import Exact
 from .finqa import FinQA
 from .grading import Grader
 from .gsm8k import Gsm8k
+from .json_schema import JsonSchema
+from .math import Math
+from .numeric import Numeric
 from .prime_math import PrimeMath
+from .regex import Regex
 from .sql import SqlResult
+from .unit_tests import UnitTests
 
 PRESETS: Mapping[str, Callable[..., Grader]] = MappingProxyType(
     {
+        "code": UnitTests,
         "exact_match": Exact,
         "finqa": FinQA,
         "gsm8k": Gsm8k,
+        "ifeval": Constraints,
+        "json_schema": JsonSchema,
+        "math": Math,
+        "numeric": Numeric,
         "prime_math": PrimeMath,
+        "regex": Regex,
         "sql": SqlResult,
     }
 )

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from palaestra.envs.graders import _candidate, _query
+from palaestra.envs.graders._lambda import host
 from palaestra.sandboxes._docker import containers
 
 PACKAGE = Path(containers.__file__).parent.parent
@@ -16,6 +17,7 @@ INSIDE = {
 }
 INSIDE["the grader's harness"] = Path(_candidate.__file__)
 INSIDE["the asker of SQL"] = Path(_query.__file__)
+INSIDE["the host of reward functions"] = Path(host.__file__)
 
 BUILTIN = {
     "bool",

@@ -21,6 +21,9 @@ HEAVY = (
     "reasoning_gym",
     "textarena",
     "bm25s",
+    "boto3",
+    "botocore",
+    "pyarrow",
 )
 
 

@@ -27,7 +27,7 @@ def test_a_preset_is_named_and_takes_its_fields_as_options() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "said"),
     [
-        ("gsm", {}, "no preset 'gsm'; the presets are: exact_match, finqa, gsm8k, prime_math, sql"),
+        ("gsm", {}, "no preset 'gsm'; the presets are: code, exact_match, finqa, gsm8k, ifeval"),
         ("gsm8k", {"mode": "strict"}, "preset 'gsm8k' with .*'mode'"),
         ("gsm8k", {"method": "lax"}, "Gsm8k.method is 'lax'"),
     ],

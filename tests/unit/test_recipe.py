@@ -27,6 +27,7 @@ def test_every_field_can_be_overridden(tmp_path: Path) -> None:
     sets = ["grpo.steps=7", "env.budget.max_turns=2", "lora.rank=4", "env.tasks.config={min_terms: 2}"]
     recipe = load_recipe(path, sets)
     assert recipe.grpo.steps == 7
+    assert recipe.env is not None
     assert recipe.env.budget.max_turns == 2
     assert recipe.lora is not None and recipe.lora.rank == 4
     assert recipe.env.tasks == {"config": {"min_terms": 2}}

@@ -14,9 +14,9 @@ from palaestra.cli.check_reward import find_cases, read_cases
 from palaestra.envs import Episode, Task, UserMessage
 from palaestra.envs.check import Check
 from palaestra.envs.graders import Exact, Grader, Numeric, final_answer, grader
+from palaestra.envs.graders.by_name import UnknownGrader, load_grader
 from palaestra.envs.graders.check_programs import check_programs
 from palaestra.envs.graders.check_reward import RewardCase, answered, check_reward
-from palaestra.envs.graders.named import UnknownGrader, load_grader
 from palaestra.envs.outcome import Scored
 from palaestra.trainer.recipe_file import RecipeError
 
@@ -160,7 +160,7 @@ def test_rewards_are_found_by_name_and_by_file(tmp_path: Path) -> None:
     def reward(name: str) -> float:
         return run_async(load_grader(f"{path}:{name}").grade(task, episode, None)).reward
 
-    assert load_grader("exact") == Exact()
+    assert load_grader("exact_match") == Exact()
     assert (reward("score"), reward("strict"), reward("Lax")) == (0.25, 0.0, 0.0)
     for name, problem in {
         f"{path}:number": "is 5; it must be a grader",

@@ -1,0 +1,132 @@
+"""Reward functions written for AWS: `lambda_handler(event, context)`, unmodified."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+from weakref import WeakKeyDictionary
+
+from ...sandboxes import SandboxSpec
+from ..backoff import backoff_s
+from ..episode import Episode, Workspace
+from ..outcome import Score
+from ..task import Task
+from ._lambda.batches import Batches
+from ._lambda.calls import Call, InSandbox, InWorker, OnLambda, OverHttp
+from ._lambda.reply import RewardBusy, RewardFailed, read_reply
+from ._lambda.sample import Sample, to_sample
+
+HANDLER = "lambda_handler"
+
+
+class LambdaReward:
+    """Asks a function that takes samples and returns `{id, aggregate_reward_score, metrics_list}` for each.
+
+    >>> LambdaReward("lambda_function.py")                     # in a worker process
+    >>> LambdaReward("lambda_function.py", where="sandbox")    # behind walls, without a network
+    >>> LambdaReward("https://example.org/grade")              # a function URL, or any server
+    >>> LambdaReward("arn:aws:lambda:eu-west-1:123456789012:function:grade")
+
+    Episodes that are graded at the same time share a call. Metrics become `Score.components`. What is wrong
+    with one row is raised for its sample alone; a call that breaks is repeated sample by sample, so that no
+    answer takes the others' grades with it.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        *,
+        where: Literal["worker", "sandbox"] = "worker",
+        sandbox: SandboxSpec | None = None,
+        batch: int = 16,
+        concurrency: int = 4,
+        timeout_s: float = 30.0,
+        retries: int = 4,
+        retry_s: float = 0.5,
+        api_key_env: str | None = None,
+        endpoint_url: str | None = None,
+    ) -> None:
+        """`batch`: samples of one call; `concurrency`: calls at a time. `timeout_s`: of one call.
+
+        `retries` come only after throttling, 5xx and a connection that was refused, after about `retry_s`
+        seconds, twice as long each time, with jitter. `api_key_env`: variable with a bearer token, for HTTP.
+        `endpoint_url`: another server that speaks Lambda's API.
+        """
+        self.source = source
+        self._batch, self._concurrency = batch, concurrency
+        self._retries, self._retry_s = retries, retry_s
+        if source.startswith(("http://", "https://")):
+            self._invoke: Call = OverHttp(url=source, timeout_s=timeout_s, api_key_env=api_key_env)
+        elif source.startswith(("arn:", "lambda:")):
+            name = source.removeprefix("lambda:")
+            self._invoke = OnLambda(name, timeout_s=timeout_s, endpoint_url=endpoint_url)
+        else:
+            file, _, name = source.partition(":")
+            path, name = Path(file).absolute(), name or HANDLER
+            if where == "sandbox":
+                spec = sandbox or SandboxSpec()
+                self._invoke = InSandbox(path=path, name=name, timeout_s=timeout_s, spec=spec)
+            else:
+                self._invoke = InWorker(path=path, name=name, timeout_s=timeout_s)
+        # A grader outlives event loops; futures and tasks do not.
+        self._batches: WeakKeyDictionary[asyncio.AbstractEventLoop, Batches[Sample, Score]]
+        self._batches = WeakKeyDictionary()
+
+    def __repr__(self) -> str:
+        return f"LambdaReward({self.source!r})"
+
+    async def check(self) -> None:
+        """Raise `RewardFailed` for a file that a worker cannot load; elsewhere the first call tells."""
+        if isinstance(self._invoke, InWorker):
+            await self._invoke.check()
+
+    async def grade(self, task: Task, episode: Episode, workspace: Workspace | None) -> Score:
+        """Raises `RewardFailed`, and `RewardBusy` after the last try."""
+        loop = asyncio.get_running_loop()
+        if loop not in self._batches:
+            self._batches[loop] = Batches(self._ask, batch=self._batch, concurrency=self._concurrency)
+        score = await self._batches[loop].ask(to_sample(task, episode))
+        return replace(score)
+
+    async def _ask(self, samples: list[Sample]) -> Sequence[Score | Exception]:
+        try:
+            return await self._ask_with_retries(samples)
+        except RewardFailed:
+            if len(samples) == 1:
+                raise
+        return [await self._ask_alone(sample) for sample in samples]
+
+    async def _ask_alone(self, sample: Sample) -> Score | Exception:
+        try:
+            (answer,) = await self._ask_with_retries([sample])
+        except (RewardFailed, RewardBusy) as error:
+            return error
+        return answer
+
+    async def _ask_with_retries(self, samples: Sequence[Sample]) -> Sequence[Score | Exception]:
+        failures = 0
+        while True:
+            try:
+                return await self._ask_once(samples)
+            except RewardBusy as busy:
+                failures += 1
+                if failures > self._retries:
+                    raise RewardBusy(f"no answer in {failures} tries; the last one: {busy}") from busy
+                pause_s = backoff_s(self._retry_s, failures, at_least_s=busy.after_s)
+            await asyncio.sleep(pause_s)
+
+    async def _ask_once(self, samples: Sequence[Sample]) -> Sequence[Score | Exception]:
+        event = _distinct(samples)
+        reply = await self._invoke(event)
+        return read_reply(reply, [sample["id"] for sample in event])
+
+
+def _distinct(samples: Sequence[Sample]) -> list[Sample]:
+    """The samples with ids of their own: the same episode may be graded twice."""
+    seen: dict[str, int] = {}
+    event: list[Sample] = []
+    for sample in samples:
+        times = seen[sample["id"]] = seen.get(sample["id"], 0) + 1
+        event.append(sample if times == 1 else {**sample, "id": f"{sample['id']}#{times}"})
+    return event

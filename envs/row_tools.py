@@ -1,0 +1,73 @@
+"""Tools of a dataset's rows: described in the row, done by a Python function of the same name."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any
+
+from jsonschema import SchemaError
+from jsonschema.validators import validator_for
+
+from .env import Env
+from .errors import ToolError
+from .message import ToolCall, ToolSpec
+from .task import Task
+from .threads import in_thread
+from .tools import AnyTool
+
+TIMEOUT_S = 60.0
+"""Of one call."""
+POLICY_ERRORS = (ValueError, LookupError, ArithmeticError)
+"""What a plain function raises about its arguments; the policy reads it. All else is a failure of ours."""
+
+
+class RowTool(AnyTool):
+    """The row's schema says which arguments fit. A plain `def` runs in a thread."""
+
+    def __init__(self, spec: ToolSpec, function: Callable[..., Any]) -> None:
+        super().__init__(spec, TIMEOUT_S)
+        self._function = function
+        self._schema: Any = validator_for(dict(spec.parameters))(dict(spec.parameters))
+
+    def parse(self, call: ToolCall) -> dict[str, Any]:
+        """As they are, where schema and function take them."""
+        arguments = dict(call.arguments)
+        wrong = [f"{error.json_path}: {error.message}" for error in self._schema.iter_errors(arguments)]
+        if wrong:
+            raise ToolError(f"wrong arguments: {'; '.join(wrong)}")
+        try:
+            inspect.signature(self._function).bind(**arguments)
+        except TypeError as error:
+            raise ToolError(f"wrong arguments: {error}") from None
+        return arguments
+
+    async def call(self, env: Env[Any], arguments: dict[str, Any]) -> Any:
+        try:
+            if inspect.iscoroutinefunction(self._function):
+                return await self._function(**arguments)
+            return await in_thread(lambda: self._function(**arguments))
+        except POLICY_ERRORS as error:
+            raise ToolError(f"{type(error).__name__}: {error}") from error
+
+
+def row_tools(task: Task, functions: Mapping[str, Callable[..., Any]]) -> dict[str, RowTool]:
+    """The tools of a task. Raises `ValueError` for one that nobody can do, or whose schema is none."""
+    found: dict[str, RowTool] = {}
+    for spec in task.tools:
+        if spec.name not in functions:
+            raise ValueError(
+                f"task {task.id!r} has the tool {spec.name!r}, and the file of tools has no function of that "
+                f"name; it has: {', '.join(functions) or 'none'}"
+            )
+        try:
+            validator_for(dict(spec.parameters)).check_schema(dict(spec.parameters))
+        except SchemaError as error:
+            raise ValueError(f"task {task.id!r}: tool {spec.name!r}: {error.message}") from error
+        found[spec.name] = RowTool(spec, functions[spec.name])
+    return found
+
+
+def functions_of(module: ModuleType) -> dict[str, Callable[..., Any]]:
+    """The public functions of a module, imported ones too."""
+    members = {name: each for name, each in vars(module).items() if not name.startswith("_")}
+    return {name: each for name, each in members.items() if inspect.isfunction(each)}

@@ -1,0 +1,115 @@
+"""Where a run's tasks come from: an environment, or rows and a reward. Part of the recipe's schema."""
+
+from typing import Any, Literal, cast
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+from ..envs import Budget
+
+
+class Section(BaseModel):
+    """A part of a recipe: no field that is not known."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class PartnerSection(Section):
+    """A chat endpoint that plays a part inside the environment, such as its user."""
+
+    url: str
+    """Such as "http://127.0.0.1:8000/v1"."""
+    model: str
+    """The model's name at the endpoint."""
+    api_key_env: str | None = None
+    """Name of the environment variable with the key; the key itself never stands in a recipe."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Goes into each request: temperature, max_tokens and what else the endpoint knows."""
+
+
+class EnvSection(Section):
+    """Which environment, and which of its tasks."""
+
+    id: str
+    """A registered name (`palaestra.envs.env_names()`) or "module:Class"."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the environment's class."""
+    partners: dict[str, PartnerSection] = Field(default_factory=dict)
+    """More of these arguments, each a policy: `{user: {url: ..., model: ...}}`."""
+    tasks: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of its `tasks` classmethod."""
+    held_out: PositiveInt = 500
+    """Tasks kept from training and used by every evaluation; disjoint by prompt text."""
+    budget: Budget = Budget()
+    """Overrides the environment's own limits one by one."""
+    grader_timeout_s: PositiveFloat = 60.0
+
+
+class DataSection(Section):
+    """Rows instead of an environment; `data: train.jsonl` is short for `data: {path: train.jsonl}`."""
+
+    path: str
+    """A file, or `hf:NAME:SPLIT`, as `palaestra.envs.datasets` reads them."""
+    prompt: str | None = None
+    """The field with the prompt, where it is called otherwise."""
+    reference: str | None = None
+    """The field with the reference, where it is called otherwise."""
+    held_out: PositiveInt | None = None
+    """As of an environment; None: a tenth of the prompts, at most 500."""
+    budget: Budget = Budget()
+    """Limits of an episode; turns count where the rows have tools."""
+    grader_timeout_s: PositiveFloat = 60.0
+
+    @property
+    def id(self) -> str:
+        return self.path
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {}
+
+
+class RewardSection(Section):
+    """How the rows' answers are judged; `reward: my_rewards.py:score` is short for its `function`.
+
+    What stands below `range` is for a `lambda_handler` and its like alone.
+    """
+
+    function: str
+    """See `palaestra.envs.graders.load_reward`."""
+    range: tuple[float, float] = (0.0, 1.0)
+    """Floor and maximum: a reward outside is no reward, and the maximum is a pass."""
+    where: Literal["worker", "sandbox"] | None = None
+    batch: PositiveInt | None = None
+    """Samples of one call; None: 16."""
+    concurrency: PositiveInt | None = None
+    """Calls at a time; None: 4."""
+    timeout_s: PositiveFloat | None = None
+    """Of one call; None: 30. `grader_timeout_s` limits all tries together."""
+    retries: NonNegativeInt | None = None
+    """After throttling and 5xx; None: 4."""
+    api_key_env: str | None = None
+    """Name of the environment variable with a bearer token, for HTTP."""
+    endpoint_url: str | None = None
+    """Another server that speaks Lambda's API."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What is said of the call."""
+        return self.model_dump(exclude={"function", "range"}, exclude_none=True)
+
+
+SHORT = {"data": "path", "reward": "function"}
+"""Sections that may be one word, and the field that it is."""
+
+
+def spelled_out(fields: Any) -> Any:
+    """The fields of a recipe with whole sections for those that are one word.
+
+    >>> spelled_out({"data": "train.jsonl"})
+    {'data': {'path': 'train.jsonl'}}
+    """
+    if not isinstance(fields, dict):
+        return fields
+    given = cast(dict[str, Any], fields)
+    words = {name: {field: given[name]} for name, field in SHORT.items() if isinstance(given.get(name), str)}
+    return {**given, **words}
