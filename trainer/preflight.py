@@ -10,8 +10,8 @@ from ..envs import Env, SandboxToolEnv
 from ..envs.graders import LambdaReward
 from ..envs.graders._lambda.reply import RewardFailed
 from ..sandboxes import open_sandbox
+from .arena import Arena, call, load_arena
 from .losses import load_loss, loss_names
-from .parts import Arena, call, load_arena
 from .recipe import GrpoSection, Recipe
 from .recipe_file import RecipeError
 
@@ -30,8 +30,8 @@ async def preflight(recipe: Recipe, *, trains: bool = True) -> Arena:
     if trains:
         if not arena.train:
             raise RecipeError(
-                f"{recipe.source_field}.held_out: {len(arena.held_out)} is every distinct prompt, none is left "
-                "to train on; ask for fewer, or make the task set larger"
+                f"{recipe.source_field}.held_out: {len(arena.held_out)} is every distinct prompt, none is "
+                "left to train on; ask for fewer, or make the task set larger"
             )
         check_loss(recipe.grpo)
         if recipe.warm_start is not None:
