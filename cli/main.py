@@ -6,11 +6,13 @@ import sys
 import typer
 
 from ..agents.errors import EngineError, LedgerError
+from ..envs.datasets import DatasetError
 from ..envs.registry import UnknownEnv
 from ..sandboxes import SandboxLost, SandboxUnavailable
 from ..trainer.errors import CorruptCheckpoint, DiskError, Diverged, NothingGraded
 from ..trainer.recipe_file import RecipeError
 from .check import check
+from .data import data
 from .eval import evaluate
 from .play import play
 from .replay import replay
@@ -19,6 +21,7 @@ from .train import train
 
 USER_ERRORS = (
     CorruptCheckpoint,
+    DatasetError,
     DiskError,
     Diverged,
     EngineError,
@@ -33,10 +36,14 @@ USER_ERRORS = (
 
 EXTRAS = {
     "boto3": "aws",
+    "datasets": "data",
+    "datasketch": "data",
     "docker": "docker",
     "math_verify": "catalog",
     "numpy": "train",
     "peft": "train",
+    "py3langid": "data",
+    "pyarrow": "data",
     "reasoning_gym": "catalog",
     "safetensors": "train",
     "torch": "train",
@@ -57,6 +64,7 @@ app.command("eval")(evaluate)
 app.command("play")(play)
 app.command("replay")(replay)
 app.add_typer(check, name="check")
+app.add_typer(data, name="data")
 app.add_typer(sandbox, name="sandbox")
 
 

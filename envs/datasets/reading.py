@@ -1,6 +1,6 @@
 """Bytes to rows, and a dataset to rows and tasks."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -25,17 +25,7 @@ def read_rows(path: str | Path, *, prompt: str | None = None, reference: str | N
     >>> next(read_rows("train.jsonl", prompt="question", reference="answer")).reference  # doctest: +SKIP
     '... #### 72'
     """
-    source: Iterable[Record] = open_source(path)
-    if prompt or reference:
-        source = renamed(source, str(path), prompt, reference)
-    for record in source:
-        try:
-            yield parse_row(record.data)
-        except Malformed as error:
-            rule, field, message = error.found[0]
-            raise DatasetError(
-                str(Problem(rule=rule, path=str(path), line=record.line, field=field, message=message))
-            ) from error
+    yield from rows_of(renamed(open_source(path), str(path), prompt, reference), str(path))
 
 
 def iter_tasks(
@@ -49,6 +39,17 @@ def read_tasks(path: str | Path, *, prompt: str | None = None, reference: str | 
     """The whole dataset as a task set: `messages` or `prompt`, `tools`, the reference, and every other field
     as metadata. Raises `DatasetError` at the first row that is none, `ValueError` at a repeated id."""
     return TaskSet(iter_tasks(path, prompt=prompt, reference=reference))
+
+
+def rows_of(source: Iterable[Record], name: str) -> Iterator[Row]:
+    """The same of records."""
+    for record in source:
+        try:
+            yield parse_row(record.data)
+        except Malformed as error:
+            rule, field, message = error.found[0]
+            first = Problem(rule=rule, path=name, line=record.line, field=field, message=message)
+            raise DatasetError(str(first)) from error
 
 
 def parse_row(data: bytes) -> Row:
@@ -67,9 +68,14 @@ def parse_row(data: bytes) -> Row:
 
 def renamed(
     source: Iterable[Record], name: str, prompt: str | None, reference: str | None
-) -> Iterator[Record]:
+) -> Iterable[Record]:
     """The records with the fields called `prompt` and `reference` under the names that `Row` knows."""
     names = {"prompt": prompt, "reference_answer": reference}
+    asked = {ours: theirs for ours, theirs in names.items() if theirs is not None and theirs != ours}
+    return _renamed(source, name, asked) if asked else source
+
+
+def _renamed(source: Iterable[Record], name: str, names: Mapping[str, str]) -> Iterator[Record]:
     for record in source:
         try:
             row = from_json(record.data)
@@ -79,8 +85,6 @@ def renamed(
             yield record
             continue
         for ours, theirs in names.items():
-            if theirs is None or theirs == ours:
-                continue
             if theirs not in row or ours in row or (ours == "prompt" and "messages" in row):
                 why = (
                     "is not there"

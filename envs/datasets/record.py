@@ -16,9 +16,14 @@ class Record(NamedTuple):
 class Source(Protocol):
     """A dataset that is read from the front, as often as one likes, a row at a time."""
 
-    size: int | None
-    """Of all of it, in the unit of `position`; None: nobody knows."""
-    position: Callable[[], int]
-    """How far the reading is."""
+    @property
+    def size(self) -> int | None:
+        """Of all of it, in the unit of `position`; None: nobody knows."""
+        ...
+
+    @property
+    def position(self) -> Callable[[], int]:
+        """How far the reading is."""
+        ...
 
     def __iter__(self) -> Iterator[Record]: ...

@@ -8,10 +8,11 @@ Every other field is metadata. `messages`, `tools` and `reward_model` may be JSO
 """
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, Json
+from pydantic_core import to_json
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 Object = Annotated[dict[str, Any] | Json[dict[str, Any]], Field(union_mode="left_to_right")]
@@ -92,14 +93,19 @@ class Row(BaseModel):
     reward_model: Object | None = None
     answer: Any = None
 
-    @cached_property
+    @property
     def conversation(self) -> Sequence[RowMessage]:
         """`messages`, or else `prompt`."""
         if self.messages is not None:
             return self.messages
         if isinstance(self.prompt, str):
-            return (RowMessage(role="user", content=self.prompt),)
+            return _user_says(self.prompt)
         return self.prompt or ()
+
+    @cached_property
+    def tools_json(self) -> bytes:
+        """The tools in one piece, for those who compare them; nothing where there are none."""
+        return to_json(self.tools) if self.tools else b""
 
     @property
     def reference(self) -> Any:
@@ -123,6 +129,11 @@ class Row(BaseModel):
         if self.answer is not None and (self.reference_answer is not None or truth is not None):
             rest["answer"] = self.answer
         return {name: value for name, value in rest.items() if value is not None}
+
+
+@lru_cache(maxsize=1)  # a row is asked for its conversation again and again
+def _user_says(prompt: str) -> tuple[RowMessage, ...]:
+    return (RowMessage(role="user", content=prompt),)
 
 
 def _plain(messages: Sequence[RowMessage]) -> list[dict[str, Any]]:

@@ -77,21 +77,19 @@ class HuggingFace(Table):
     `HF_HUB_OFFLINE`).
     """
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-
     def rows(self) -> Iterator[dict[str, Any]]:
         library = import_module("datasets")
-        found = self._load(library)
-        if hasattr(found, "num_rows"):
-            self.size = found.num_rows
-        yield from found
+        with _readable(self.name):
+            found = self._load(library)
+            self.size = getattr(found, "num_rows", None)  # a streamed one does not know
+            yield from found
 
     def _load(self, library: Any) -> Any:
-        spec = self.name.removeprefix("hf:")
-        if Path(spec).is_dir() and Path(spec, "dataset_info.json").exists():
-            return library.load_from_disk(spec)
-        match spec.split(":"):
+        match self.name.removeprefix("hf:").split(":"):
+            case [name] if Path(name, "dataset_info.json").exists():
+                return library.load_from_disk(name)
+            case [name, split] if Path(name, "dataset_dict.json").exists():
+                return library.load_from_disk(name)[split]
             case [name, split]:
                 return library.load_dataset(name, split=split, streaming=True)
             case [name, config, split]:
@@ -111,8 +109,10 @@ def _batches(file: Any) -> Iterator[Any]:
 def _readable(name: str) -> Iterator[None]:
     try:
         yield
-    except ValueError as error:  # pyarrow's own is one
-        raise DatasetError(f"{name}: {error}; write the file again, or fetch it again") from error
+    except DatasetError:
+        raise
+    except (ValueError, LookupError, OSError) as error:  # of the two libraries, whose own are such
+        raise DatasetError(f"{name}: {error}; look whether it is there and whole") from error
 
 
 def without_nulls(value: Any) -> Any:

@@ -19,7 +19,7 @@ def to_tasks(rows: Iterable[Row]) -> Iterator[Task]:
     seen, repeats = Seen(), Counter[str]()
     for row in rows:
         name = content_id(row) if row.id is None else str(row.id)
-        if row.id is None and not seen.add(name.encode()):
+        if row.id is None and not seen.add(name):
             repeats[name] += 1
             name = f"{name}-{repeats[name] + 1}"
         yield _task(row, name)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from pydantic_core import from_json, to_json
 
@@ -26,6 +26,7 @@ class TextFile:
         self.path = path
         self.size = path.stat().st_size
         self.position: Callable[[], int] = lambda: 0
+        """How many bytes of the file, packed as it is, were read."""
 
     @contextmanager
     def opened(self) -> Iterator[IO[bytes]]:
@@ -35,7 +36,7 @@ class TextFile:
             try:
                 if self.path.suffix == ".gz":
                     with gzip.open(raw) as unpacked:
-                        yield unpacked
+                        yield cast(IO[bytes], unpacked)
                 else:
                     yield raw
             except (EOFError, gzip.BadGzipFile, zlib.error) as error:

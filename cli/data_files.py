@@ -1,0 +1,53 @@
+"""Files of the `data` commands: read with a bar, written whole or not at all."""
+
+import gzip
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, cast
+
+import typer
+
+from ..envs.datasets.record import Record, Source
+from .console import open_console
+from .progress import TerminalProgress
+
+STRIDE = 256
+"""Records from one look at the position to the next."""
+
+
+@contextmanager
+def watched(source: Source, what: str) -> Iterator[Iterator[Record]]:
+    """The records of a dataset, with a bar on standard error while they are read."""
+    with TerminalProgress(open_console(stderr=True)) as progress:
+        yield _advancing(source, what, progress)
+
+
+def _advancing(source: Source, what: str, progress: TerminalProgress) -> Iterator[Record]:
+    before = None
+    for number, record in enumerate(source):
+        if number % STRIDE == 0:
+            if before is None:
+                progress.phase(what, source.size or 0)
+                before = 0
+            at = source.position()
+            progress.advance(at - before)
+            before = at
+        yield record
+
+
+@contextmanager
+def written(path: Path, source: str) -> Iterator[IO[bytes]]:
+    """A file that is there when all of it is written, and not before."""
+    if path.resolve() == Path(source).resolve():
+        raise typer.BadParameter(f"{path} is what is read; write to another file")
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with cast(IO[bytes], gzip.open(part, "wb")) if path.suffix == ".gz" else part.open("wb") as file:
+            yield file
+        os.replace(part, path)
+    except OSError as error:
+        raise typer.BadParameter(f"{path}: {error}") from error
+    finally:
+        part.unlink(missing_ok=True)
