@@ -15,7 +15,7 @@ from rich.text import Text
 from ..envs import Env, load_env
 from ..envs.check import Check, check_env
 from ..envs.leaks import find_leaks
-from ..trainer.parts import make_tasks
+from ..trainer.arena import make_tasks
 from ..trainer.preflight import preflight
 from ..trainer.recipe_file import RecipeError, load_recipe
 from .console import only_json, open_console, print_json

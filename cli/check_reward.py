@@ -12,7 +12,7 @@ from ..envs import Env, Task, UserMessage, load_env, play
 from ..envs.check import Check
 from ..envs.graders.by_name import UnknownGrader, load_grader
 from ..envs.graders.check_reward import RewardCase, answered, check_reward
-from ..trainer.parts import make_tasks
+from ..trainer.arena import make_tasks
 from ..trainer.recipe_file import RecipeError
 from .progress import TerminalProgress
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from ..agents.chat import ChatPolicy
 from ..agents.engine import PolicyVersion
 from ..agents.rollout import Rollout
-from ..trainer.parts import Arena, load_renderer, make_plain_rollout, make_rollout, open_engine
+from ..trainer.arena import Arena
+from ..trainer.parts import load_renderer, make_plain_rollout, make_rollout, open_engine
 from ..trainer.preflight import check_engine, check_oracle, preflight
 from ..trainer.progress import Progress
 from ..trainer.recipe import Recipe

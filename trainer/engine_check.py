@@ -15,7 +15,8 @@ from ..agents.renderer import Renderer
 from ..agents.trajectory import EpisodeKey
 from ..envs import Scored
 from ..envs.worker_env import adopt
-from .parts import Arena, learner_config, load_renderer, make_plain_rollout, open_engine
+from .arena import Arena
+from .parts import learner_config, load_renderer, make_plain_rollout, open_engine
 from .preflight import check_engine, check_oracle, preflight
 from .progress import Progress
 from .publisher import answer_logprobs
@@ -109,7 +110,7 @@ async def _is_repeatable(
 
 
 async def _drift(recipe: Recipe, engine: Engine, folder: Path, prompts: Sequence[tuple[int, ...]]) -> float:
-    config = learner_config(recipe, recipe.optimizer, 1, lora=recipe.lora)
+    config = learner_config(recipe, recipe.optimizer, 1, model=folder, lora=recipe.lora)
     learner = await asyncio.to_thread(open_learner, folder, config)
     report = await canary(
         engine,

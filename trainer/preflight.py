@@ -9,8 +9,8 @@ from ..envs import SandboxToolEnv
 from ..envs.graders import LambdaReward
 from ..envs.graders._lambda.reply import RewardFailed
 from ..sandboxes import open_sandbox
+from .arena import Arena, call, load_arena
 from .losses import load_loss, loss_names
-from .parts import Arena, call, load_arena
 from .recipe import GrpoSection, Recipe
 from .recipe_file import RecipeError
 

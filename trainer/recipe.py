@@ -94,7 +94,8 @@ class SamplingSection(Section):
 class OptimizerSection(Section):
     """AdamW."""
 
-    lr: PositiveFloat = 1e-5
+    lr: PositiveFloat | None = None
+    """None: by the model's width, 1e-6 from 2560 on, 8e-6 at 900, 4e-4 at 128; ten times that with LoRA."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1

@@ -19,6 +19,7 @@ from ..agents.evaluation import evaluate, is_solved
 from ..agents.ledger import Ledger
 from ..agents.trajectory import Trajectory
 from ._torch import use_processor
+from .arena import Arena
 from .checkpoint import Checkpoints
 from .config import LearnerConfig
 from .errors import NothingGraded
@@ -29,7 +30,6 @@ from .loop import Trainer
 from .metrics import MetricsFile
 from .model import load_model
 from .parts import (
-    Arena,
     learner_config,
     load_renderer,
     make_collector,
@@ -140,7 +140,9 @@ class _Run:
         renderer = load_renderer(self.recipe, model)
         demonstrations = await self._demonstrations(section.demonstrations)
         rows = [demonstrate(each.key, each.episode, renderer) for each in demonstrations]
-        learner = open_learner(model, learner_config(self.recipe, section.optimizer, section.steps))
+        learner = open_learner(
+            model, learner_config(self.recipe, section.optimizer, section.steps, model=model)
+        )
         self.progress.phase("warm start", section.steps)
         self.progress.waiting("learner")
         for _ in warm_start(learner, rows, section, seed=self.recipe.seed):
@@ -206,7 +208,7 @@ class _Run:
     def _trainer(self, engine: Engine, model: Path) -> Trainer:
         recipe, grpo = self.recipe, self.recipe.grpo
         num_updates = grpo.steps * grpo.updates_per_step
-        config = learner_config(recipe, recipe.optimizer, num_updates, lora=recipe.lora)
+        config = learner_config(recipe, recipe.optimizer, num_updates, model=model, lora=recipe.lora)
         learner = open_learner(model, config)
         renderer = load_renderer(recipe, model)
         remote = recipe.engine.kind != "local"

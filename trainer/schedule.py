@@ -1,8 +1,10 @@
 """AdamW's settings and the learning rate as a function of the step."""
 
+import json
 import math
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,3 +47,20 @@ def learning_rate(config: OptimizerConfig, step: int) -> float:
     progress = min(1.0, (step - config.warmup_steps) / (config.total_steps - config.warmup_steps))
     left = 1 - progress if config.schedule == "linear" else (1 + math.cos(math.pi * progress)) / 2
     return config.lr * (config.min_lr_ratio + (1 - config.min_lr_ratio) * left)
+
+
+def usual_rate(width: int, *, is_adapter: bool = False) -> float:
+    """The rate of who names none: a small model takes, and needs, a larger one; an adapter ten times as much.
+
+    >>> [usual_rate(width) for width in (128, 1280, 4096)]
+    [0.0004, 4e-06, 1e-06]
+    """
+    rate = 1e-6 * max(1.0, (2560 / width) ** 2) * (10 if is_adapter else 1)
+    return min(rate, 1e-3)
+
+
+def model_width(model: Path) -> int:
+    """The width of a model folder's layers; 2560 where its configuration does not say."""
+    config: dict[str, Any] = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    text = config.get("text_config", config)
+    return int(text.get("hidden_size", 2560))

@@ -27,7 +27,8 @@ from palaestra.envs import (
     ToolSpec,
     UserMessage,
 )
-from palaestra.trainer.parts import Arena, make_rollout
+from palaestra.trainer.arena import Arena
+from palaestra.trainer.parts import make_rollout
 from palaestra.trainer.recipe import Recipe
 
 END = 257

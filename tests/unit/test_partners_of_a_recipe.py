@@ -15,7 +15,8 @@ from palaestra.agents.engine import PolicyVersion
 from palaestra.agents.trajectory import EpisodeKey, Trajectory
 from palaestra.envs import Scored
 from palaestra.envs.user import RULES, STOP
-from palaestra.trainer.parts import load_arena, make_plain_rollout
+from palaestra.trainer.arena import load_arena
+from palaestra.trainer.parts import make_plain_rollout
 from palaestra.trainer.preflight import preflight
 from palaestra.trainer.recipe import Recipe
 from palaestra.trainer.recipe_file import RecipeError, load_recipe
