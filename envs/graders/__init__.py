@@ -3,7 +3,7 @@
 from .answer import final_answer
 from .exact import Exact
 from .function import FunctionGrader, grader
-from .grading import Grader, grade_episode
+from .grading import AnyGrader, Grader, GroupGrader, grade_episode
 from .math import Math
 from .numeric import Numeric, as_number, numbers
 from .rubric import Rubric
@@ -11,9 +11,11 @@ from .suite import Suite
 from .unit_tests import UnitTests
 
 __all__ = [
+    "AnyGrader",
     "Exact",
     "FunctionGrader",
     "Grader",
+    "GroupGrader",
     "Math",
     "Numeric",
     "Rubric",
