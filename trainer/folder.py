@@ -27,6 +27,13 @@ _FREE = {
     "engine.port",
     "engine.stuck_after_s",
     "engine.url",
+    "grading.callback_port",
+    "grading.callback_url",
+    "grading.max_outstanding",
+    "grading.poll_s",
+    "grading.retry_s",
+    "grading.token_env",
+    "grading.url",
     "grpo.max_attempts",
     "grpo.retry_s",
     "model.path",  # its files have a fingerprint

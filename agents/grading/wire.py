@@ -11,6 +11,7 @@ from ...envs.graders.grading import Verdict
 from .job import Answer, Broken, GradeRequest, GraderRefused, Running, Verdicts
 
 MAX_ANSWER_BYTES = 1 << 24
+ENDED = "nonsense: the grader has ended, and says that it is running"
 
 _TASK: TypeAdapter[Task] = TypeAdapter(Task)
 _EPISODE: TypeAdapter[Episode] = TypeAdapter(Episode)

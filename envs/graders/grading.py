@@ -63,7 +63,7 @@ async def grade_episode(
 
 
 async def ask(grader: AnyGrader, task: Task, episodes: Sequence[Episode]) -> tuple[Verdict, ...]:
-    """One verdict each: of a group grader on all episodes, of any other on the one. Raises `EpisodeFailed`."""
+    """One verdict each: of a group grader on all, of any other on the only one. Raises `EpisodeFailed`."""
     with boundary("grade"):
         try:
             if isinstance(grader, GroupGrader):
