@@ -45,8 +45,3 @@ class Record:
 def outcome_json(outcome: Outcome) -> str:
     """An outcome alone."""
     return _OUTCOME.dump_json(outcome, warnings="error").decode()
-
-
-def read_outcome(text: str) -> Outcome:
-    """Raises `ValueError` for JSON that is none."""
-    return _OUTCOME.validate_json(text)

@@ -15,7 +15,7 @@ from ..agents.evaluation import Evaluation
 from ..agents.evaluation import evaluate as run_evaluation
 from ..agents.grading.stage import Grading
 from ..agents.ledger import Ledger
-from ..trainer.folder import QUESTION, fingerprint, make_folder
+from ..trainer.folder import QUESTION, RECIPE, fingerprint, make_folder
 from ..trainer.grading import open_grading
 from ..trainer.metrics import troubles
 from ..trainer.parts import make_collector
@@ -112,6 +112,7 @@ class _Question:
         asked = json.dumps(redacted(question), sort_keys=True)
         if (before := ledger.meta(QUESTION)) is None:
             ledger.set_meta(QUESTION, asked)
+            ledger.set_meta(RECIPE, json.dumps(redacted(recipe.model_dump(mode="json"))))
         elif before != asked:
             raise RecipeError(
                 f"--name {self.name}: {ledger.path} holds the evaluation of another policy, "

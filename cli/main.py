@@ -12,6 +12,7 @@ from ..trainer.errors import CorruptCheckpoint, DiskError, Diverged, NothingGrad
 from ..trainer.recipe_file import RecipeError
 from .check import check
 from .eval import evaluate
+from .grade import grade
 from .play import play
 from .replay import replay
 from .sandbox import sandbox
@@ -53,6 +54,7 @@ app = typer.Typer(
 )
 app.command("train")(train)
 app.command("eval")(evaluate)
+app.command("grade")(grade)
 app.command("play")(play)
 app.command("replay")(replay)
 app.add_typer(check, name="check")

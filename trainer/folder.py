@@ -45,6 +45,9 @@ threads is in the last bits, which count in deterministic mode.)"""
 QUESTION = "question"
 """The fact in a run file that makes it an evaluation's, and says what was asked (`palaestra eval`)."""
 
+RECIPE = "recipe"
+"""The fact in an evaluation's run file that holds its recipe, as far as it is no secret."""
+
 
 @contextmanager
 def writing(path: Path) -> Generator[None, None, None]:
@@ -107,7 +110,8 @@ def _differences(stored: Path, recipe: Recipe) -> list[str]:
     return [
         f"{name} was {before.get(name, 'not there')}, is {now.get(name, 'not there')}"
         for name in sorted(before.keys() | now.keys())
-        if name not in free and before.get(name) != now.get(name)
+        # A field that did not exist when the run began, and is not set now, makes no difference.
+        if name not in free and before.get(name, "None") != now.get(name, "None")
     ]
 
 

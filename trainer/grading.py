@@ -3,12 +3,14 @@
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ..agents.grading.job import GradeAdapter, GradeLimits
 from ..agents.grading.stage import Grading
 from ..agents.ledger import Ledger
+from ..envs.errors import no_exit
 from ..envs.graders.grading import AnyGrader, GroupGrader
 from ..sandboxes import SandboxSpec
 from .recipe import GradingSection, Recipe
@@ -18,17 +20,40 @@ if TYPE_CHECKING:
     from .parts import Arena
 
 
+def load_grader(name: str) -> AnyGrader:
+    """The grader at "module:name", an object or a class that takes no arguments. Raises `RecipeError`."""
+    module, _, attribute = name.partition(":")
+    try:
+        with no_exit():
+            found: object = getattr(import_module(module), attribute)
+            grader = found() if isinstance(found, type) else found
+    except Exception as error:  # an import runs other people's code
+        raise RecipeError(f"--grader {name}: {type(error).__name__}: {error}") from error
+    if not isinstance(grader, GroupGrader) and not hasattr(grader, "grade"):
+        raise RecipeError(f"--grader {name}: {grader!r:.200} has neither `grade` nor `grade_group`")
+    return cast(AnyGrader, grader)
+
+
 @asynccontextmanager
 async def open_grading(
-    recipe: Recipe, arena: "Arena", ledger: Ledger, folder: Path
+    recipe: Recipe,
+    arena: "Arena",
+    ledger: Ledger,
+    folder: Path,
+    *,
+    grader: AnyGrader | None = None,
+    is_wanted: bool = False,
 ) -> AsyncGenerator[Grading | None, None]:
     """The stage that the recipe asks for, or that a grader of groups needs; None: graded in the rollout.
 
-    `folder`: the run's. Raises `RecipeError`.
+    `folder`: the run's. `grader`: instead of the recipe's, in this process. `is_wanted`: a stage also where
+    the recipe has none. Raises `RecipeError`.
     """
-    grader = arena.env(**recipe.env.options).grader
     section = recipe.grading
-    if section is None and isinstance(grader, GroupGrader):
+    if grader is not None and section is not None:
+        section = section.model_copy(update={"kind": "inline"})
+    grader = grader or arena.env(**recipe.env.options).grader
+    if section is None and (is_wanted or isinstance(grader, GroupGrader)):
         seconds = recipe.env.grader_timeout_s
         section = GradingSection(attempt_s=seconds, total_s=seconds, max_attempts=1)
     if section is None or grader is None:

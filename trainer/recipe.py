@@ -182,8 +182,8 @@ class GradingSection(_Section):
     """Detached grading: the environment's grader, or another one, off the rollout slots."""
 
     kind: Literal["inline", "subprocess", "sandbox", "http"] = "inline"
-    """Where grades are made: in this process, in a process each, in a sandbox each, behind HTTP. The first two
-    use the environment's grader, unless there is a `command`."""
+    """Where grades are made: in this process, in a process each, in a sandbox each, behind HTTP. The first
+    two use the environment's grader, unless there is a `command`."""
     command: list[str] = Field(default_factory=list)
     """The grader as a program (subprocess, sandbox)."""
     files: list[AnyPath] = Field(default_factory=list)

@@ -92,8 +92,8 @@ def check_recipe(recipe: Recipe) -> None:
 
 def _check_grading(grading: GradingSection) -> None:
     kind = grading.kind
-    needs = {"command": ("sandbox",), "url": ("http",)}
-    takes = {
+    needs = (("command", "sandbox"), ("url", "http"))
+    takes: dict[str, tuple[str, ...]] = {
         "command": ("subprocess", "sandbox"),
         "files": ("sandbox",),
         "sandbox": ("sandbox",),
@@ -101,8 +101,8 @@ def _check_grading(grading: GradingSection) -> None:
         "token_env": ("http",),
         "callback": ("http",),
     }
-    for field, kinds in needs.items():
-        if kind in kinds and not getattr(grading, field):
+    for field, needed in needs:
+        if kind == needed and not getattr(grading, field):
             raise RecipeError(f"grading.{field}: is missing; grading.kind: {kind} needs it")
     for field, kinds in takes.items():
         if getattr(grading, field) and kind not in kinds:

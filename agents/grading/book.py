@@ -9,12 +9,12 @@ import hashlib
 import json
 import secrets
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...envs import Outcome, Scored, Ungraded
+from ...envs import Scored, Ungraded
 from ..engine import PolicyVersion
-from ..record import Record, outcome_json, read_outcome
+from ..record import Record, outcome_json
 from ..trajectory import NOT_YET, EpisodeKey, Played
 from .job import Fate, GradeJob
 
@@ -35,12 +35,6 @@ CREATE TABLE grade_results (
     fate TEXT NOT NULL,         -- kept, duplicate, late, broken
     said TEXT NOT NULL          -- what came
 ) STRICT;
-CREATE TABLE regrades (
-    name TEXT NOT NULL,         -- of the second opinion
-    split TEXT NOT NULL, epoch INTEGER NOT NULL, task_id TEXT NOT NULL,
-    sample INTEGER NOT NULL, attempt INTEGER NOT NULL, outcome TEXT NOT NULL,
-    PRIMARY KEY (name, split, epoch, task_id, sample, attempt)
-) STRICT, WITHOUT ROWID;
 """
 
 _THIS_EPISODE = "split = ? AND epoch = ? AND task_id = ? AND sample = ? AND attempt = ?"
@@ -184,24 +178,6 @@ class GradeBook:
     def fates(self) -> Counter[str]:
         """How many results came in, by what became of them."""
         return Counter(dict(self._ledger.select("SELECT fate, count(*) FROM grade_results GROUP BY fate")))
-
-    def regrade(self, name: str, key: EpisodeKey, outcome: Outcome) -> None:
-        """A second opinion, beside the outcome that the run went on with."""
-        with self._ledger.transaction() as db:
-            db.execute(
-                "INSERT OR REPLACE INTO regrades VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (name, *key.primary, outcome_json(outcome)),
-            )
-
-    def regrades(self, name: str) -> Iterator[tuple[EpisodeKey, Outcome]]:
-        """Every second opinion of a name."""
-        for *key, outcome in self._ledger.select(
-            "SELECT split, epoch, task_id, sample, attempt, outcome FROM regrades WHERE name = ?", (name,)
-        ):
-            try:
-                yield _key(key), read_outcome(outcome)
-            except ValueError as error:
-                raise self._ledger.unreadable(f"the regrade {name!r} of {key}", error) from error
 
     def secret(self, name: str) -> str:
         """A random word of this run, the same after a restart."""
