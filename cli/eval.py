@@ -102,13 +102,15 @@ class _Question:
         """An evaluation goes on only as what it began as: the same policy, tasks and sampling."""
         progress.waiting("the model's fingerprint")
         recipe, model = self.recipe, self.seat.model(self.recipe)
-        question = {
+        question: dict[str, object] = {
             "seat": dataclasses.asdict(self.seat),
             "recipe": recipe.model_dump(mode="json", include={"seed", "env", "model", "sampling"}),
             "max_context": recipe.engine.max_context,
             "temperature": recipe.evaluation_temperature,
             "model": None if model is None else await asyncio.to_thread(fingerprint, model),
         }
+        if recipe.grading is not None:
+            question["grading"] = recipe.grading.model_dump(mode="json", include={"kind", "command", "files"})
         asked = json.dumps(redacted(question), sort_keys=True)
         if (before := ledger.meta(QUESTION)) is None:
             ledger.set_meta(QUESTION, asked)

@@ -16,7 +16,7 @@ from rich.table import Table
 from ..agents.grading.regrade import Regraded, regrade
 from ..agents.ledger import Ledger
 from ..envs import TaskSet
-from ..trainer.folder import make_folder
+from ..trainer.folder import RECIPE, make_folder
 from ..trainer.grading import load_grader, open_grading
 from ..trainer.parts import Arena, load_arena
 from ..trainer.recipe import NAME, Recipe
@@ -81,7 +81,7 @@ class _Question:
             async with open_grading(recipe, arena, target, folder, grader=grader, is_wanted=True) as grading:
                 if grading is None:
                     raise RecipeError(
-                        f"{recipe.env.id} has no grader, its rewards are those of its steps; name one by --grader"
+                        f"{recipe.env.id} has no grader, only step rewards; name a grader by --grader"
                     )
                 found: dict[str, Regraded] = {}
                 for split in self._splits(source):
@@ -124,12 +124,9 @@ def _recipe_of(run: Path, source: Ledger) -> Recipe:
     """The recipe of a training run, or the one that an evaluation keeps in its run file."""
     if (run / "recipe.yaml").exists():
         return read_recipe(run / "recipe.yaml")
-    if (asked := source.meta(QUESTION)) is None:
-        raise RecipeError(
-            f"{run}: has neither recipe.yaml nor an evaluation's question; is it a run's folder?"
-        )
-    known = {"name": "regrade", "grpo": {"steps": 1}}
-    return Recipe.model_validate(known | json.loads(asked)["recipe"])
+    if (stored := source.meta(RECIPE)) is None:
+        raise RecipeError(f"{run}: its run file has no recipe; it is no run, or one of an older palaestra")
+    return Recipe.model_validate_json(stored)
 
 
 def _tasks(arena: Arena) -> TaskSet:
