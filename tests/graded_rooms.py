@@ -76,7 +76,7 @@ class Held:
         return Score(reward=float(sample_of(episode) % 2 == 0), turns=(0.0, 1.0), components={"even": 0.5})
 
 
-@dataclass(slots=True)
+@dataclass
 class Counter:
     """A grading service at the other end of a counter: it takes requests, and answers as it is told to."""
 
@@ -103,7 +103,6 @@ class Counter:
         before = self.polled.count(handle)
         self.polled.append(handle)
         request = next((each for each in self.taken if each.key == handle), None)
-        assert request is not None or self.answers is not Counter.answers
         return self.answers(request or self.taken[0], before)
 
     async def release(self, handle: str) -> None:

@@ -7,7 +7,6 @@ import os
 import pickle
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -18,6 +17,8 @@ from .job import Answer, Broken, GradeRequest, Inbox, Running
 from .wire import ENDED, read_answer, request_json
 
 _RUNNER = Path(__file__).with_name("_runner.py")
+_LOCK_FD = 3
+"""Where the runner has the lock of its try."""
 
 
 class Program:
@@ -40,7 +41,7 @@ class Program:
     ) -> None:
         """`folder`: where tries are kept while they are under way."""
         self._argv, self._folder, self._encode = list(argv), folder.resolve(), encode
-        self._started: dict[str, subprocess.Popen[bytes]] = {}
+        self._started: dict[str, int] = {}
 
     async def open(self, inbox: Inbox) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -63,17 +64,11 @@ class Program:
             return str(folder)
         try:
             (folder / "request").write_bytes(body)
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-S", str(_RUNNER), str(folder), f"{limit_s}", *self._argv],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-                pass_fds=(lock,),
+            self._started[str(folder)] = _spawned(
+                [sys.executable, "-P", "-S", str(_RUNNER), str(folder), f"{limit_s}", *self._argv], lock
             )
         finally:
             os.close(lock)
-        self._started[str(folder)] = process
         return str(folder)
 
     async def poll(self, handle: str) -> Answer:
@@ -101,17 +96,34 @@ class Program:
         await asyncio.to_thread(self._end, handle)
 
     def _end(self, handle: str) -> None:
-        folder, process = Path(handle), self._started.pop(handle, None)
+        folder, child = Path(handle), self._started.pop(handle, None)
         if folder.is_dir():
             lock = _locked(folder)
             if lock is None:  # it lives, so that its number is its own
                 with suppress(ProcessLookupError):
-                    os.killpg(process.pid if process else int((folder / "pid").read_text()), signal.SIGKILL)
+                    os.killpg(child or int((folder / "pid").read_text()), signal.SIGKILL)
             else:
                 os.close(lock)
             shutil.rmtree(folder, ignore_errors=True)
-        if process is not None:
-            process.wait()
+        if child is not None:
+            os.waitpid(child, 0)
+
+
+def _spawned(argv: list[str], lock: int) -> int:
+    """A process in a session of its own that holds the lock too; `subprocess` minds being left."""
+    null = os.devnull
+    return os.posix_spawn(
+        argv[0],
+        argv,
+        os.environ,
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, null, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, null, os.O_WRONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 2, null, os.O_WRONLY, 0),
+            (os.POSIX_SPAWN_DUP2, lock, _LOCK_FD),
+        ],
+        setsid=True,
+    )
 
 
 def _locked(folder: Path) -> int | None:
