@@ -186,7 +186,7 @@ class GradingSection(_Section):
     two use the environment's grader, unless there is a `command`."""
     command: list[str] = Field(default_factory=list)
     """The grader as a program (subprocess, sandbox)."""
-    files: list[AnyPath] = Field(default_factory=list)
+    files: list[AnyPath] = Field(default_factory=list[Path])
     """Files that lie beside the program (sandbox)."""
     sandbox: dict[str, Any] = Field(default_factory=dict)
     """Fields of its `SandboxSpec`, such as {backend: docker, image: "judge:1"}."""

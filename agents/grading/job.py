@@ -25,7 +25,7 @@ class GradeLimits:
     retry_s: float = 2.0
     """Before the second try, with jitter; it doubles from try to try."""
     poll_s: float = 1.0
-    """Before the first look at a job; the pauses grow to a tenth of the job's age, up to a minute."""
+    """Before the first look at a job; the pauses grow with its age and the number of jobs, up to a minute."""
     close_after_s: float | None = None
     """A group is closed so long after its last episode was played; None: it waits for every grade."""
 

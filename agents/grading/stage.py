@@ -29,6 +29,10 @@ T = TypeVar("T")
 CALL_S = 60.0
 """Of one call to the adapter: none of them waits for a grade."""
 MAX_POLL_S = 60.0
+MAX_POLLS_PER_S = 25.0
+"""Of all jobs together: at a fifth of a millisecond each they stay under 1 % of a processor."""
+MAX_CALLS = 16
+"""Submissions at one time: each holds whole episodes in memory."""
 
 
 @dataclass(slots=True)
@@ -62,6 +66,7 @@ class Grading:
         self._ledger, self._book, self._adapter = ledger, ledger.grades, adapter
         self._reward_range = reward_range
         self._room = asyncio.Semaphore(self.limits.max_outstanding)
+        self._submissions = asyncio.Semaphore(MAX_CALLS)
         self._watches: dict[str, _Watch] = {}
         self._mine: set[str] = set()
         self._releases: set[asyncio.Task[None]] = set()
@@ -182,30 +187,24 @@ class Grading:
         """The handle of the try under way, which a restart may have found; None where there is none yet."""
         if job.handle is not None and (self._adapter.is_durable or job.id in self._mine):
             return job.handle
-        left_s = until - time.monotonic()
-        if left_s <= 0:
-            self._broke(job, job.attempt, self._out_of_time())
-            return None
-        request = GradeRequest(
-            job=job.id,
-            attempt=job.attempt,
-            task=task,
-            episodes=tuple(played.episode for played in self._played(job)),
-            limit_s=min(self.limits.attempt_s, left_s),
-        )
-        handle = await self._accepted(job, request, until)
+        handle = await self._accepted(job, task, until)
         if handle is None:
             return None
         self._book.submitted(job, handle)
         self._mine.add(job.id)
         return handle
 
-    async def _accepted(self, job: GradeJob, request: GradeRequest, until: float) -> str | None:
+    async def _accepted(self, job: GradeJob, task: Task, until: float) -> str | None:
         """Submit until somebody takes it, always with the same key: whether we were heard is not known."""
         failures = 0
         while self._job(job.id).is_open:
+            if time.monotonic() >= until:
+                self._broke(job, job.attempt, self._out_of_time())
+                return None
             try:
-                return await self._called(self._adapter.submit(request))
+                async with self._submissions:
+                    if self._job(job.id).is_open:
+                        return await self._called(self._adapter.submit(self._request(job, task, until)))
             except EpisodeFailed as error:
                 if not error.failed.retryable or time.monotonic() >= until:
                     self._broke(job, job.attempt, Broken(reason=crash(error.failed), is_retryable=False))
@@ -213,6 +212,15 @@ class Grading:
             failures += 1
             await self._rest(job.id, failures, until)
         return None
+
+    def _request(self, job: GradeJob, task: Task, until: float) -> GradeRequest:
+        return GradeRequest(
+            job=job.id,
+            attempt=job.attempt,
+            task=task,
+            episodes=tuple(played.episode for played in self._played(job)),
+            limit_s=max(min(self.limits.attempt_s, until - time.monotonic()), 0.0),
+        )
 
     async def _watch(self, job: GradeJob, handle: str, until: float) -> Verdicts | Broken | None:
         """The answer to a try; None where it came another way. Looks before it asks for the time: what was
@@ -254,7 +262,8 @@ class Grading:
         limits, now = self.limits, time.monotonic()
         pause_s = self._adapter.poll_s
         if pause_s is None:
-            pause_s = min(max(limits.poll_s, (now - started) / 10), MAX_POLL_S)
+            slowly_s = max((now - started) / 10, len(self._watches) / MAX_POLLS_PER_S)
+            pause_s = max(limits.poll_s, min(slowly_s, MAX_POLL_S))
         ends = [until, started + limits.attempt_s]
         if limits.heartbeat_s is not None:
             ends.append(watch.alive_at + limits.heartbeat_s)

@@ -46,7 +46,7 @@ class _Score(_Part):
     reward: FiniteFloat
     components: dict[str, FiniteFloat] = Field(default_factory=dict)
     evidence: str = ""
-    turns: list[FiniteFloat] = Field(default_factory=list)
+    turns: list[FiniteFloat] = Field(default_factory=list[FiniteFloat])
 
 
 class _Tampered(_Part):

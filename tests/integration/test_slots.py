@@ -43,9 +43,10 @@ class Slow:
 def busy_part(folder: Path, second: float) -> float:
     """The part of the slots' time that episodes filled, from the first reset to the last termination."""
     spans: list[tuple[float, float]] = []
+    slow = Slow(60 * second)
 
     class Walk(Env[Task]):
-        grader = Slow(60 * second)
+        grader = slow
 
         async def reset(self, task: Task, *, seed: int) -> Observation:
             self.started = time.monotonic()
@@ -59,13 +60,15 @@ def busy_part(folder: Path, second: float) -> float:
             spans.append((self.started, time.monotonic()))
 
     async def main() -> None:
-        rollout = Rollout(make_env=Walk, make_policy=lambda *_: ScriptedPolicy(["on"]), run_seed=0)
+        rollout = Rollout(
+            make_env=Walk, make_policy=lambda task, version, seed: ScriptedPolicy(["on"]), run_seed=0
+        )
         wanted = [
             GroupRequest(split="train", epoch=0, task=Task(id=f"{n}"), num_samples=SAMPLES, version=V0)
             for n in range(TASKS)
         ]
         with Ledger(folder) as ledger:
-            async with Grading(ledger, Inline(Walk.grader), reward_range=RANGE) as grading:
+            async with Grading(ledger, Inline(slow), reward_range=RANGE) as grading:
                 collector = Collector(rollout.play, ledger, grading=grading, max_in_flight=SLOTS)
                 groups = await collector.collect(wanted)
         assert all(member.reward == 1.0 for group in groups for member in group.members)
