@@ -56,9 +56,14 @@ async def open_grading(
     if section is None and (is_wanted or isinstance(grader, GroupGrader)):
         seconds = recipe.env.grader_timeout_s
         section = GradingSection(attempt_s=seconds, total_s=seconds, max_attempts=1)
-    if section is None or grader is None:
+    if section is None or (grader is None and recipe.grading is None):
         yield None
         return
+    if grader is None and not section.command and section.url is None:
+        raise RecipeError(
+            f"grading: {recipe.env.id} has no grader, only step rewards; name one by grading.command or "
+            "grading.url, or leave the section out"
+        )
     async with Grading(
         ledger,
         make_adapter(recipe, section, grader, ledger, folder),
@@ -77,7 +82,7 @@ def grade_limits(section: GradingSection) -> GradeLimits:
 
 
 def make_adapter(
-    recipe: Recipe, section: GradingSection, grader: AnyGrader, ledger: Ledger, folder: Path
+    recipe: Recipe, section: GradingSection, grader: AnyGrader | None, ledger: Ledger, folder: Path
 ) -> GradeAdapter:
     """Where grades are made. Raises `RecipeError`."""
     try:
@@ -85,6 +90,7 @@ def make_adapter(
             case "inline":
                 from ..agents.grading.inline import Inline
 
+                assert grader is not None, "open_grading checked it"
                 return Inline(grader)
             case "subprocess":
                 from ..agents.grading.program import Program, own_process

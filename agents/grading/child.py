@@ -5,14 +5,13 @@ python -m palaestra.agents.grading.child ENV OPTIONS < request
 
 import asyncio
 import json
-import pickle
 import sys
 
 from ...envs import load_env
 from ...envs.errors import EpisodeFailed
 from ...envs.graders.grading import ask, crash
 from .job import GradeRequest
-from .wire import verdicts_json
+from .wire import read_request, verdicts_json
 
 
 async def answer(env: str, options: str, request: GradeRequest) -> str:
@@ -28,8 +27,7 @@ async def answer(env: str, options: str, request: GradeRequest) -> str:
 
 
 def main() -> None:
-    request = pickle.load(sys.stdin.buffer)  # our own file, in a folder of the run
-    assert isinstance(request, GradeRequest)
+    request = read_request(sys.stdin.buffer.read())
     said = sys.stdout
     sys.stdout = sys.stderr  # an environment that prints does not spoil the answer
     said.write(asyncio.run(answer(sys.argv[1], sys.argv[2], request)))

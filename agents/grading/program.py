@@ -4,7 +4,6 @@ import asyncio
 import fcntl
 import json
 import os
-import pickle
 import shutil
 import signal
 import sys
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .job import Answer, Broken, GradeRequest, Inbox, Running
-from .wire import ENDED, read_answer, request_json
+from .wire import ENDED, read_answer, request_json, whole_json
 
 _RUNNER = Path(__file__).with_name("_runner.py")
 _LOCK_FD = 3
@@ -149,6 +148,6 @@ def _answer(result: Mapping[str, Any]) -> Answer:
 
 
 def own_process(env: str, options: Mapping[str, Any], *, folder: Path) -> Program:
-    """The grader of an environment in processes of their own. The task need not have a form in JSON."""
+    """The grader of an environment in processes of their own. Tasks must be of plain values."""
     argv = [sys.executable, "-P", "-m", f"{__package__}.child", env, json.dumps(options)]
-    return Program(argv, folder=folder, encode=pickle.dumps)
+    return Program(argv, folder=folder, encode=whole_json)

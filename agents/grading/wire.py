@@ -33,9 +33,33 @@ def request_json(request: GradeRequest, **more: Any) -> bytes:
         return json.dumps(body, allow_nan=False).encode()
     except ValueError as error:
         raise GraderRefused(
-            f"task {request.task.id!r} has no form in JSON: {error}; give it a plain reference, "
-            "or grade in a process of palaestra's"
+            f"task {request.task.id!r} has no form in JSON: {error}; make it of plain values, "
+            "or set grading.kind: inline"
         ) from error
+
+
+def whole_json(request: GradeRequest) -> bytes:
+    """The request, if `read_request` gives back what it was. Raises `GraderRefused`."""
+    body = request_json(request)
+    if (found := read_request(body).task) != request.task:
+        raise GraderRefused(
+            f"task {request.task.id!r} is another one after JSON: {request.task!r:.200} became "
+            f"{found!r:.200}; make it of plain values, without tuples and classes of its own, "
+            "or set grading.kind: inline"
+        )
+    return body
+
+
+def read_request(body: bytes) -> GradeRequest:
+    """What `request_json` wrote."""
+    found = json.loads(body)
+    return GradeRequest(
+        job=found["id"],
+        attempt=found["attempt"],
+        limit_s=found["limit_s"],
+        task=_TASK.validate_python(found["task"]),
+        episodes=tuple(_EPISODE.validate_json(json.dumps(each)) for each in found["episodes"]),
+    )
 
 
 class _Part(BaseModel):

@@ -14,7 +14,14 @@ from processes import wait_until_gone
 from support import require, run_async
 
 from palaestra.agents.grading.boxed import Boxed
-from palaestra.agents.grading.job import GradeAdapter, GradeLimits, GradeRequest, Running, Verdicts
+from palaestra.agents.grading.job import (
+    GradeAdapter,
+    GradeLimits,
+    GradeRequest,
+    GraderRefused,
+    Running,
+    Verdicts,
+)
 from palaestra.agents.grading.program import Program, own_process
 from palaestra.agents.grading.stage import Grading
 from palaestra.agents.ledger import Ledger
@@ -193,6 +200,14 @@ def test_the_grader_of_an_environment_in_a_process_of_its_own(
     (tmp_path / "second").mkdir()
     found = graded(adapter, tmp_path / "second", limits)
     assert found == Ungraded(reason="crash: ValueError: the judge is ill")
+
+
+def test_a_task_that_json_changes_is_refused_and_not_graded_as_another(tmp_path: Path) -> None:
+    adapter = own_process("graded_envs:Shouting", {}, folder=tmp_path / "grading")
+    for reference, why in ((("a", "b"), "is another one after JSON"), (object(), "has no form in JSON")):
+        asked = replace(request(), task=Task(id="t", reference=reference))
+        with pytest.raises(GraderRefused, match=why):
+            run_async(adapter.submit(asked))
 
 
 @pytest.mark.parametrize("backend", ["auto", pytest.param("docker", marks=pytest.mark.docker)])
