@@ -2,9 +2,11 @@
 
     GroupRequest ──> samples ──AioPool──> Rollout ──> Ledger ──> Group
                      (bounded)            (retried)   (kept)
+                                                 └──> Desk ──> Grading ──┘   where grading is detached
 
 What the ledger already holds is not played again: collecting after a crash is collecting. Only a sample
-whose last try failed for a passing reason gets new tries, so that an outage costs nothing but time.
+whose last try failed for a passing reason gets new tries, so that an outage costs nothing but time. A sample
+that waits for its grade holds no place in the pool, and is not played again either.
 """
 
 import asyncio
@@ -19,8 +21,10 @@ from asyncio_pool import AioPool
 from ..envs import Failed, Task
 from ..envs.backoff import backoff_s
 from .engine import PolicyVersion
+from .grading.desk import Desk
+from .grading.stage import Grading
 from .ledger import Ledger
-from .trajectory import EpisodeKey, Group, Trajectory
+from .trajectory import EpisodeKey, Group, Played, Trajectory
 
 T = TypeVar("T")
 
@@ -38,14 +42,19 @@ class GroupRequest:
     """What the run file holds of it stands, failures too: a policy was trained on it."""
 
 
+_End = tuple[GroupRequest, Trajectory] | BaseException
+"""What `stream` waits for: a sample that has ended, or a crash of ours."""
+
+
 class Collector:
     """Plays groups with at most `max_in_flight` episodes at a time."""
 
     def __init__(
         self,
-        rollout: Callable[[EpisodeKey, Task, PolicyVersion], Awaitable[Trajectory]],
+        rollout: Callable[[EpisodeKey, Task, PolicyVersion], Awaitable[Trajectory | Played]],
         ledger: Ledger,
         *,
+        grading: Grading | None = None,
         max_in_flight: int = 128,
         max_attempts: int = 3,
         retry_s: float = 2.0,
@@ -55,7 +64,9 @@ class Collector:
         on_stuck: Callable[[float], None] | None = None,
         stuck_after_s: float = 300.0,
     ) -> None:
-        """`max_attempts`: tries of a sample in one start while its failure is retryable; each is on record.
+        """`grading`: the stage for what `rollout` leaves without a grade.
+
+        `max_attempts`: tries of a sample in one start while its failure is retryable; each is on record.
 
         `retry_s`: the pause before the second try, with jitter; it doubles from try to try. `sleep` waits for
         it. `on_pause` gets the number of samples in such a pause whenever it changes.
@@ -63,6 +74,7 @@ class Collector:
         `on_stuck` gets the seconds in which no sample has ended, each time that `stuck_after_s` are over.
         """
         self._rollout, self._ledger, self._on_episode = rollout, ledger, on_episode
+        self._grading = grading
         self._max_in_flight, self._max_attempts = max_in_flight, max_attempts
         self._retry_s, self._sleep, self._on_pause, self._num_pausing = retry_s, sleep, on_pause, 0
         self._on_stuck, self._stuck_after_s = on_stuck, stuck_after_s
@@ -80,9 +92,10 @@ class Collector:
         self, requests: Sequence[GroupRequest]
     ) -> AsyncGenerator[tuple[GroupRequest, Group], None]:
         """Each group as its last sample ends. Leaving the loop early cancels what is in flight."""
-        ended: asyncio.Queue[tuple[GroupRequest, Trajectory] | BaseException] = asyncio.Queue()
+        ended: asyncio.Queue[_End] = asyncio.Queue()
         pool, leaving = AioPool(size=self._max_in_flight), asyncio.Event()
-        feeder = asyncio.create_task(self._feed(pool, requests, ended, leaving))
+        desk = None if self._grading is None else Desk(self._grading, self._leaver(ended), ended.put_nowait)
+        feeder = asyncio.create_task(self._feed(pool, requests, desk, ended, leaving))
         members: defaultdict[int, list[Trajectory]] = defaultdict(list)
         try:
             for _ in range(sum(request.num_samples for request in requests)):
@@ -100,6 +113,18 @@ class Collector:
             await asyncio.gather(feeder, return_exceptions=True)
             await asyncio.sleep(0)  # a pool task that was cancelled before its first step would never end
             await pool.cancel()
+            if desk is not None:
+                await desk.close()
+
+    def _leaver(self, ended: asyncio.Queue[_End]) -> Callable[[GroupRequest, EpisodeKey], None]:
+        def leave(request: GroupRequest, key: EpisodeKey) -> None:
+            graded = self._ledger.finished(key)
+            assert graded is not None, f"{key} left the desk without a grade"
+            if self._on_episode is not None:
+                self._on_episode(graded)
+            ended.put_nowait((request, graded))
+
+        return leave
 
     async def _next(self, ended: asyncio.Queue[T]) -> T:
         """The next end; while none comes, say so again and again."""
@@ -116,48 +141,65 @@ class Collector:
         self,
         pool: AioPool,
         requests: Sequence[GroupRequest],
-        ended: asyncio.Queue[tuple[GroupRequest, Trajectory] | BaseException],
+        desk: Desk | None,
+        ended: asyncio.Queue[_End],
         leaving: asyncio.Event,
     ) -> None:
         """Issue samples as the pool has room."""
 
         async def sample(request: GroupRequest, number: int) -> None:
             try:
-                ended.put_nowait((request, await self._sample(request, number)))
+                member = await self._sample(request, number)
+                if isinstance(member, Trajectory):
+                    ended.put_nowait((request, member))
+                else:
+                    assert desk is not None, f"{member.key} waits for a grade, and nobody gives any"
+                if desk is not None:
+                    desk.hand_in(request, member)
             except Exception as error:  # a crash of ours: the pool would swallow it, `stream` raises it
                 ended.put_nowait(error)
 
-        for request in requests:
-            for number in range(request.num_samples):
-                spawned = await pool.spawn(sample(request, number))
-                if leaving.is_set():  # AioPool swallows a cancellation that meets it in `spawn`
-                    spawned.add_done_callback(lambda future: future.cancelled() or future.exception())
-                    return
+        for request, number in self._in_order(requests):
+            spawned = await pool.spawn(sample(request, number))
+            if leaving.is_set():  # AioPool swallows a cancellation that meets it in `spawn`
+                spawned.add_done_callback(lambda future: future.cancelled() or future.exception())
+                return
 
-    async def _sample(self, request: GroupRequest, number: int) -> Trajectory:
+    def _in_order(self, requests: Sequence[GroupRequest]) -> list[tuple[GroupRequest, int]]:
+        """Every sample: those first that only wait for their grade: no play of others delays them."""
+        samples = [(request, number) for request in requests for number in range(request.num_samples)]
+        splits = {request.split for request in requests}
+        waiting = {_sample_of(key) for split in splits for key in self._ledger.grades.waiting(split)}
+        return sorted(samples, key=lambda each: _sample_of(_first_try(*each)) not in waiting)
+
+    async def _sample(self, request: GroupRequest, number: int) -> Trajectory | Played:
         """One sample as the run file has it, or tried while its failure is retryable."""
-        key = EpisodeKey(
-            split=request.split, epoch=request.epoch, task_id=request.task.id, sample=number, attempt=0
-        )
-        kept = None
+        key, kept = _first_try(request, number), None
         while (stored := self._ledger.finished(key)) is not None:
             kept, key = stored, _next_try(key)
             if not is_retryable(kept):
                 return kept
+        if (played := self._ledger.grades.played(key)) is not None:
+            return played
         if kept is not None and request.is_settled:
             return kept
         failures = 0
         while True:
             trajectory = await self._episode(key, request)
             failures, key = failures + 1, _next_try(key)
-            if failures == self._max_attempts or not is_retryable(trajectory):
+            if isinstance(trajectory, Played) or not is_retryable(trajectory):
+                return trajectory
+            if failures == self._max_attempts:
                 return trajectory
             await self._pause(failures)
 
-    async def _episode(self, key: EpisodeKey, request: GroupRequest) -> Trajectory:
+    async def _episode(self, key: EpisodeKey, request: GroupRequest) -> Trajectory | Played:
         """A fresh episode."""
         self._ledger.issue(key, request.version)
         trajectory = await self._rollout(key, request.task, request.version)
+        if isinstance(trajectory, Played):
+            self._ledger.grades.keep_played(trajectory)
+            return trajectory
         self._ledger.finish(trajectory)
         if self._on_episode is not None:
             self._on_episode(trajectory)
@@ -175,6 +217,15 @@ class Collector:
         self._num_pausing += change
         if self._on_pause is not None:
             self._on_pause(self._num_pausing)
+
+
+def _first_try(request: GroupRequest, number: int) -> EpisodeKey:
+    return EpisodeKey(split=request.split, epoch=request.epoch, task_id=request.task.id, sample=number)
+
+
+def _sample_of(key: EpisodeKey) -> EpisodeKey:
+    """The same for every try of a sample."""
+    return replace(key, attempt=0)
 
 
 def _next_try(key: EpisodeKey) -> EpisodeKey:

@@ -1,16 +1,17 @@
 """Evaluation: how good a policy is, how sure that is, and what had no number."""
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from statistics import fmean, variance
 
-from ..envs import TaskSet
+from ..envs import Scored, TaskSet
 from .collector import Collector, GroupRequest
 from .engine import PolicyVersion
-from .trajectory import Group
+from .trajectory import Group, Trajectory
 
 Z95 = 1.959963984540054
 """Two-sided 95 % quantile of the normal distribution."""
@@ -47,6 +48,10 @@ class Evaluation:
     """k -> chance that at least one of k samples passes (Chen et al. 2021, unbiased)."""
     pass_hat: dict[int, Estimate] = field(default_factory=dict[int, Estimate])
     """k -> chance that all of k samples pass (Yao et al. 2024, pass^k)."""
+    components: dict[str, float] = field(default_factory=dict[str, float])
+    """The graders' named parts: the mean of each over the episodes that have it."""
+    turn_rewards: tuple[float, ...] = ()
+    """Mean reward of the first, second, ... answer, over the episodes whose grader told turns apart."""
 
 
 async def evaluate(
@@ -101,7 +106,24 @@ def summarize(split: str, groups: Sequence[Group], reward_range: tuple[float, fl
         ),
         pass_at={k: rate_interval([pass_at_k(n, c, k) for c, n in passes]) for k in ks},
         pass_hat={k: rate_interval([pass_hat_k(n, c, k) for c, n in passes]) for k in ks},
+        components=_components(members),
+        turn_rewards=_turn_rewards(members),
     )
+
+
+def _components(members: Sequence[Trajectory]) -> dict[str, float]:
+    parts: defaultdict[str, list[float]] = defaultdict(list)
+    for member in members:
+        if isinstance(member.outcome, Scored):
+            for name, value in member.outcome.components.items():
+                parts[name].append(value)
+    return {name: fmean(values) for name, values in sorted(parts.items())}
+
+
+def _turn_rewards(members: Sequence[Trajectory]) -> tuple[float, ...]:
+    turns = [member.outcome.turns for member in members if isinstance(member.outcome, Scored)]
+    columns = zip_longest(*(each for each in turns if each))
+    return tuple(fmean(value for value in column if value is not None) for column in columns)
 
 
 def is_solved(reward: float, maximum: float) -> bool:

@@ -16,11 +16,14 @@ from typing import Any
 
 from .engine import PolicyVersion
 from .errors import LedgerError
+from .grading.book import GRADE_SCHEMA, GradeBook
 from .record import Record
 from .runlock import RunLock, refuse_network_folder
 from .trajectory import EpisodeKey, Trajectory
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+_WITHOUT_GRADES = "1"
+"""A schema that had no grade jobs, and is else the same: such a file gets their tables."""
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -28,7 +31,7 @@ CREATE TABLE episodes (
     split TEXT NOT NULL, epoch INTEGER NOT NULL, task_id TEXT NOT NULL,
     sample INTEGER NOT NULL, attempt INTEGER NOT NULL,
     version INTEGER NOT NULL,   -- policy that it started on
-    state TEXT NOT NULL,        -- issued, scored, ungraded, failed
+    state TEXT NOT NULL,        -- issued, played (waits for its grade), scored, ungraded, failed
     issued_at REAL NOT NULL, finished_at REAL,   -- seconds since 1970; they only grow
     reward REAL,                -- NULL unless scored
     stop TEXT,                  -- why the episode ended
@@ -51,6 +54,7 @@ class Ledger:
     def __init__(self, folder: Path, *, read_only: bool = False) -> None:
         """Open `folder`/run.sqlite, made on first use. Raises `LedgerError`."""
         self.path = folder / "run.sqlite"
+        self.grades = GradeBook(self)
         self._lock = None
         if not read_only:
             refuse_network_folder(folder)
@@ -58,7 +62,7 @@ class Ledger:
         try:
             with self._guarded():
                 self._db = _connect(self.path, read_only)
-                self._check_schema()
+                self._check_schema(read_only)
                 latest = "SELECT max(max(issued_at), max(ifnull(finished_at, 0))) FROM episodes"
                 self._latest: float = self._db.execute(latest).fetchone()[0] or 0.0
         except BaseException:
@@ -84,7 +88,7 @@ class Ledger:
             self._db.execute(
                 "INSERT OR REPLACE INTO episodes (split, epoch, task_id, sample, attempt, version, state,"
                 " issued_at) VALUES (?, ?, ?, ?, ?, ?, 'issued', ?)",
-                (*_columns(key), version, self._now()),
+                (*key.primary, version, self.now()),
             )
 
     def finish(self, trajectory: Trajectory) -> None:
@@ -99,24 +103,24 @@ class Ledger:
                 (
                     trajectory.version,
                     trajectory.outcome.kind,
-                    self._now(),
+                    self.now(),
                     trajectory.reward,
                     trajectory.episode.stop.value,
                     record.outcome,
                     record.episode,
                     record.graph,
-                    *_columns(trajectory.key),
+                    *trajectory.key.primary,
                 ),
             )
         assert done.rowcount == 1, f"{trajectory.key} was finished without being issued, or twice"
 
     def finished(self, key: EpisodeKey) -> Trajectory | None:
-        """The stored episode, or None while it has not ended."""
+        """The stored episode, or None while it has not ended, or has no outcome yet."""
         with self._guarded():
             row = self._db.execute(
                 "SELECT version, episode, graph, outcome FROM episodes WHERE split = ? AND epoch = ? AND"
-                " task_id = ? AND sample = ? AND attempt = ? AND state != 'issued'",
-                _columns(key),
+                " task_id = ? AND sample = ? AND attempt = ? AND state NOT IN ('issued', 'played')",
+                key.primary,
             ).fetchone()
         return None if row is None else self._trajectory(key, row)
 
@@ -125,7 +129,8 @@ class Ledger:
         with self._guarded():
             rows = self._db.execute(
                 "SELECT epoch, task_id, sample, attempt, version, episode, graph, outcome FROM episodes"
-                " WHERE split = ? AND state != 'issued' ORDER BY epoch, task_id, sample, attempt",
+                " WHERE split = ? AND state NOT IN ('issued', 'played')"
+                " ORDER BY epoch, task_id, sample, attempt",
                 (split,),
             )
             for epoch, task_id, sample, attempt, *rest in rows:
@@ -139,7 +144,7 @@ class Ledger:
             return [split for (split,) in rows]
 
     def counts(self, split: str) -> Counter[str]:
-        """Episodes by state: "issued" (in flight), "scored", "ungraded", "failed"."""
+        """Episodes by state: "issued", "played" (no grade yet), "scored", "ungraded", "failed"."""
         with self._guarded():
             rows = self._db.execute(
                 "SELECT state, count(*) FROM episodes WHERE split = ? GROUP BY state", (split,)
@@ -150,7 +155,8 @@ class Ledger:
         """Finished episodes by stop reason."""
         with self._guarded():
             rows = self._db.execute(
-                "SELECT stop, count(*) FROM episodes WHERE split = ? AND stop IS NOT NULL GROUP BY stop",
+                "SELECT stop, count(*) FROM episodes WHERE split = ?"
+                " AND state NOT IN ('issued', 'played') GROUP BY stop",
                 (split,),
             ).fetchall()
         return Counter(dict(rows))
@@ -167,7 +173,7 @@ class Ledger:
         try:
             return None if row is None else json.loads(row[0])
         except ValueError as error:
-            raise self._unreadable(f"the record of step {step}", error) from error
+            raise self.unreadable(f"the record of step {step}", error) from error
 
     def step_numbers(self) -> list[int]:
         """The steps that have a record, in order."""
@@ -190,26 +196,50 @@ class Ledger:
             record = Record(episode=episode, graph=graph, outcome=outcome)
             return record.read(key, PolicyVersion(version))
         except (ValueError, TypeError) as error:
-            raise self._unreadable(f"the episode {key}", error) from error
+            raise self.unreadable(f"the episode {key}", error) from error
 
-    def _unreadable(self, what: str, error: Exception) -> LedgerError:
+    def unreadable(self, what: str, error: Exception) -> LedgerError:
+        """What to raise for a record that is damaged."""
         why = " ".join(str(error).split())
         return LedgerError(
             f"the run file {self.path} is corrupt: {what} cannot be read: {why:.300}; "
             "restore a copy of it, or start a new run under another name"
         )
 
-    def _now(self) -> float:
+    @contextmanager
+    def transaction(self) -> Generator[sqlite3.Connection, None, None]:
+        """All of the block's changes, or none of them."""
+        with self._guarded():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+            except BaseException:
+                if self._db.in_transaction:  # a full disk has ended it already
+                    self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    def select(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
+        """The rows of a query."""
+        with self._guarded():
+            return self._db.execute(query, values).fetchall()
+
+    def now(self) -> float:
         """The time for a record, or a moment after the last one's where the clock was put back."""
         self._latest = max(math.nextafter(self._latest, math.inf), time.time())
         return self._latest
 
-    def _check_schema(self) -> None:
+    def _check_schema(self, read_only: bool) -> None:
         tables = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if tables == 0:
             version = f"INSERT INTO meta VALUES ('schema_version', '{SCHEMA_VERSION}');"
-            self._db.executescript(f"BEGIN; {_SCHEMA} {version} COMMIT;")
+            self._db.executescript(f"BEGIN; {_SCHEMA} {GRADE_SCHEMA} {version} COMMIT;")
         found = self.meta("schema_version")
+        if found == _WITHOUT_GRADES:
+            if not read_only:
+                version = f"UPDATE meta SET value = '{SCHEMA_VERSION}' WHERE key = 'schema_version';"
+                self._db.executescript(f"BEGIN; {GRADE_SCHEMA} {version} COMMIT;")
+            return
         if found != str(SCHEMA_VERSION):
             raise LedgerError(
                 f"{self.path} has schema version {found}, this palaestra writes {SCHEMA_VERSION}; "
@@ -245,7 +275,3 @@ def _connect(path: Path, read_only: bool) -> sqlite3.Connection:
         db.close()
         raise sqlite3.DatabaseError(verdict)
     return db
-
-
-def _columns(key: EpisodeKey) -> tuple[str, int, str, int, int]:
-    return key.split, key.epoch, key.task_id, key.sample, key.attempt

@@ -40,3 +40,8 @@ class Record:
             graph=_GRAPH.validate_json(self.graph),
             outcome=_OUTCOME.validate_json(self.outcome),
         )
+
+
+def outcome_json(outcome: Outcome) -> str:
+    """An outcome alone."""
+    return _OUTCOME.dump_json(outcome, warnings="error").decode()

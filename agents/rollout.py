@@ -21,7 +21,7 @@ from ..envs.graders import grade_episode
 from .engine import PolicyVersion
 from .record import Record
 from .tokengraph import TokenGraph
-from .trajectory import EpisodeKey, Trajectory
+from .trajectory import NOT_YET, EpisodeKey, Played, Trajectory
 
 
 @runtime_checkable
@@ -50,11 +50,23 @@ class Rollout:
     async def __call__(self, key: EpisodeKey, task: Task, version: PolicyVersion) -> Trajectory:
         """Play and grade the episode `key` of `task` on policy `version`."""
         try:
-            return await self._play(key, task, version)
+            played = await self._play(key, task, version)
+            return played if isinstance(played, Trajectory) else await self._grade(task, *played)
         finally:
             self.whereabouts.pop(key, None)
 
-    async def _play(self, key: EpisodeKey, task: Task, version: PolicyVersion) -> Trajectory:
+    async def play(self, key: EpisodeKey, task: Task, version: PolicyVersion) -> Trajectory | Played:
+        """Play the episode, and leave its grade to somebody else."""
+        try:
+            played = await self._play(key, task, version)
+            return played if isinstance(played, Trajectory) else played[0]
+        finally:
+            self.whereabouts.pop(key, None)
+
+    async def _play(
+        self, key: EpisodeKey, task: Task, version: PolicyVersion
+    ) -> Trajectory | tuple[Played, Env[Any]]:
+        """What was played, and its environment; a trajectory where it failed."""
         seed = key.seed(self.run_seed)
         self.whereabouts[key] = "reset"
         try:
@@ -69,22 +81,25 @@ class Rollout:
                 self.on_message(message)
 
         episode = await play(env, policy, task, seed=seed, budget=self.budget, on_message=hear)
-        self.whereabouts[key] = "grade"
+        try:
+            with boundary("record"):
+                graph = policy.graph if isinstance(policy, TokenPolicy) else TokenGraph()
+                played = Played(key=key, version=version, episode=episode, graph=graph)
+                Record.of(played.judged(episode.failure or NOT_YET)).read(key, version)
+        except EpisodeFailed as error:
+            return _without_episode(key, version, seed, replace(error.failed, retryable=False))
+        return (played, env) if episode.failure is None else played.judged(episode.failure)
+
+    async def _grade(self, task: Task, played: Played, env: Env[Any]) -> Trajectory:
+        self.whereabouts[played.key] = "grade"
         outcome = await grade_episode(
             env.grader,
             task,
-            episode,
+            played.episode,
             reward_range=env.reward_range,
             timeout_s=self.grader_timeout_s,
         )
-        graph = policy.graph if isinstance(policy, TokenPolicy) else TokenGraph()
-        played = Trajectory(key=key, version=version, episode=episode, graph=graph, outcome=outcome)
-        try:
-            with boundary("record"):
-                Record.of(played).read(key, version)
-        except EpisodeFailed as error:
-            return _without_episode(key, version, seed, replace(error.failed, retryable=False))
-        return played
+        return played.judged(outcome)
 
 
 def _without_episode(key: EpisodeKey, version: PolicyVersion, seed: int, failed: Failed) -> Trajectory:

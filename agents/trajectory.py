@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 
-from ..envs import Episode, Outcome, Scored
+from ..envs import Episode, Outcome, Scored, Ungraded
 from .engine import PolicyVersion
 from .tokengraph import TokenGraph
 
@@ -27,6 +27,11 @@ class EpisodeKey:
         """(task, epoch, sample, attempt): the key within its split, for records."""
         return self.task_id, self.epoch, self.sample, self.attempt
 
+    @property
+    def primary(self) -> tuple[str, int, str, int, int]:
+        """(split, epoch, task, sample, attempt): its row in the run file."""
+        return self.split, self.epoch, self.task_id, self.sample, self.attempt
+
     def seed(self, run_seed: int) -> int:
         """[0, 2**63): the episode's seed. Every attempt of a sample gets the same one."""
         text = f"{run_seed}/{self.split}/{self.epoch}/{self.task_id}/{self.sample}"
@@ -48,6 +53,26 @@ class Trajectory:
     def reward(self) -> float | None:
         """None where no number exists."""
         return self.outcome.reward if isinstance(self.outcome, Scored) else None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Played:
+    """An episode that waits for its grade; the slot and the sandbox that it was played in are free again."""
+
+    key: EpisodeKey
+    version: PolicyVersion
+    episode: Episode
+    graph: TokenGraph
+
+    def judged(self, outcome: Outcome) -> Trajectory:
+        """The trajectory that an outcome makes of it."""
+        return Trajectory(
+            key=self.key, version=self.version, episode=self.episode, graph=self.graph, outcome=outcome
+        )
+
+
+NOT_YET = Ungraded(reason="waits for its grade")
+"""Stands for the outcome of an episode that has none yet, where a record needs one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

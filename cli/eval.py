@@ -13,8 +13,10 @@ from rich.table import Table
 
 from ..agents.evaluation import Evaluation
 from ..agents.evaluation import evaluate as run_evaluation
+from ..agents.grading.stage import Grading
 from ..agents.ledger import Ledger
-from ..trainer.folder import QUESTION, fingerprint, make_folder
+from ..trainer.folder import QUESTION, RECIPE, fingerprint, make_folder
+from ..trainer.grading import open_grading
 from ..trainer.metrics import troubles
 from ..trainer.parts import make_collector
 from ..trainer.recipe import NAME, Recipe
@@ -78,14 +80,17 @@ class _Question:
                 raise RecipeError(f"--name {self.name}: {folder} holds a training run; choose another name")
             with Ledger(folder) as ledger:
                 await self._stay_the_same(ledger, progress)
-                found = await self._play(player, ledger, progress)
+                async with open_grading(self.recipe, player.arena, ledger, folder) as grading:
+                    found = await self._play(player, ledger, grading, progress)
                 return found, troubles(ledger.trajectories(self.name))
 
-    async def _play(self, player: Player, ledger: Ledger, progress: TerminalProgress) -> Evaluation:
+    async def _play(
+        self, player: Player, ledger: Ledger, grading: Grading | None, progress: TerminalProgress
+    ) -> Evaluation:
         held_out = player.arena.held_out
         progress.phase(self.name, len(held_out) * self.samples)
         progress.waiting("episodes")
-        collector = make_collector(self.recipe, player.rollout, ledger, progress)
+        collector = make_collector(self.recipe, player.rollout, ledger, progress, grading=grading)
         return await run_evaluation(
             collector,
             held_out,
@@ -100,16 +105,19 @@ class _Question:
         """An evaluation goes on only as what it began as: the same policy, tasks and sampling."""
         progress.waiting("the model's fingerprint")
         recipe, model = self.recipe, self.seat.model(self.recipe)
-        question = {
+        question: dict[str, object] = {
             "seat": dataclasses.asdict(self.seat),
             "recipe": recipe.model_dump(mode="json", include=QUESTION_FIELDS),
             "max_context": recipe.engine.max_context,
             "temperature": recipe.evaluation_temperature,
             "model": None if model is None else await asyncio.to_thread(fingerprint, model),
         }
+        if recipe.grading is not None:
+            question["grading"] = recipe.grading.model_dump(mode="json", include={"kind", "command", "files"})
         asked = json.dumps(redacted(question), sort_keys=True)
         if (before := ledger.meta(QUESTION)) is None:
             ledger.set_meta(QUESTION, asked)
+            ledger.set_meta(RECIPE, json.dumps(redacted(recipe.model_dump(mode="json"))))
         elif before != asked:
             raise RecipeError(
                 f"--name {self.name}: {ledger.path} holds the evaluation of another policy, "

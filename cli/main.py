@@ -14,6 +14,7 @@ from ..trainer.recipe_file import RecipeError
 from .check import check
 from .data import data
 from .eval import evaluate
+from .grade import grade
 from .new import new
 from .play import play
 from .replay import replay
@@ -66,6 +67,7 @@ app = typer.Typer(
 )
 app.command("train")(train)
 app.command("eval")(evaluate)
+app.command("grade")(grade)
 app.command("play")(play)
 app.command("replay")(replay)
 app.add_typer(check, name="check")

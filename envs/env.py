@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from .budget import Budget
 from .episode import Workspace
-from .graders.grading import Grader
+from .graders.grading import AnyGrader
 from .message import AssistantMessage, Message, ToolSpec
 from .partner import Partner, Waiting
 from .policy import Policy
@@ -45,8 +45,8 @@ class Env(Generic[TaskT]):
     reward_range: ClassVar[tuple[float, float]] = (0.0, 1.0)
     """(floor, maximum) of an episode's reward: it passes with the maximum. A grader's score outside is
     `Ungraded`; step rewards count as they are."""
-    grader: Grader | None = None
-    """None: the reward is the sum of the step rewards."""
+    grader: AnyGrader | None = None
+    """A `Grader`, or a `GroupGrader` of siblings. None: the reward is the sum of the step rewards."""
     budget: Budget = Budget(max_turns=16)
 
     @classmethod

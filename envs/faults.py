@@ -18,7 +18,7 @@ from ..sandboxes import Sandbox
 from ..sandboxes.faults import Faults, FaultySandbox
 from .env import Env, Observation, TaskT
 from .episode import Episode, Workspace
-from .graders.grading import Grader, StepRewards
+from .graders.grading import Grader, GroupGrader, StepRewards
 from .outcome import Score
 from .sandboxed import SandboxToolEnv
 from .task import Task
@@ -55,7 +55,10 @@ class FaultyTools(ToolEnv[TaskT]):
 
     async def reset(self, task: TaskT, *, seed: int) -> Observation:
         self.episode_seed = seed
-        self.grader = FaultyGrader(self.grader or StepRewards(), self.faults)
+        inner = self.grader or StepRewards()
+        if isinstance(inner, GroupGrader):
+            raise TypeError(f"{type(inner).__name__} grades groups; faults are for a grader of one episode")
+        self.grader = FaultyGrader(inner, self.faults)
         return await super().reset(task, seed=seed)
 
 

@@ -32,12 +32,16 @@ class Score:
     """Named parts of the reward, kept up to the report."""
     evidence: str = ""
     """Why, in words a person can check."""
+    turns: tuple[float, ...] = ()
+    """A reward for each of the policy's answers, kept up to the report; empty where nobody can say."""
 
     def __post_init__(self) -> None:
         """Numbers of every kind become floats; `TypeError` for all else: without a number, raise instead."""
         object.__setattr__(self, "reward", finite(self.reward, "Score.reward"))
         parts = {name: finite(part, f"Score.components[{name!r}]") for name, part in self.components.items()}
         object.__setattr__(self, "components", parts)
+        turns = tuple(finite(each, f"Score.turns[{at}]") for at, each in enumerate(self.turns))
+        object.__setattr__(self, "turns", turns)
         texts: tuple[Any, ...] = (self.evidence, *parts)
         for text in texts:
             if not isinstance(text, str):
@@ -53,6 +57,8 @@ class Scored:
     reward: float
     components: Mapping[str, float] = field(default_factory=dict[str, float])
     evidence: str = ""
+    turns: tuple[float, ...] = ()
+    """One for each of the policy's answers, or none at all."""
     kind: Literal["scored"] = "scored"
 
 
@@ -61,6 +67,8 @@ class Ungraded:
     """The episode was played; the grader timed out, crashed or made no sense. No number exists."""
 
     reason: str
+    is_late: bool = False
+    """Its group had been closed before the grade was there."""
     kind: Literal["ungraded"] = "ungraded"
 
 

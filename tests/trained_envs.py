@@ -7,7 +7,7 @@ from palaestra.envs import AssistantMessage, Episode, Policy, Score, Task, TaskS
 from palaestra.envs.catalog.arithmetic import Arithmetic, ShortAnswer
 from palaestra.envs.episode import Workspace
 from palaestra.envs.faults import Faults, FaultyTools
-from palaestra.envs.graders import Grader
+from palaestra.envs.graders import AnyGrader
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +24,13 @@ class Digits:
 class Sums(Arithmetic):
     """Siblings nearly always differ in reward, so that every step has something to learn."""
 
-    grader: Grader | None = Digits()
+    grader: AnyGrader | None = Digits()
 
 
 class Plus(ToolEnv[Task]):
     """Sums by a tool that needs no sandbox, and is stopped soon."""
 
-    grader: Grader | None = Digits()
+    grader: AnyGrader | None = Digits()
 
     @classmethod
     def tasks(cls, **options: Any) -> TaskSet:

@@ -42,6 +42,8 @@ class Reason(StrEnum):
     """Too few siblings were left for a baseline."""
     ZERO_VARIANCE = "zero_variance"
     """Every sibling has the same reward, so every advantage is 0."""
+    LATE_GROUP = "late_group"
+    """The group was closed before each of its grades was there."""
     OVERFLOW = "overflow"
     """A sibling's reward is over `MAX_REWARD`."""
 
@@ -57,6 +59,8 @@ class GroupPolicy:
     """Members with a number that a group needs. At least 2: a single reward is no advantage."""
     truncated: Literal["keep", "drop"] = "keep"
     """Dropping episodes that the policy itself made long teaches it to make bad ones long."""
+    late: Literal["keep", "drop"] = "keep"
+    """Groups that were closed without some of their grades: those that are there may be the easy ones."""
     zero_variance: Literal["keep", "drop"] = "drop"
     """Kept members have advantage 0 but count in the normaliser, which shrinks the step."""
 
@@ -131,7 +135,8 @@ def credit(
         else:
             scored.append((member, verdict))
     rewards = [reward for _, reward in scored]
-    whole = _judge_group(rewards, policy)
+    num_late = sum(isinstance(m.outcome, Ungraded) and m.outcome.is_late for m in group.members)
+    whole = _judge_group(rewards, num_late, policy)
     if whole is not None:
         reason, detail = whole
         rejected += [Rejection(key=member.key, reason=reason, detail=detail) for member, _ in scored]
@@ -157,8 +162,10 @@ def _judge(member: Trajectory, policy: GroupPolicy) -> float | Rejection:
             return reward
 
 
-def _judge_group(rewards: Sequence[float], policy: GroupPolicy) -> tuple[Reason, str] | None:
+def _judge_group(rewards: Sequence[float], num_late: int, policy: GroupPolicy) -> tuple[Reason, str] | None:
     """Why none of the group is trained on; None when it is."""
+    if policy.late == "drop" and num_late:
+        return Reason.LATE_GROUP, f"{num_late} grades were not there in time"
     if len(rewards) < policy.min_size:
         return Reason.SMALL_GROUP, f"{len(rewards)} of {policy.min_size} members with a number"
     if (largest := max(map(abs, rewards))) > MAX_REWARD:

@@ -27,6 +27,13 @@ _FREE = {
     "engine.port",
     "engine.stuck_after_s",
     "engine.url",
+    "grading.callback_port",
+    "grading.callback_url",
+    "grading.max_outstanding",
+    "grading.poll_s",
+    "grading.retry_s",
+    "grading.token_env",
+    "grading.url",
     "grpo.max_attempts",
     "grpo.retry_s",
     "model.path",  # its files have a fingerprint
@@ -37,6 +44,9 @@ threads is in the last bits, which count in deterministic mode.)"""
 
 QUESTION = "question"
 """The fact in a run file that makes it an evaluation's, and says what was asked (`palaestra eval`)."""
+
+RECIPE = "recipe"
+"""The fact in an evaluation's run file that holds its recipe, as far as it is no secret."""
 
 
 @contextmanager
@@ -97,6 +107,8 @@ def _differences(stored: Path, recipe: Recipe) -> list[str]:
         raise RecipeError(f"{stored} is not YAML any more: {error}") from error
     now = _leaves(yaml.safe_load(_resolved(recipe)))
     free = _FREE - {"threads"} if recipe.deterministic else _FREE
+    if now.get("grading") == "None":  # a run that began before there was such a field
+        before.setdefault("grading", "None")
     return [
         f"{name} was {before.get(name, 'not there')}, is {now.get(name, 'not there')}"
         for name in sorted(before.keys() | now.keys())

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from ..agents.trajectory import Group
 from ..envs import Scored
@@ -26,11 +27,18 @@ class Judgement:
         ]
 
 
-def judge(groups: Sequence[Group], section: GrpoSection, *, seed: int, step: int) -> Judgement:
-    """Advantages within each group, by the recipe's rules."""
+def judge(
+    groups: Sequence[Group],
+    section: GrpoSection,
+    *,
+    seed: int,
+    step: int,
+    late: Literal["keep", "drop"] = "keep",
+) -> Judgement:
+    """Advantages within each group, by the recipe's rules. `late`: as `GroupPolicy.late`."""
     if section.shuffle_rewards:
         groups = _shuffled(groups, random.Random(f"{seed}/{step}/shuffle"))
-    policy = GroupPolicy(min_size=section.min_group, truncated=section.truncated)
+    policy = GroupPolicy(min_size=section.min_group, truncated=section.truncated, late=late)
     credits = [credit(group, AdvantageKind(section.advantage), policy) for group in groups]
     return Judgement(
         accepted=tuple(each for found in credits for each in found.accepted),

@@ -66,7 +66,9 @@ class Trainer:
         clock.lap("collect_s")
 
         self.progress.waiting("learner")
-        judgement = judge(groups, self.recipe.grpo, seed=self.recipe.seed, step=step)
+        judgement = judge(
+            groups, self.recipe.grpo, seed=self.recipe.seed, step=step, late=self.recipe.late_groups
+        )
         update = await asyncio.to_thread(self.updater.update, judgement.accepted)
         self.num_steps = step + 1
         clock.lap("learn_s")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..agents.collector import Collector
 from ..agents.engine import Engine, PolicyVersion, Sampling
+from ..agents.grading.stage import Grading
 from ..agents.ledger import Ledger
 from ..agents.policy import EnginePolicy
 from ..agents.renderer import Renderer
@@ -77,16 +78,22 @@ def make_collector(
     ledger: Ledger,
     progress: Progress,
     on_episode: Callable[[Trajectory], None] | None = None,
+    *,
+    grading: Grading | None,
 ) -> Collector:
     """How this run plays many episodes. `on_episode`: default is to tell `progress`."""
 
     def on_stuck(seconds: float) -> None:
-        places = ", ".join(f"{n} in {name}" for name, n in Counter(rollout.whereabouts.values()).items())
+        inside = Counter(rollout.whereabouts.values())
+        if grading is not None and grading.num_outstanding:
+            inside["detached grading"] = grading.num_outstanding
+        places = ", ".join(f"{n} in {name}" for name, n in inside.items())
         progress.note(f"no episode has ended for {seconds:.0f} s; in flight: {places or 'none'}")
 
     return Collector(
-        rollout,
+        rollout if grading is None else rollout.play,
         ledger,
+        grading=grading,
         max_in_flight=recipe.engine.max_in_flight,
         max_attempts=recipe.grpo.max_attempts,
         retry_s=recipe.grpo.retry_s,

@@ -158,6 +158,47 @@ class GrpoSection(Section):
     """Tokens, padding included, of one forward and backward pass."""
 
 
+class GradingSection(Section):
+    """Detached grading: the environment's grader, or another one, off the rollout slots."""
+
+    kind: Literal["inline", "subprocess", "sandbox", "http"] = "inline"
+    """Where grades are made: in this process, in a process each, in a sandbox each, behind HTTP. The first
+    two use the environment's grader, unless there is a `command`."""
+    command: list[str] = Field(default_factory=list)
+    """The grader as a program (subprocess, sandbox)."""
+    files: list[AnyPath] = Field(default_factory=list[Path])
+    """Files that lie beside the program (sandbox)."""
+    sandbox: dict[str, Any] = Field(default_factory=dict)
+    """Fields of its `SandboxSpec`, such as {backend: docker, image: "judge:1"}."""
+    url: str | None = None
+    """Where jobs are posted (http)."""
+    token_env: str | None = None
+    """Environment variable with the bearer token for `url`."""
+    callback: bool = False
+    """Listen on the loopback for answers (http)."""
+    callback_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """0: a free one, the same after a restart."""
+    callback_url: str | None = None
+    """How the grader reaches us from elsewhere, such as through a proxy."""
+    max_outstanding: PositiveInt = 256
+    """Jobs at the grader at one time."""
+    attempt_s: PositiveFloat = 600.0
+    """Seconds of one try."""
+    total_s: PositiveFloat = 3600.0
+    """Seconds of all tries of an episode, with the pauses between them."""
+    max_attempts: PositiveInt = 3
+    heartbeat_s: PositiveFloat | None = None
+    """A try that gives no sign of life for so long has died."""
+    retry_s: NonNegativeFloat = 2.0
+    """Seconds before the second try, with jitter; the pause doubles from try to try."""
+    poll_s: PositiveFloat = 1.0
+    """Seconds before the first look at a job; they grow with its age."""
+    close: Literal["wait", "partial", "drop"] = "wait"
+    """What a group does `close_after_s` after its last episode was played: wait for every grade, go on with
+    those that are there, or be left out of training as a whole when one is missing."""
+    close_after_s: PositiveFloat = 600.0
+
+
 class EvaluationSection(Section):
     samples: PositiveInt = 1
     """Episodes of each held-out task."""
@@ -200,6 +241,8 @@ class Recipe(Section):
     """None trains every parameter."""
     optimizer: OptimizerSection = OptimizerSection()
     grpo: GrpoSection = GrpoSection()
+    grading: GradingSection | None = None
+    """None: an episode is graded before its place is free again."""
     evaluation: EvaluationSection = EvaluationSection()
     checkpoint: CheckpointSection = CheckpointSection()
 
@@ -232,6 +275,11 @@ class Recipe(Section):
         """Of every evaluation's sampling."""
         chosen = self.evaluation.temperature
         return self.sampling.temperature if chosen is None else chosen
+
+    @property
+    def late_groups(self) -> Literal["keep", "drop"]:
+        """What training does with a group that was closed without some of its grades."""
+        return "keep" if self.grading is None or self.grading.close != "drop" else "drop"
 
     @property
     def folder(self) -> Path:

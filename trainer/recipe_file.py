@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ..agents.formats import tool_format
-from .recipe import OptimizerSection, Recipe, TinyModel
+from .recipe import GradingSection, OptimizerSection, Recipe, TinyModel
 from .sources import spelled_out
 
 
@@ -109,10 +109,38 @@ def check_recipe(recipe: Recipe) -> None:
             f"grpo.min_group: {recipe.grpo.min_group} is over grpo.group_size={recipe.grpo.group_size}, "
             "so that every group would be dropped; lower it"
         )
+    if recipe.grading is not None:
+        _check_grading(recipe.grading)
     grpo, warm = recipe.grpo, recipe.warm_start
     _check_schedule("optimizer", recipe.optimizer, grpo.steps * grpo.updates_per_step)
     if warm is not None:
         _check_schedule("warm_start.optimizer", warm.optimizer, warm.steps)
+
+
+def _check_grading(grading: GradingSection) -> None:
+    kind = grading.kind
+    needs = (("command", "sandbox"), ("url", "http"))
+    takes: dict[str, tuple[str, ...]] = {
+        "command": ("subprocess", "sandbox"),
+        "files": ("sandbox",),
+        "sandbox": ("sandbox",),
+        "url": ("http",),
+        "token_env": ("http",),
+        "callback": ("http",),
+    }
+    for field, needed in needs:
+        if kind == needed and not getattr(grading, field):
+            raise RecipeError(f"grading.{field}: is missing; grading.kind: {kind} needs it")
+    for field, kinds in takes.items():
+        if getattr(grading, field) and kind not in kinds:
+            raise RecipeError(
+                f"grading.{field}: {kind} does not use it; set grading.kind to {' or '.join(kinds)}"
+            )
+    if grading.total_s < grading.attempt_s:
+        raise RecipeError(
+            f"grading.total_s: {grading.total_s:g} is under grading.attempt_s={grading.attempt_s:g}, so that "
+            "no try has its time; raise it"
+        )
 
 
 def _check_tiny(tiny: TinyModel) -> None:

@@ -60,7 +60,7 @@ def replay_stored(ledger: Ledger, recipe: Recipe, step: int) -> list[Replayed]:
     if record is None:
         raise ValueError(f"the run file has no step {step}")
     groups = [_stored_group(ledger, keys) for keys in record["groups"]]
-    judgement = judge(groups, recipe.grpo, seed=recipe.seed, step=step - 1)
+    judgement = judge(groups, recipe.grpo, seed=recipe.seed, step=step - 1, late=recipe.late_groups)
     return replay_step(judgement.accepted, recipe.grpo, record)
 
 

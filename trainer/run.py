@@ -16,6 +16,7 @@ from pathlib import Path
 from ..agents.collector import Collector, GroupRequest
 from ..agents.engine import Engine, PolicyVersion
 from ..agents.evaluation import evaluate, is_solved
+from ..agents.grading.stage import Grading
 from ..agents.ledger import Ledger
 from ..agents.trajectory import Trajectory
 from ._torch import use_processor
@@ -24,6 +25,7 @@ from .checkpoint import Checkpoints
 from .config import LearnerConfig
 from .errors import NothingGraded
 from .folder import check_folder, fingerprint, make_folder, make_whole, open_folder
+from .grading import open_grading
 from .interrupt import Interrupt, Interrupted
 from .learner import Learner
 from .loop import Trainer
@@ -77,14 +79,16 @@ async def train(
         with Ledger(recipe.folder) as ledger:
             open_folder(recipe, ledger, model, resume=resume)
             with counting_seconds(ledger), Interrupt() as interrupt:
-                await _Run(
-                    recipe=recipe,
-                    arena=arena,
-                    progress=progress,
-                    ledger=ledger,
-                    interrupt=interrupt,
-                    wrap_engine=wrap_engine,
-                ).to_the_end()
+                async with open_grading(recipe, arena, ledger, recipe.folder) as grading:
+                    await _Run(
+                        recipe=recipe,
+                        arena=arena,
+                        progress=progress,
+                        ledger=ledger,
+                        grading=grading,
+                        interrupt=interrupt,
+                        wrap_engine=wrap_engine,
+                    ).to_the_end()
             summary = summarize_run(recipe, arena.env.reward_range, ledger)
     summary.write(recipe.folder / "summary.json")
     return summary
@@ -104,6 +108,7 @@ class _Run:
     arena: Arena
     progress: Progress
     ledger: Ledger
+    grading: Grading | None
     interrupt: Interrupt
     wrap_engine: Callable[[Engine], Engine]
 
@@ -162,7 +167,9 @@ class _Run:
         self.progress.phase("demonstrations", len(tasks))
         self.progress.waiting("episodes")
         rollout = make_plain_rollout(self.recipe, self.arena, self.arena.env.oracle)
-        collector = make_collector(self.recipe, rollout, self.ledger, self.progress, self._count)
+        collector = make_collector(
+            self.recipe, rollout, self.ledger, self.progress, self._count, grading=self.grading
+        )
         groups = await self.interrupt.during(collector.collect(requests))
         played = [member for group in groups for member in group.members]
         maximum = self.arena.env.reward_range[1]
@@ -236,7 +243,7 @@ class _Run:
     def _player(self, engine: Engine, model: Path, temperature: float) -> Collector:
         renderer = load_renderer(self.recipe, model)
         rollout = make_rollout(self.recipe, self.arena, engine, renderer, temperature)
-        return make_collector(self.recipe, rollout, self.ledger, self.progress)
+        return make_collector(self.recipe, rollout, self.ledger, self.progress, grading=self.grading)
 
     async def _evaluate(self, split: str, engine: Engine, model: Path, version: PolicyVersion) -> None:
         """Play the held-out tasks; the result is in the ledger."""

@@ -69,6 +69,7 @@ def summarize_run(recipe: Recipe, reward_range: tuple[float, float], ledger: Led
             "ungraded": counts["ungraded"],
             "failed": counts["failed"],
             "in_flight": counts["issued"],
+            "waiting_for_grades": counts["played"],
             "stops": dict(ledger.stops("train")),
             "rejected": dict(Counter(reason for record in records for *_, reason, _ in record["rejected"])),
         },

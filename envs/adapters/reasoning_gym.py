@@ -16,7 +16,7 @@ from typing import Any
 
 from ..env import Env
 from ..episode import Episode, Workspace
-from ..graders.grading import Grader
+from ..graders.grading import AnyGrader
 from ..message import Message, SystemMessage, UserMessage
 from ..outcome import Score
 from ..policy import Policy
@@ -73,7 +73,7 @@ class OwnScore:
 class ReasoningGym(Env[Task]):
     """One question, one answer, in <answer> tags because it may have many lines."""
 
-    grader: Grader | None = OwnScore()
+    grader: AnyGrader | None = OwnScore()
 
     @classmethod
     def tasks(

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from ..budget import Budget
 from ..env import Env, Observation, Step
 from ..episode import Episode, Workspace
-from ..graders.grading import Grader
+from ..graders.grading import AnyGrader
 from ..message import (
     AssistantMessage,
     Message,
@@ -55,7 +55,7 @@ class VerifiersEnv(Env[Task]):
 
     reward_range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
     """A rubric may weigh as it likes."""
-    grader: Grader | None = PackageRubric()
+    grader: AnyGrader | None = PackageRubric()
     budget: Budget = Budget(max_turns=64)
 
     def __init__(self) -> None:

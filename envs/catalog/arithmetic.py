@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from ...sandboxes import ExecStatus, SandboxSpec
 from ..budget import Budget
 from ..episode import Episode, Workspace
-from ..graders import Exact, Grader, Numeric, as_number
+from ..graders import AnyGrader, Exact, Numeric, as_number
 from ..message import Message, SystemMessage, UserMessage
 from ..outcome import Score
 from ..policy import Policy
@@ -35,7 +35,7 @@ class ShortAnswer:
 class Arithmetic(SandboxToolEnv[Task]):
     """Work it out with Python, then say "Answer: 42"."""
 
-    grader: Grader | None = ShortAnswer()
+    grader: AnyGrader | None = ShortAnswer()
     budget = Budget(max_turns=4)
     sandbox: ClassVar[SandboxSpec] = SandboxSpec(memory_mb=128, pids=16, disk_mb=16)
     max_workspace_bytes: ClassVar[int] = 0

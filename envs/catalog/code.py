@@ -9,7 +9,7 @@ from pydantic import AliasChoices, BaseModel, Field, ValidationError
 from ..budget import Budget
 from ..env import Env, Observation, Step
 from ..errors import Tampered
-from ..graders import Grader, UnitTests
+from ..graders import AnyGrader, UnitTests
 from ..graders.asserts import parse_asserts
 from ..graders.unit_tests import last_block
 from ..message import AssistantMessage, Message, SystemMessage, UserMessage
@@ -43,7 +43,7 @@ class Code(Env[Task]):
     is judged again by the grader, in sandboxes of its own.
     """
 
-    grader: Grader | None = TESTS
+    grader: AnyGrader | None = TESTS
     budget = Budget(max_turns=8)
 
     def __init__(self, *, tries: int = 3) -> None:

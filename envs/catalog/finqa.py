@@ -6,7 +6,7 @@ from ..budget import Budget
 from ..calculator import calculate
 from ..env import Observation
 from ..errors import ToolError
-from ..graders import FinQA, Grader
+from ..graders import AnyGrader, FinQA
 from ..message import Message, SystemMessage, UserMessage
 from ..policy import Policy
 from ..scripted import ScriptedPolicy, call_tool
@@ -24,7 +24,7 @@ INSTRUCTIONS = (
 class FinancialReports(ToolEnv[Task]):
     """Look it up, work it out, then say "Answer: 10.9%"."""
 
-    grader: Grader | None = FinQA()
+    grader: AnyGrader | None = FinQA()
     budget = Budget(max_turns=16)
 
     def __init__(self) -> None:

@@ -9,7 +9,7 @@ from ..budget import Budget
 from ..calculator import calculate
 from ..env import Env
 from ..errors import ToolError
-from ..graders import Grader, Gsm8k
+from ..graders import AnyGrader, Gsm8k
 from ..message import Message, SystemMessage, UserMessage
 from ..policy import Policy
 from ..scripted import ScriptedPolicy, call_tool
@@ -36,7 +36,7 @@ class Problem(BaseModel):
 class WordProblems(Env[Task]):
     """Answer at once: one turn."""
 
-    grader: Grader | None = Gsm8k()
+    grader: AnyGrader | None = Gsm8k()
     budget = Budget(max_turns=1)
 
     @classmethod
@@ -59,7 +59,7 @@ class WordProblems(Env[Task]):
 class WordProblemsWithCalculator(ToolEnv[Task]):
     """Work it out call by call, then say "#### 72"."""
 
-    grader: Grader | None = Gsm8k()
+    grader: AnyGrader | None = Gsm8k()
     budget = Budget(max_turns=16)
 
     @tool

@@ -8,7 +8,7 @@ from typing import Any
 from ..budget import Budget
 from ..env import Observation
 from ..errors import ToolError
-from ..graders import Exact, Grader
+from ..graders import AnyGrader, Exact
 from ..message import SystemMessage, UserMessage
 from ..policy import Policy
 from ..scripted import ScriptedPolicy, call_tool
@@ -55,7 +55,7 @@ RIVERS = ("Aldra", "Brenn", "Corvo", "Darro", "Esk", "Ferin", "Gallo", "Hesk", "
 class Search(ToolEnv[Task]):
     """1 for the right last line. The documents of a task are its own, and only the tools show them."""
 
-    grader: Grader | None = Exact(prefix="Answer:", ignore_case=True)
+    grader: AnyGrader | None = Exact(prefix="Answer:", ignore_case=True)
     budget = Budget(max_turns=10)
 
     def __init__(self) -> None:

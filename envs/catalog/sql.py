@@ -9,7 +9,7 @@ from ...sandboxes import SandboxSpec
 from ..budget import Budget
 from ..env import Observation
 from ..errors import ToolError
-from ..graders import Grader, SqlResult
+from ..graders import AnyGrader, SqlResult
 from ..graders.query import QueryError, Table, ask, put, schema
 from ..message import Message, SystemMessage, UserMessage
 from ..policy import Policy
@@ -52,7 +52,7 @@ class Question(BaseModel):
 class DatabaseQuestions(SandboxToolEnv[Task]):
     """Execution match: the rows of the last query count, not its text."""
 
-    grader: Grader | None = SqlResult()
+    grader: AnyGrader | None = SqlResult()
     budget = Budget(max_turns=8)
     sandbox: ClassVar[SandboxSpec] = SandboxSpec(memory_mb=256, pids=16, disk_mb=128)
     max_workspace_bytes: ClassVar[int] = 0

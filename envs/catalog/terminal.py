@@ -9,7 +9,7 @@ from ...sandboxes import SandboxSpec
 from ..adapters.harbor import Folder, TestScript, make_task, moved, read_folder
 from ..budget import Budget
 from ..env import Observation
-from ..graders import Grader
+from ..graders import AnyGrader
 from ..message import SystemMessage
 from ..policy import Policy
 from ..sandboxed import SandboxToolEnv, transcript
@@ -26,7 +26,7 @@ Chore = tuple[str, dict[str, bytes], str, str]
 class Terminal(SandboxToolEnv[Task]):
     """1 when the task's test passes on the files that were left."""
 
-    grader: Grader | None = TestScript()
+    grader: AnyGrader | None = TestScript()
     budget = Budget(max_turns=16)
     sandbox: ClassVar[SandboxSpec] = SandboxSpec(memory_mb=256)
     max_workspace_bytes: ClassVar[int] = 16 << 20

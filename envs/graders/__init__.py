@@ -5,7 +5,7 @@ from .constraints import CONSTRAINT_IDS, Constraint, Constraints, parse_constrai
 from .exact import Exact
 from .finqa import FinQA
 from .function import FunctionGrader, grader
-from .grading import Grader, grade_episode
+from .grading import AnyGrader, Grader, GroupGrader, grade_episode
 from .gsm8k import Gsm8k
 from .json_schema import JsonSchema
 from .lambda_reward import LambdaReward
@@ -26,6 +26,7 @@ from .unit_tests import UnitTests
 
 __all__ = [
     "CONSTRAINT_IDS",
+    "AnyGrader",
     "Constraint",
     "Constraints",
     "Exact",
@@ -33,6 +34,7 @@ __all__ = [
     "FunctionGrader",
     "Gate",
     "Grader",
+    "GroupGrader",
     "Gsm8k",
     "JsonSchema",
     "LambdaReward",

@@ -33,6 +33,25 @@ def test_an_episode_costs_under_six_times_a_bare_client(tmp_path: Path) -> None:
     assert all(value < 6 for value in episodes.values()), found
 
 
+def outstanding_grades(*options: str) -> dict[str, Any]:
+    command = [sys.executable, "-P", str(BENCHMARKS / "grading.py"), "--jobs", "1000", *options]
+    found: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    return found
+
+
+def test_a_thousand_outstanding_grades_cost_under_50_mb_and_1_percent() -> None:
+    found = outstanding_grades("--callback", "--age", "1", "--seconds", "5")
+    assert found["memory_mb"] < 50 and found["processor_percent"] < 1, found
+
+
+@pytest.mark.acceptance
+@pytest.mark.timeout(600)
+def test_so_do_a_thousand_that_are_asked_for() -> None:
+    found = outstanding_grades("--age", "45", "--seconds", "90")
+    assert found["memory_mb"] < 50 and found["processor_percent"] < 1, found
+    assert found["polls_in_all"] > 3000, "they were asked for"
+
+
 @pytest.mark.timeout(600)
 def test_sandboxes_cost_no_more_than_twice_a_plain_python_and_lose_no_output(tmp_path: Path) -> None:
     short = ("--rounds", "1", "--turn-s", "0.5", "--in-flight", "1", "8", "--soak", "200")

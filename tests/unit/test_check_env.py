@@ -16,7 +16,6 @@ from palaestra.envs import (
     AssistantMessage,
     Env,
     Episode,
-    Grader,
     Observation,
     Policy,
     ScriptedPolicy,
@@ -30,7 +29,7 @@ from palaestra.envs import (
 )
 from palaestra.envs.catalog.frozen_lake import FrozenLake
 from palaestra.envs.check import CheckReport, check_env
-from palaestra.envs.graders import Exact, grader
+from palaestra.envs.graders import AnyGrader, Exact, grader
 
 TASKS = TaskSet(
     Task(
@@ -44,7 +43,7 @@ TASKS = TaskSet(
 
 
 class Words(ToolEnv[Task]):
-    grader: Grader | None = Exact()
+    grader: AnyGrader | None = Exact()
 
     @tool
     async def echo(self, text: str) -> str:
@@ -226,7 +225,7 @@ def test_a_secret_in_an_example_of_the_opening_is_found() -> None:
 
 
 class Overpaid(Words):
-    grader: Grader | None = grader(lambda task, episode: 5.0)
+    grader: AnyGrader | None = grader(lambda task, episode: 5.0)
 
 
 class OddFacts(Words):

@@ -55,6 +55,17 @@ def test_a_run_goes_on_only_with_resume_and_with_its_own_recipe(tmp_path: Path) 
         start(recipe(tmp_path, seed=1), resume=True)
 
 
+def test_a_run_that_began_before_there_was_a_grading_section_goes_on_without_one(tmp_path: Path) -> None:
+    start(recipe(tmp_path))
+    stored = tmp_path / "x" / "recipe.yaml"
+    fields = yaml.safe_load(stored.read_text())
+    del fields["grading"]
+    stored.write_text(yaml.safe_dump(fields))
+    start(recipe(tmp_path), resume=True)
+    with pytest.raises(RecipeError, match=r"grading\.kind was not there, is 'inline'"):
+        start(recipe(tmp_path, grading={"kind": "inline"}), resume=True)
+
+
 def test_a_refused_resume_lists_every_field_that_differs(tmp_path: Path) -> None:
     start(recipe(tmp_path))
     other = recipe(

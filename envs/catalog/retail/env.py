@@ -9,7 +9,7 @@ from pathlib import Path
 from ...budget import Budget
 from ...env import Observation, Step
 from ...episode import Episode, Workspace
-from ...graders.grading import Grader
+from ...graders.grading import AnyGrader
 from ...message import AssistantMessage, SystemMessage, UserMessage
 from ...outcome import Score
 from ...policy import Policy
@@ -62,7 +62,7 @@ def _is_told(text: str, said: str) -> bool:
 class Retail(RetailTools):
     """The words of a message without calls go to the user, who answers, or ends the conversation."""
 
-    grader: Grader | None = FinalState()
+    grader: AnyGrader | None = FinalState()
     budget = Budget(max_turns=30)
 
     def __init__(self, *, user: Policy | None = None) -> None:

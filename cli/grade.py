@@ -1,0 +1,147 @@
+"""`palaestra grade`: the stored episodes of a run, graded again."""
+
+import asyncio
+import dataclasses
+import json
+import re
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ..agents.grading.regrade import Regraded, regrade
+from ..agents.ledger import Ledger
+from ..envs import TaskSet
+from ..trainer.arena import Arena, load_arena
+from ..trainer.folder import RECIPE, make_folder
+from ..trainer.grading import load_grader, open_grading
+from ..trainer.recipe import NAME, Recipe
+from ..trainer.recipe_file import RecipeError, read_recipe
+from .console import only_json, open_console, print_json, printable
+from .options import Json
+from .progress import TerminalProgress
+
+GRADER = "grader"
+"""The fact in the new run file that says who graded."""
+
+
+def grade(
+    run: Annotated[Path, typer.Argument(help="The folder of a run, such as runs/quickstart.")],
+    grader: Annotated[
+        str | None, typer.Option(help='A grader as "module:name"; default: the run\'s own, as it is now.')
+    ] = None,
+    splits: Annotated[
+        list[str] | None, typer.Option("--split", help='Such as "final" or "train"; default: all.')
+    ] = None,
+    name: Annotated[
+        str, typer.Option(help="Name of this grading; the same name goes on where it stopped.")
+    ] = "regrade",
+    as_json: Json = False,
+) -> None:
+    """Grade stored episodes again, without new rollouts. Only RUN/grade.NAME is written."""
+    if not re.fullmatch(NAME, name):
+        raise RecipeError(
+            f"--name {name!r}: use letters, digits, '.', '_' and '-', and begin with a letter or a digit"
+        )
+    console = open_console(stderr=as_json)
+    asked = _Question(run=run, grader=grader, splits=tuple(splits or ()), name=name)
+    with only_json(as_json), TerminalProgress(console) as progress:
+        found = asyncio.run(asked.answer(progress))
+    if as_json:
+        print_json({split: dataclasses.asdict(each) for split, each in found.items()})
+    else:
+        _show(console, found)
+    if all(each.after.reward is None for each in found.values()):
+        raise typer.Exit(1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Question:
+    run: Path
+    grader: str | None
+    splits: tuple[str, ...]
+    name: str
+
+    async def answer(self, progress: TerminalProgress) -> dict[str, Regraded]:
+        with ExitStack() as stack:
+            if not (self.run / "run.sqlite").is_file():
+                raise RecipeError(f"{self.run}: there is no run.sqlite; give the folder of a run")
+            source = stack.enter_context(Ledger(self.run, read_only=True))
+            recipe = _recipe_of(self.run, source)
+            arena = load_arena(recipe)
+            folder = self.run / f"grade.{self.name}"
+            make_folder(folder)
+            target = stack.enter_context(Ledger(folder))
+            self._stay_the_same(recipe, target)
+            grader = None if self.grader is None else load_grader(self.grader)
+            async with open_grading(recipe, arena, target, folder, grader=grader, is_wanted=True) as grading:
+                if grading is None:
+                    raise RecipeError(
+                        f"{recipe.source.id} has no grader, only step rewards; name a grader by --grader"
+                    )
+                found: dict[str, Regraded] = {}
+                for split in self._splits(source):
+                    progress.phase(split, source.counts(split).total())
+                    progress.waiting("grades")
+                    found[split] = await regrade(
+                        source,
+                        target,
+                        grading,
+                        _tasks(arena),
+                        split,
+                        reward_range=arena.env.reward_range,
+                        on_group=lambda group: progress.advance(len(group.members)),
+                    )
+                return found
+
+    def _splits(self, source: Ledger) -> list[str]:
+        known = source.splits()
+        for split in self.splits:
+            if split not in known:
+                raise RecipeError(f"--split {split}: {self.run} has no such split; it has {', '.join(known)}")
+        return list(self.splits) or known
+
+    def _stay_the_same(self, recipe: Recipe, target: Ledger) -> None:
+        """A grading goes on only as what it began as."""
+        section = recipe.grading
+        own = (
+            None if section is None else section.model_dump(mode="json", include={"kind", "command", "files"})
+        )
+        asked = json.dumps({"grader": self.grader, "grading": own}, sort_keys=True)
+        if (before := target.meta(GRADER)) is None:
+            target.set_meta(GRADER, asked)
+        elif before != asked:
+            raise RecipeError(
+                f"--name {self.name}: {target.path} holds the grades of another grader; choose another name"
+            )
+
+
+def _recipe_of(run: Path, source: Ledger) -> Recipe:
+    """The recipe of a training run, or the one that an evaluation keeps in its run file."""
+    if (run / "recipe.yaml").exists():
+        return read_recipe(run / "recipe.yaml")
+    if (stored := source.meta(RECIPE)) is None:
+        raise RecipeError(f"{run}: its run file has no recipe; it is no run, or one of an older palaestra")
+    return Recipe.model_validate_json(stored)
+
+
+def _tasks(arena: Arena) -> TaskSet:
+    return TaskSet([*arena.train, *arena.held_out])
+
+
+def _show(console: Console, found: dict[str, Regraded]) -> None:
+    table = Table("split", "episodes", "reward before", "reward now", "changed", "outcomes now")
+    for split, each in found.items():
+        table.add_row(
+            printable(split),
+            str(each.after.num_episodes),
+            str(each.before.reward or "-"),
+            str(each.after.reward or "-"),
+            str(each.num_changed),
+            ", ".join(f"{kind} {count}" for kind, count in sorted(each.after.outcomes.items())),
+        )
+    console.print(table)

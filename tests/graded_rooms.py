@@ -1,0 +1,109 @@
+"""What the tests of detached grading share: played episodes, and a grader behind a counter."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from palaestra.agents.collector import GroupRequest
+from palaestra.agents.engine import PolicyVersion
+from palaestra.agents.grading.job import Answer, GradeRequest, Inbox, Running
+from palaestra.agents.ledger import Ledger
+from palaestra.agents.tokengraph import TokenGraph
+from palaestra.agents.trajectory import EpisodeKey, Played, Trajectory
+from palaestra.envs import AssistantMessage, Episode, Score, StopReason, Task, UserMessage, Workspace
+
+V0 = PolicyVersion(0)
+RANGE = (0.0, 1.0)
+
+
+def key_of(task: str = "t", sample: int = 0) -> EpisodeKey:
+    return EpisodeKey(epoch=0, task_id=task, sample=sample)
+
+
+def played(key: EpisodeKey) -> Played:
+    """Two answers; the workspace says which sample it was."""
+    episode = Episode(
+        task_id=key.task_id,
+        seed=key.seed(0),
+        messages=(UserMessage("go"), AssistantMessage("a"), UserMessage("on"), AssistantMessage("b")),
+        num_opening=1,
+        rewards=(0.0, 0.0),
+        stop=StopReason.DONE,
+        workspace=Workspace(files=(("sample", str(key.sample).encode()),)),
+    )
+    return Played(key=key, version=V0, episode=episode, graph=TokenGraph())
+
+
+def keep(ledger: Ledger, *keys: EpisodeKey) -> None:
+    """Put played episodes into a run file."""
+    for key in keys:
+        ledger.issue(key, V0)
+        ledger.grades.keep_played(played(key))
+
+
+def requests(tasks: int, samples: int) -> list[GroupRequest]:
+    return [
+        GroupRequest(split="train", epoch=0, task=Task(id=f"t{n}"), num_samples=samples, version=V0)
+        for n in range(tasks)
+    ]
+
+
+async def play_at_once(key: EpisodeKey, task: Task, version: PolicyVersion) -> Trajectory | Played:
+    return played(key)
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    """Let the others work until they have come so far."""
+    while not is_so():  # noqa: ASYNC110  # what is waited for has no event of its own
+        await asyncio.sleep(0)
+
+
+def sample_of(episode: Episode) -> int:
+    assert episode.workspace is not None
+    return int(dict(episode.workspace.files)["sample"])
+
+
+@dataclass(slots=True)
+class Held:
+    """A grader that gives a score, 1 for even samples, when the test opens its gate."""
+
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    num_asked: int = 0
+
+    async def grade(self, task: Task, episode: Episode, workspace: Workspace | None) -> Score:
+        self.num_asked += 1
+        await self.gate.wait()
+        return Score(reward=float(sample_of(episode) % 2 == 0), turns=(0.0, 1.0), components={"even": 0.5})
+
+
+@dataclass
+class Counter:
+    """A grading service at the other end of a counter: it takes requests, and answers as it is told to."""
+
+    answers: Callable[[GradeRequest, int], Answer] = lambda request, polls: Running()
+    """(request, how often it was asked for before) -> answer."""
+    breaks: Sequence[Exception] = ()
+    """What the first submissions raise, though they are taken."""
+    is_durable: bool = True
+    poll_s: float | None = None
+    taken: list[GradeRequest] = field(default_factory=list[GradeRequest])
+    polled: list[str] = field(default_factory=list[str])
+    released: list[str] = field(default_factory=list[str])
+
+    async def open(self, inbox: Inbox) -> None: ...
+    async def close(self) -> None: ...
+
+    async def submit(self, request: GradeRequest) -> str:
+        self.taken.append(request)
+        if len(self.taken) <= len(self.breaks):
+            raise self.breaks[len(self.taken) - 1]
+        return request.key
+
+    async def poll(self, handle: str) -> Answer:
+        before = self.polled.count(handle)
+        self.polled.append(handle)
+        request = next((each for each in self.taken if each.key == handle), None)
+        return self.answers(request or self.taken[0], before)
+
+    async def release(self, handle: str) -> None:
+        self.released.append(handle)

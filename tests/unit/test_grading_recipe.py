@@ -1,0 +1,100 @@
+"""The `grading:` section of a recipe: what it makes, and what it refuses."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from support import run_async
+
+from palaestra.agents.grading.program import Program
+from palaestra.agents.grading.stage import Grading
+from palaestra.agents.ledger import Ledger
+from palaestra.envs import Env, Score, Task, TaskSet, UserMessage
+from palaestra.trainer.arena import Arena
+from palaestra.trainer.grading import load_grader, make_adapter, open_grading
+from palaestra.trainer.recipe import Recipe
+from palaestra.trainer.recipe_file import RecipeError, load_recipe
+
+
+class Plain(Env[Task]):
+    """Has step rewards only."""
+
+
+class Grouped(Env[Task]):
+    """Is graded in groups."""
+
+    class Siblings:
+        async def grade_group(self, task: Task, episodes: Any) -> list[Score]:
+            return [Score(reward=0.0) for _ in episodes]
+
+    grader = Siblings()
+
+
+def recipe(tmp_path: Path, **grading: Any) -> Recipe:
+    path = tmp_path / "recipe.yaml"
+    fields = {"name": "x", "env": {"id": "arithmetic"}, "grpo": {"steps": 1}}
+    path.write_text(yaml.safe_dump(fields | ({"grading": grading} if grading else {})))
+    return load_recipe(path)
+
+
+def stage_of(env: type[Env[Task]], asked: Recipe, folder: Path) -> Grading | None:
+    tasks = TaskSet([Task(id="t", messages=(UserMessage("go"),))])
+
+    async def main() -> Grading | None:
+        with Ledger(folder) as ledger:
+            async with open_grading(asked, Arena(env, tasks, tasks), ledger, folder) as grading:
+                return grading
+
+    return run_async(main())
+
+
+@pytest.mark.parametrize(
+    ("grading", "why"),
+    [
+        ({"kind": "http"}, "grading.url: is missing"),
+        ({"kind": "sandbox"}, "grading.command: is missing"),
+        ({"kind": "inline", "command": ["judge"]}, "set grading.kind to subprocess or sandbox"),
+        ({"kind": "subprocess", "callback": True}, "grading.callback: subprocess does not use it"),
+        ({"attempt_s": 60, "total_s": 30}, "grading.total_s: 30 is under grading.attempt_s=60"),
+        ({"kind": "lambda"}, "grading.kind: 'lambda'"),
+        ({"closes": "wait"}, "did you mean 'close'"),
+    ],
+)
+def test_a_section_that_cannot_be_used_is_refused(grading: dict[str, Any], why: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=why):
+        recipe(tmp_path, **grading)
+
+
+def test_without_a_section_only_groups_get_a_stage(tmp_path: Path) -> None:
+    assert stage_of(Plain, recipe(tmp_path), tmp_path) is None
+    grading = stage_of(Grouped, recipe(tmp_path), tmp_path)
+    assert grading is not None and grading.is_of_groups and grading.limits.attempt_s == 60.0
+
+
+def test_a_stage_without_any_grader_is_refused_and_a_program_is_one(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="only step rewards; name one by"):
+        stage_of(Plain, recipe(tmp_path, kind="inline"), tmp_path)
+    asked = recipe(tmp_path, kind="subprocess", command=["judge"], close="partial", close_after_s=5)
+    grading = stage_of(Plain, asked, tmp_path)
+    assert grading is not None and grading.limits.close_after_s == 5
+    assert asked.grading is not None
+    with Ledger(tmp_path) as ledger:
+        assert isinstance(make_adapter(asked, asked.grading, None, ledger, tmp_path), Program)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("nowhere:judge", "ModuleNotFoundError"),
+        ("graded_envs", "ValueError|AttributeError"),
+        ("graded_envs:os", "has neither `grade` nor `grade_group`"),
+    ],
+)
+def test_a_grader_that_cannot_be_loaded_is_explained(name: str, why: str) -> None:
+    with pytest.raises(RecipeError, match=why):
+        load_grader(name)
+
+
+def test_a_grader_is_a_class_or_an_object() -> None:
+    assert hasattr(load_grader("graded_envs:Loud"), "grade")
