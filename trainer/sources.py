@@ -1,8 +1,8 @@
 """Where a run's tasks come from: an environment, or rows and a reward. Part of the recipe's schema."""
 
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from ..envs import Budget
 
@@ -68,6 +68,12 @@ class DataSection(Section):
         return {}
 
 
+def _rising(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] >= bounds[1]:
+        raise ValueError("write the floor first, then a larger maximum")
+    return bounds
+
+
 class RewardSection(Section):
     """How the rows' answers are judged; `reward: my_rewards.py:score` is short for its `function`.
 
@@ -76,7 +82,7 @@ class RewardSection(Section):
 
     function: str
     """See `palaestra.envs.graders.load_reward`."""
-    range: tuple[float, float] = (0.0, 1.0)
+    range: Annotated[tuple[float, float], AfterValidator(_rising)] = (0.0, 1.0)
     """Floor and maximum: a reward outside is no reward, and the maximum is a pass."""
     where: Literal["worker", "sandbox"] | None = None
     batch: PositiveInt | None = None

@@ -117,7 +117,7 @@ def _attribute(module: ModuleType, name: str, source: str) -> Any:
 def _as_grader(source: str, found: Any) -> Grader:
     try:
         grader = found() if isinstance(found, type) else found
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise UnknownReward(f"{source}: {error}; name one that is made already") from error
     if callable(getattr(grader, "grade", None)):
         made: Grader = grader

@@ -110,3 +110,58 @@ def test_a_schedule_that_has_no_time_to_fall_is_refused(tmp_path: Path, sets: li
     with pytest.raises(RecipeError, match=name):
         load_recipe(path, sets)
     load_recipe(path, [*sets, "optimizer.schedule=constant", "warm_start.optimizer={}"])
+
+
+def test_rows_and_a_reward_are_a_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "ticket routing.yaml"
+    path.write_text("data: train.jsonl\nreward: my_rewards.py:score\n")
+    recipe = load_recipe(path)
+    assert (recipe.name, recipe.source.id, recipe.source_field) == ("ticket-routing", "train.jsonl", "data")
+    assert recipe.reward is not None and recipe.reward.function == "my_rewards.py:score"
+    assert recipe.reward.options == {} and recipe.reward.range == (0.0, 1.0)
+    dumped = tmp_path / "resolved.yaml"
+    dumped.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+    assert load_recipe(dumped) == recipe
+
+
+def test_fields_of_rows_and_reward_can_be_overridden_where_they_are_one_word(tmp_path: Path) -> None:
+    path = write(tmp_path, {"data": "train.jsonl", "reward": "lambda_function.py"})
+    recipe = load_recipe(path, ["data.held_out=5", "reward.batch=1", "data.budget.max_turns=3"])
+    assert recipe.data is not None and recipe.reward is not None
+    assert (recipe.data.path, recipe.data.held_out, recipe.source.budget.max_turns) == ("train.jsonl", 5, 3)
+    assert recipe.reward.options == {"batch": 1}
+    other = load_recipe(path, ["data=other.jsonl"])
+    assert other.source.id == "other.jsonl"
+
+
+def test_files_beside_the_recipe_are_found_from_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields = {"data": "train.jsonl", "reward": "my_rewards.py:score", "tools": "my_tools.py"}
+    path = write(tmp_path, fields)
+    for name in ("train.jsonl", "my_rewards.py", "my_tools.py"):
+        (tmp_path / name).touch()
+    recipe = load_recipe(path)
+    assert recipe.reward is not None
+    assert recipe.source.id == str(tmp_path / "train.jsonl")
+    assert recipe.reward.function == f"{tmp_path / 'my_rewards.py'}:score"
+    assert recipe.tools == str(tmp_path / "my_tools.py")
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe(path).source.id == "train.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [
+        ({}, "exactly one of `env` and `data`"),
+        ({"env": {"id": "arithmetic"}, "data": "a.jsonl", "reward": "r.py:f"}, "exactly one of"),
+        ({"data": "a.jsonl"}, "`data` and `reward` come together"),
+        ({"env": {"id": "arithmetic"}, "reward": "r.py:f"}, "`data` and `reward` come together"),
+        ({"env": {"id": "arithmetic"}, "tools": "t.py"}, "`tools` are for the rows"),
+        ({"data": "a.jsonl", "reward": {"function": "r.py", "wher": "sandbox"}}, "did you mean 'where'"),
+        ({"data": "a.jsonl", "reward": {"function": "r.py", "range": [1, 0]}}, "range"),
+    ],
+)
+def test_a_recipe_plays_one_thing(tmp_path: Path, fields: dict[str, object], word: str) -> None:
+    with pytest.raises(RecipeError, match=word):
+        load_recipe(write(tmp_path, {"name": "x", **fields}))

@@ -1,0 +1,143 @@
+"""Rewards by what a recipe calls them, and functions whose arguments are filled by name."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+import pytest
+from rewards import SAGEMAKER, episode, write
+from support import run_async
+
+from palaestra.envs import Score, Task, Ungraded, UserMessage
+from palaestra.envs.graders import (
+    LambdaReward,
+    NamedReward,
+    Numeric,
+    UnknownReward,
+    grade_episode,
+    load_reward,
+)
+
+TASK = Task(
+    id="7",
+    messages=(UserMessage("2 + 2 = ?"),),
+    reference="4",
+    metadata={"data_source": "sums", "extra_info": {"level": 2}},
+)
+
+
+def score(folder: Path, code: str, said: str = "4", name: str = "score") -> Score:
+    path = write(folder, code, "my_rewards.py")
+    return run_async(load_reward(f"{path}:{name}").grade(TASK, episode(said), None))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "def score(task, episode): return float(episode.answers[-1].content == task.reference)",
+        "async def score(task, episode): return float(episode.answers[-1].content == task.reference)",
+        "def score(completion, reference): return completion == reference",
+        "def score(completion, *, ground_truth, **rest): return completion == ground_truth",
+        "def score(messages, answer): return messages[-1]['content'] == answer",
+        "def score(data_source, solution_str, ground_truth, extra_info=None):\n"
+        "    assert data_source == 'sums' and extra_info == {'level': 2}\n"
+        "    return {'score': float(solution_str == ground_truth), 'level': 2, 'note': 'x'}",
+        "def score(prompts, completions, reference_answer, data_source, **rest):\n"
+        "    assert prompts[0][0]['content'] == '2 + 2 = ?' and data_source == ['sums'] and rest\n"
+        "    return [float(c[0]['content'] == a) for c, a in zip(completions, reference_answer)]",
+        "from palaestra.envs import Score\n"
+        "def score(prompt, completion, level=0): return Score(reward=float(completion == '4'))",
+        "from palaestra.envs.graders import Exact\nscore = Exact()",
+        "from palaestra.envs.graders import Exact as score",
+    ],
+)
+def test_a_function_says_by_its_arguments_what_it_wants_to_know(tmp_path: Path, code: str) -> None:
+    assert (score(tmp_path, code).reward, score(tmp_path, code, "5").reward) == (1.0, 0.0)
+
+
+def test_other_numbers_of_a_dict_become_components(tmp_path: Path) -> None:
+    found = score(tmp_path, "def score(completion): return {'score': 0.5, 'brief': True, 'why': 'short'}")
+    assert found == Score(reward=0.5, components={"brief": 1.0})
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "def score(completion): return None",
+        "def score(completion): return float('nan')",
+        "def score(completion): return 'good'",
+        "def score(completions, **rest): return 1.0",
+        "def score(completions, **rest): return [None]",
+        "def score(completion): raise SystemExit",
+    ],
+)
+def test_what_is_no_number_is_ungraded(tmp_path: Path, code: str) -> None:
+    reward = load_reward(f"{write(tmp_path, code, 'my_rewards.py')}:score")
+    assert isinstance(run_async(grade_episode(reward, TASK, episode("4"))), Ungraded)
+
+
+def test_an_argument_without_a_value_is_found_before_a_run(tmp_path: Path) -> None:
+    reward = load_reward(f"{write(tmp_path, 'def score(completion, gold): return 1', 'r.py')}:score")
+    assert isinstance(reward, NamedReward)
+    with pytest.raises(ValueError, match="'gold'; known: answer, completion, data_source"):
+        reward.check(TASK)
+    reward.check(Task(id="8", metadata={"gold": 1}))
+
+
+def test_a_handler_is_known_by_its_name_and_the_only_function_needs_none(tmp_path: Path) -> None:
+    handler = write(tmp_path, SAGEMAKER)
+    assert isinstance(load_reward(str(handler)), LambdaReward)
+    assert isinstance(load_reward(f"{handler}:lambda_handler"), LambdaReward)
+    imported = write(tmp_path, "from lambda_function import lambda_handler", "other.py")
+    assert isinstance(load_reward(str(imported)), LambdaReward)
+    only = write(tmp_path, "def _help(): ...\ndef score(completion): return 1.0", "only.py")
+    assert isinstance(load_reward(str(only)), NamedReward)
+
+
+def test_a_module_that_can_be_imported_holds_graders_too() -> None:
+    assert isinstance(load_reward("palaestra.envs.graders:Numeric"), Numeric)
+
+
+def test_the_file_of_a_handler_is_not_run_in_this_process(tmp_path: Path) -> None:
+    load_reward(str(write(tmp_path, "import sys\nsys.stained = True\n" + SAGEMAKER)))
+    assert not hasattr(sys, "stained")
+
+
+@pytest.mark.parametrize(
+    ("code", "source", "word"),
+    [
+        ("", "none.py", "there is no file none.py"),
+        ("", "none.py:score", "there is no file none.py"),
+        ("def a(x): ...\ndef b(x): ...", "{}", "name a function as in .*it has: a, b"),
+        ("def score(:", "{}", "is no Python"),
+        ("import nowhere", "{}:score", "ModuleNotFoundError.*nowhere.*line 1"),
+        ("1 / 0", "{}:score", "ZeroDivisionError.*line 1"),
+        ("import sys\nsys.exit(1)", "{}:score", "CodeExited"),
+        ("x = 1", "{}:score", "has no 'score'"),
+        ("score = 1", "{}:score", "neither a function nor a grader"),
+        ("", "no_such_module:score", "no_such_module"),
+        ("", "palaestra.envs.graders", "names no function"),
+        ("from palaestra.envs.graders import Rubric as score", "{}:score", "at least one part"),
+    ],
+)
+def test_what_is_no_reward_is_explained(tmp_path: Path, code: str, source: str, word: str) -> None:
+    path = write(tmp_path, code, "broken.py")
+    with pytest.raises(UnknownReward, match=word):
+        load_reward(source.format(path))
+
+
+def test_options_of_calls_are_refused_where_there_are_none(tmp_path: Path) -> None:
+    path = write(tmp_path, "def score(completion): return 1.0", "r.py")
+    with pytest.raises(UnknownReward, match="takes no batch"):
+        load_reward(f"{path}:score", batch=4)
+
+
+def test_a_slow_plain_function_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    code = "import threading\nmet = threading.Barrier(3)\ndef score(completion): met.wait(30); return 1.0"
+    reward = load_reward(f"{write(tmp_path, code, 'slow.py')}:score")
+
+    async def main() -> list[float]:
+        scores = await asyncio.gather(*(reward.grade(TASK, episode("4"), None) for _ in range(3)))
+        return [each.reward for each in scores]
+
+    assert run_async(main()) == [1.0, 1.0, 1.0]
