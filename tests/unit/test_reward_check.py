@@ -166,7 +166,7 @@ def test_rewards_are_found_by_name_and_by_file(tmp_path: Path) -> None:
         f"{path}:number": "is 5; it must be a grader",
         f"{path}:none": "has no 'none'",
         f"{tmp_path / 'other.py'}:x": "there is no file",
-        "exactly": "presets: exact, math",
+        "exactly": "presets: code, exact_match",
         "no_such_module_here:x": "cannot be loaded: ModuleNotFoundError",
     }.items():
         with pytest.raises(UnknownGrader, match=problem):
