@@ -96,6 +96,7 @@ def dataset_env(
                 reward.check(tasks[0])
             return tasks
 
+    Dataset.__qualname__ = Dataset.__name__
     return Dataset
 
 

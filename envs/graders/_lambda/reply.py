@@ -85,7 +85,7 @@ def _text(body: str) -> bytes:
 
 def _rows(reply: object) -> list[Mapping[str, Any]]:
     if isinstance(reply, dict) and "aggregate_reward_score" in reply:
-        reply = [reply]
+        return [cast(dict[str, Any], reply)]
     if not isinstance(reply, list):
         raise RewardFailed(
             f"the reply is {reply!r:.200}; it must be a list with one {{id, aggregate_reward_score}} a sample"
