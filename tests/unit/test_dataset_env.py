@@ -119,12 +119,12 @@ def test_a_wrong_call_is_answered(tmp_path: Path, call: Any, word: str) -> None:
 
 def test_without_functions_a_call_is_the_answer(tmp_path: Path) -> None:
     code = "def score(messages): return messages[-1]['tool_calls'][0]['function']['name'] == 'add'"
-    env = make(tmp_path, row(tools=[ADD]), reward=load_reward(f"{write(tmp_path, code, 'r.py')}:score"))
+    reward = load_reward(f"{write(tmp_path, code, 'r.py')}:score")
+    env = make(tmp_path, row(tools=[ADD]), reward=reward)
     (task,) = env.tasks()
     episode = played(env, ScriptedPolicy([call_tool("add", a=1)]))
     assert episode.stop is StopReason.DONE and [tool.name for tool in episode.tools] == ["add"]
-    assert env.grader is not None
-    assert run_async(env.grader.grade(task, episode, None)).reward == 1.0
+    assert run_async(reward.grade(task, episode, None)).reward == 1.0
 
 
 @pytest.mark.parametrize(
