@@ -1,11 +1,13 @@
 """Recipes: what is read, what is overridden, and how a wrong one is explained."""
 
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 
 from palaestra.trainer.recipe_file import RecipeError, load_recipe
+from palaestra.trainer.schedule import model_width, usual_rate
 
 MINIMAL = {"name": "x", "env": {"id": "arithmetic"}, "grpo": {"steps": 3}}
 
@@ -165,3 +167,13 @@ def test_files_beside_the_recipe_are_found_from_elsewhere(
 def test_a_recipe_plays_one_thing(tmp_path: Path, fields: dict[str, object], word: str) -> None:
     with pytest.raises(RecipeError, match=word):
         load_recipe(write(tmp_path, {"name": "x", **fields}))
+
+
+def test_a_rate_that_nobody_names_follows_the_width_of_the_model(tmp_path: Path) -> None:
+    widths = (8, 128, 896, 2560, 8192)
+    rates = [usual_rate(width) for width in widths]
+    assert rates == sorted(rates, reverse=True) and (rates[0], rates[-1]) == (1e-3, 1e-6)
+    assert usual_rate(896, is_adapter=True) == 10 * usual_rate(896)
+    for config, width in (({"hidden_size": 64}, 64), ({"text_config": {"hidden_size": 32}}, 32), ({}, 2560)):
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        assert model_width(tmp_path) == width
