@@ -9,7 +9,17 @@ import typer
 from pydantic_core import to_json
 
 from ..envs.datasets.chat_form import to_chat
-from ..envs.datasets.filters import Decision, Duplicates, Filter, Language, Length, Similar, decide, invalid
+from ..envs.datasets.filters import (
+    MAX_SIMILAR,
+    Decision,
+    Duplicates,
+    Filter,
+    Language,
+    Length,
+    Similar,
+    decide,
+    invalid,
+)
 from ..envs.datasets.logs import Import, Kind, Logs
 from ..envs.datasets.reading import parse_row, renamed, rows_of
 from ..envs.datasets.record import Record
@@ -154,7 +164,8 @@ def filter_data(
         bool, typer.Option("--duplicates", help="Drop equal rows, all but the first.")
     ] = False,
     similar: Annotated[
-        float | None, typer.Option(min=0.1, max=1.0, help="Drop rows whose prompts have this much in common.")
+        float | None,
+        typer.Option(min=0.1, max=MAX_SIMILAR, help="Drop rows whose prompts have this much in common."),
     ] = None,
     language: Annotated[list[str] | None, typer.Option(help="Keep these languages alone: en, de.")] = None,
     prompt: Prompt = None,

@@ -2,7 +2,7 @@
 
 import gzip
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, cast
@@ -18,7 +18,7 @@ STRIDE = 256
 
 
 @contextmanager
-def watched(source: Source, what: str) -> Iterator[Iterator[Record]]:
+def watched(source: Source, what: str) -> Generator[Iterator[Record]]:
     """The records of a dataset, with a bar on standard error while they are read."""
     with TerminalProgress(open_console(stderr=True)) as progress:
         yield _advancing(source, what, progress)
@@ -38,7 +38,7 @@ def _advancing(source: Source, what: str, progress: TerminalProgress) -> Iterato
 
 
 @contextmanager
-def written(path: Path, source: str) -> Iterator[IO[bytes]]:
+def written(path: Path, source: str) -> Generator[IO[bytes]]:
     """A file that is there when all of it is written, and not before."""
     if path.resolve() == Path(source).resolve():
         raise typer.BadParameter(f"{path} is what is read; write to another file")

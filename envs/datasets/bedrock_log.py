@@ -54,7 +54,7 @@ def _answer(body: Any) -> Message | None:
         blocks = from_stream(body)
         return _said(blocks) if blocks else None
     match body:
-        case {"output": {"message": {"content": list(blocks)}}} | {"content": list(blocks)}:
+        case {"output": {"message": {"content": blocks}}} | {"content": blocks} if is_list(blocks):
             return _said(blocks)
         case {"choices": [{"message": {**message}}, *_]}:
             return message_of(message)

@@ -35,7 +35,7 @@ class Census:
         self.kinds: dict[frozenset[str], tuple[int, int]] = {}
         """Fields that are there and not null -> (first line, number of rows)."""
         self._lines, self._rows, self._ids = array("I"), array("q"), array("q")
-        self._prompts = array("q") if with_prompts else None
+        self.prompts = array("q") if with_prompts else None
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -46,8 +46,8 @@ class Census:
         self._lines.append(line)
         self._rows.append(row_hash(row, prompt))
         self._ids.append(0 if row.id is None else hash(str(row.id)))
-        if self._prompts is not None:
-            self._prompts.append(prompt)
+        if self.prompts is not None:
+            self.prompts.append(prompt)
         kind = frozenset(row.model_fields_set)
         if has_nulls:
             kind = frozenset(name for name in kind if getattr(row, name) is not None)
@@ -104,4 +104,4 @@ def row_hash(row: Row, prompt: int) -> int:
 
 
 def _hashes(census: Census) -> NDArray[np.int64]:
-    return np.frombuffer(census._prompts or b"", np.int64)
+    return np.frombuffer(census.prompts or b"", np.int64)

@@ -64,7 +64,7 @@ def from_blocks(role: str, content: Any) -> Iterator[Message]:
 
 def tools_of(body: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The tools of a request, in the OpenAI form."""
-    config = body.get("toolConfig") or {}
+    config: Mapping[str, Any] = body.get("toolConfig") or {}
     tools: Iterable[Mapping[str, Any]] = config.get("tools") or body.get("tools") or ()
     return [tool for each in tools for tool in _tool(each)]
 

@@ -24,6 +24,10 @@ Filter = Callable[[Row], str]
 
 ENOUGH = 20
 """Characters from which the language of a text can be guessed."""
+MAX_SIMILAR = 0.95
+"""What differs in less, 128 hashes do not tell from what is equal."""
+WEIGHTS = (0.2, 0.8)
+"""Candidates are compared once more, so one too many costs time alone, and one too few a duplicate."""
 SHINGLE = 5
 """Characters of the pieces that texts are compared by."""
 
@@ -79,8 +83,12 @@ class Similar:
     """
 
     def __init__(self, threshold: float = 0.9) -> None:
+        if not 0 < threshold <= MAX_SIMILAR:
+            raise ValueError(
+                f"threshold {threshold} is not in (0, {MAX_SIMILAR}]; Duplicates finds equal rows"
+            )
         self._library: Any = import_module("datasketch")
-        self._index: Any = self._library.MinHashLSH(threshold=threshold)
+        self._index: Any = self._library.MinHashLSH(threshold=threshold, weights=WEIGHTS)
         self._sketches: dict[str, Any] = {}
         self._threshold = threshold
 

@@ -1,7 +1,7 @@
 """Datasets in columns: Parquet and Arrow files, and what Hugging Face's library knows. Read in batches."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic_core import PydanticSerializationError, to_json
 
+from .json_kinds import is_list, is_object
 from .problem import DatasetError
 from .record import Record
 
@@ -106,7 +107,7 @@ def _batches(file: Any) -> Iterator[Any]:
 
 
 @contextmanager
-def _readable(name: str) -> Iterator[None]:
+def _readable(name: str) -> Generator[None]:
     try:
         yield
     except DatasetError:
@@ -121,10 +122,8 @@ def without_nulls(value: Any) -> Any:
     >>> without_nulls({"role": "user", "tool_calls": None, "content": [None, "x"]})
     {'role': 'user', 'content': [None, 'x']}
     """
-    if isinstance(value, dict):
-        pairs: Iterable[tuple[Any, Any]] = value.items()  # pyright: ignore[reportUnknownVariableType]
-        return {name: without_nulls(each) for name, each in pairs if each is not None}
-    if isinstance(value, list):
-        entries: Iterable[Any] = value  # pyright: ignore[reportUnknownVariableType]
-        return [without_nulls(each) for each in entries]
+    if is_object(value):
+        return {name: without_nulls(each) for name, each in value.items() if each is not None}
+    if is_list(value):
+        return [without_nulls(each) for each in value]
     return value

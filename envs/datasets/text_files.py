@@ -4,7 +4,7 @@ import csv
 import gzip
 import io
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ class TextFile:
         """How many bytes of the file, packed as it is, were read."""
 
     @contextmanager
-    def opened(self) -> Iterator[IO[bytes]]:
+    def opened(self) -> Generator[IO[bytes]]:
         """The bytes, unpacked. Raises `DatasetError` where they are no gzip, or not the whole of it."""
         with self.path.open("rb") as raw:
             self.position = raw.tell

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from palaestra.cli.main import app
 from palaestra.envs import Observation, Policy, SandboxToolEnv, ScriptedPolicy, Task, TaskSet, UserMessage
 from palaestra.envs.check import check_env
-from palaestra.envs.graders import Exact, Grader
+from palaestra.envs.graders import AnyGrader, Exact
 from palaestra.envs.leaks import find_leaks
 
 CANARY = "the-canary-in-the-answer"
@@ -198,7 +198,7 @@ def test_ordinary_files_are_no_leaks(tmp_path: Path) -> None:
 class Files(SandboxToolEnv[Task]):
     """Its tasks begin with files."""
 
-    grader: Grader | None = Exact()
+    grader: AnyGrader | None = Exact()
     given: ClassVar[dict[str, bytes]] = {"parser.py": b"one"}
 
     @classmethod
