@@ -9,7 +9,8 @@ from rewards import SAGEMAKER, episode, write
 from support import run_async
 
 from palaestra.envs import Score, Task, Ungraded, UserMessage
-from palaestra.envs.graders import Gsm8k, (
+from palaestra.envs.graders import (
+    Gsm8k,
     LambdaReward,
     NamedReward,
     Numeric,
@@ -47,8 +48,8 @@ def score(folder: Path, code: str, said: str = "4", name: str = "score") -> Scor
         "    return [float(c[0]['content'] == a) for c, a in zip(completions, reference_answer)]",
         "from palaestra.envs import Score\n"
         "def score(prompt, completion, level=0): return Score(reward=float(completion == '4'))",
-        "from palaestra.envs.graders import Gsm8k, Exact\nscore = Exact()",
-        "from palaestra.envs.graders import Gsm8k, Exact as score",
+        "from palaestra.envs.graders import Exact\nscore = Exact()",
+        "from palaestra.envs.graders import Exact as score",
     ],
 )
 def test_a_function_says_by_its_arguments_what_it_wants_to_know(tmp_path: Path, code: str) -> None:
@@ -123,7 +124,7 @@ def test_the_file_of_a_handler_is_not_run_in_this_process(tmp_path: Path) -> Non
         ("score = 1", "{}:score", "neither a function nor a grader"),
         ("", "no_such_module:score", "no_such_module"),
         ("", "palaestra.envs.graders", "names no function"),
-        ("from palaestra.envs.graders import Gsm8k, Rubric as score", "{}:score", "at least one part"),
+        ("from palaestra.envs.graders import Rubric as score", "{}:score", "at least one part"),
     ],
 )
 def test_what_is_no_reward_is_explained(tmp_path: Path, code: str, source: str, word: str) -> None:
