@@ -97,7 +97,7 @@ def test_a_handler_is_known_by_its_name_and_the_only_function_needs_none(tmp_pat
 
 def test_a_preset_is_named_alone_and_takes_its_fields() -> None:
     assert load_reward("gsm8k", method="strict") == Gsm8k(method="strict")
-    with pytest.raises(UnknownReward, match="preset 'gsm8k' with .*'batch'"):
+    with pytest.raises(UnknownReward, match=r"preset 'gsm8k' with .*'batch'"):
         load_reward("gsm8k", batch=4)
 
 
