@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..envs.graders.by_name import UnknownGrader, load_object
+from ..envs.graders import UnknownReward
 from ..envs.graders.judge import TEMPLATES, Judge, JudgeModel, PairJudge
 from ..envs.graders.judge.check import Bars, JudgeReport, check_judge, num_questions
 from ..envs.graders.judge.labels import Labelled, Rater, Ratings, read_labels
+from ..envs.graders.load import load_object
 from ..trainer.recipe_file import RecipeError
 from .progress import TerminalProgress
 
@@ -29,7 +30,7 @@ class Bench:
                 known = ", ".join((*TEMPLATES, "preference"))
                 raise RecipeError(f'no judge {self.judge!r}; templates: {known}; or "my_judges.py:name"')
             found = load_object(self.judge)
-        except UnknownGrader as error:
+        except UnknownReward as error:
             raise RecipeError(str(error)) from error
         if not isinstance(found, Judge | PairJudge):
             raise RecipeError(f"{self.judge} is {found!r:.200}; it must be a Judge or a PairJudge")

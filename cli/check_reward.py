@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..envs import Env, Task, UserMessage, load_env, play
 from ..envs.check import Check
-from ..envs.graders.by_name import UnknownGrader, load_grader
+from ..envs.graders import UnknownReward, load_reward
 from ..envs.graders.check_reward import RewardCase, answered, check_reward
 from ..trainer.arena import make_tasks
 from ..trainer.recipe_file import RecipeError
@@ -92,8 +92,8 @@ async def try_reward(
 ) -> Sequence[Check]:
     """Raises `RecipeError` for a reward that cannot be loaded."""
     try:
-        grader = load_grader(name)
-    except UnknownGrader as error:
+        grader = load_reward(name)
+    except UnknownReward as error:
         raise RecipeError(str(error)) from error
     progress.phase("answers at most", 9 * len(cases) + 190)
     return await check_reward(

@@ -3,7 +3,6 @@
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import fields
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -12,6 +11,7 @@ from ..agents.grading.stage import Grading
 from ..agents.ledger import Ledger
 from ..envs.errors import no_exit
 from ..envs.graders.grading import AnyGrader, GroupGrader
+from ..envs.graders.load import load_object
 from ..sandboxes import SandboxSpec
 from .recipe import GradingSection, Recipe
 from .recipe_file import RecipeError
@@ -21,13 +21,15 @@ if TYPE_CHECKING:
 
 
 def load_grader(name: str) -> AnyGrader:
-    """The grader at "module:name", an object or a class that takes no arguments. Raises `RecipeError`."""
-    module, _, attribute = name.partition(":")
+    """The grader at "file.py:name" or "module:name", an object or a class that takes no arguments.
+
+    Raises `RecipeError`.
+    """
     try:
+        found: object = load_object(name)
         with no_exit():
-            found: object = getattr(import_module(module), attribute)
             grader = found() if isinstance(found, type) else found
-    except Exception as error:  # an import runs other people's code
+    except Exception as error:  # its constructor is other people's code
         raise RecipeError(f"--grader {name}: {type(error).__name__}: {error}") from error
     if not isinstance(grader, GroupGrader) and not hasattr(grader, "grade"):
         raise RecipeError(f"--grader {name}: {grader!r:.200} has neither `grade` nor `grade_group`")

@@ -49,8 +49,17 @@ def load_reward(source: str, **options: Any) -> Grader:
         given = ", ".join(options)
         raise UnknownReward(f"{source!r} is no {HANDLER} and takes no {given}; leave that out")
     if not name:
-        raise UnknownReward(f'{source!r} names no function; write one as in "my_rewards.py:score"')
-    return _as_grader(source, _attribute(load_code(file), name, source))
+        presets = ", ".join(PRESETS)
+        raise UnknownReward(
+            f'{source!r} names no function; write one as in "my_rewards.py:score"; the presets are: {presets}'
+        )
+    return _as_grader(source, load_object(f"{file}:{name}"))
+
+
+def load_object(source: str) -> Any:
+    """What stands at "folder/file.py:name" or "module:name". Raises `UnknownReward`."""
+    file, _, name = source.rpartition(":")
+    return _attribute(load_code(file), name, source)
 
 
 def load_code(file: str) -> ModuleType:

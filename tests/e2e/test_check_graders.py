@@ -95,7 +95,7 @@ def test_a_reward_is_checked_on_rows_of_a_file(tmp_path: Path) -> None:
     bad = palaestra(*call, "my_rewards.py:lax", cwd=tmp_path)
     assert bad.code == 1 and "1000 numbers: reward 1" in bad.stdout, bad.stdout
     unknown = palaestra(*call, "my_rewards.py:loose", cwd=tmp_path)
-    assert unknown.code == 2 and "my_rewards.py has no 'loose'" in unknown.stderr
+    assert unknown.code == 2 and "my_rewards has no 'loose'" in unknown.stderr
 
 
 def test_a_reward_is_checked_on_an_environment_by_its_oracle(tmp_path: Path) -> None:

@@ -13,8 +13,7 @@ from support import run_async
 from palaestra.cli.check_reward import find_cases, read_cases
 from palaestra.envs import Episode, Task, UserMessage
 from palaestra.envs.check import Check
-from palaestra.envs.graders import Exact, Grader, Numeric, final_answer, grader
-from palaestra.envs.graders.by_name import UnknownGrader, load_grader
+from palaestra.envs.graders import Exact, Grader, Numeric, UnknownReward, final_answer, grader, load_reward
 from palaestra.envs.graders.check_programs import check_programs
 from palaestra.envs.graders.check_reward import RewardCase, answered, check_reward
 from palaestra.envs.outcome import Scored
@@ -158,19 +157,19 @@ def test_rewards_are_found_by_name_and_by_file(tmp_path: Path) -> None:
     task, episode = CASES[0].task, CASES[0].gold
 
     def reward(name: str) -> float:
-        return run_async(load_grader(f"{path}:{name}").grade(task, episode, None)).reward
+        return run_async(load_reward(f"{path}:{name}").grade(task, episode, None)).reward
 
-    assert load_grader("exact_match") == Exact()
+    assert load_reward("exact_match") == Exact()
     assert (reward("score"), reward("strict"), reward("Lax")) == (0.25, 0.0, 0.0)
     for name, problem in {
-        f"{path}:number": "is 5; it must be a grader",
+        f"{path}:number": "is 5, which is neither a function nor a grader",
         f"{path}:none": "has no 'none'",
         f"{tmp_path / 'other.py'}:x": "there is no file",
-        "exactly": "presets: code, exact_match",
+        "exactly": "the presets are: code, exact_match",
         "no_such_module_here:x": "cannot be loaded: ModuleNotFoundError",
     }.items():
-        with pytest.raises(UnknownGrader, match=problem):
-            load_grader(name)
+        with pytest.raises(UnknownReward, match=problem):
+            load_reward(name)
 
 
 def test_tasks_are_read_with_their_right_answers(tmp_path: Path) -> None:
