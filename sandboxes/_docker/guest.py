@@ -49,6 +49,9 @@ class ContainerHome:
         self._all_cpus = sorted(os.sched_getaffinity(0))
         self._num_cpus = min(opening["cpus"], len(self._all_cpus))
 
+    def renew(self) -> None:
+        pass
+
     def confine(self) -> None:
         # As many processors as it may use in all: runtimes size their thread pools by this.
         first = int.from_bytes(os.urandom(2), "big") % len(self._all_cpus)

@@ -251,6 +251,9 @@ class NamespaceHome:
             linux.rest_capabilities()
             self._enter_workspace()
 
+    def renew(self) -> None:
+        pass
+
     def confine(self) -> None:
         linux.drop_capabilities()
         limit_files()

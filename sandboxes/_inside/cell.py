@@ -34,6 +34,10 @@ class Home(Protocol):
     workspace: int
     """The open workspace directory."""
 
+    def renew(self) -> None:
+        """In the supervisor, before a program: what an earlier one was granted for a while is over."""
+        ...
+
     def confine(self) -> None:
         """In the child, before the program: give up what is left of its rights."""
         ...
