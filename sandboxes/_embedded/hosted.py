@@ -2,8 +2,8 @@
 
     workspace   a private directory on the host, in memory where /dev/shm has room; the supervisor removes it
     processes   found by descent: the supervisor is a subreaper, so that no orphan leaves its tree
-    limits      the supervisor adds up memory and disk; between two looks a program can overshoot. Processes are
-                counted by the kernel where each sandbox has a user of its own, else each fork asks (`gate.py`)
+    limits      the supervisor adds up memory and disk; between two looks a program can overshoot. The kernel
+                counts processes where each sandbox has a user of its own, else each fork asks (`gate.py`)
 
 Weaker than namespaces: programs see that a path of the host exists (not what is in it), and have no /proc.
 The tier unsafe-local is the same without the walls: limits, and the end of every process, and nothing else.

@@ -1,4 +1,4 @@
-"""The process limit of the landlock tier, where a driver without privileges shares its user with the programs."""
+"""The process limit of the landlock tier, where programs share the user of a driver without privileges."""
 
 import json
 from typing import Any
