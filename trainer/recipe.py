@@ -85,8 +85,20 @@ class EngineSection(Section):
     """Largest difference of engine and learner log-probabilities after a publish, nats (vllm)."""
 
 
+def _whole_distribution(top_p: float) -> float:
+    if top_p != 1:
+        raise ValueError(
+            "samples of a cut distribution are not those of the policy whose log-probabilities are trained, "
+            "which biases every ratio (by -0.22 nats at 0.8); leave top_p out"
+        )
+    return top_p
+
+
 class SamplingSection(Section):
     temperature: PositiveFloat = 1.0
+    """Of the learner's log-probabilities too, so that the two cannot differ."""
+    top_p: Annotated[float, AfterValidator(_whole_distribution)] = 1.0
+    """Here to be refused; of an evaluation as well, which then measures the policy that is trained."""
     max_tokens: PositiveInt = 256
     """Tokens of one answer."""
 

@@ -99,6 +99,11 @@ def check_recipe(recipe: Recipe) -> None:
         raise RecipeError(
             "engine.kind: vllm needs a `lora:` section: adapters are what is published to a server"
         )
+    if any("raw_logprobs" in arg or "raw_logits" in arg for arg in recipe.engine.args):
+        raise RecipeError(
+            f"engine.args: {recipe.engine.args} asks vLLM for raw log-probabilities, which leave out the "
+            "temperature (up to 1.8 nats off); leave that out, processed_logprobs is set"
+        )
     if recipe.grpo.kl_coefficient and not recipe.grpo.reference:
         raise RecipeError(
             f"grpo.kl_coefficient: {recipe.grpo.kl_coefficient} needs the reference policy; "

@@ -28,6 +28,7 @@ from .folder import check_folder, fingerprint, make_folder, make_whole, open_fol
 from .grading import open_grading
 from .interrupt import Interrupt, Interrupted
 from .learner import Learner
+from .lint import lint
 from .loop import Trainer
 from .metrics import MetricsFile
 from .model import load_model
@@ -71,6 +72,8 @@ async def train(
     """
     use_processor(recipe.threads, deterministic=recipe.deterministic)
     async with aclosing(await preflight(recipe)) as arena:
+        for advice in lint(recipe, arena):
+            progress.note(f"look again: {advice}")
         check_folder(recipe, resume=resume)
         make_folder(recipe.folder)
         progress.waiting("the model's fingerprint")

@@ -67,6 +67,11 @@ def test_a_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
         (["seed=12345678901234567890123"], ["seed", "12345678901234567890123", "less than"]),
         (["seed=-1"], ["seed", "-1", "greater than or equal to 0"]),
         (['runs_dir="a\\0b"'], ["runs_dir", "NUL", "leave it out"]),
+        (["sampling.top_p=0.9"], ["sampling.top_p", "0.9", "biases every ratio", "leave top_p out"]),
+        (
+            ["engine.args=[--logprobs-mode, raw_logprobs]"],
+            ["engine.args", "raw_logprobs", "processed_logprobs"],
+        ),
         (["name.first=x"], ["name.first=x", "holds a value"]),
     ],
 )
