@@ -17,8 +17,8 @@ from .recipe import Recipe, TinyModel
 _FLOAT = 4
 """Bytes: what is trained is held in float32."""
 _KEPT_PER_LAYER = 16
-"""Times [tokens, hidden] floats that a layer keeps for the backward pass (Korthikanti et al., arXiv 2205.05198,
-with a fused attention)."""
+"""Times [tokens, hidden] floats that a layer keeps for the backward pass (Korthikanti et al., arXiv
+2205.05198, with a fused attention)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

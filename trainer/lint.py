@@ -41,8 +41,8 @@ def _nearly_greedy(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
         return None
     return (
         "sampling.temperature",
-        f"{recipe.sampling.temperature:g} makes the episodes of a group nearly the same, and a group of equals "
-        "teaches nothing; 1.0 is usual",
+        f"{recipe.sampling.temperature:g} makes the episodes of a group nearly the same, and a group of "
+        "equals teaches nothing; 1.0 is usual",
     )
 
 
@@ -63,8 +63,8 @@ def _many_epochs(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
         return None
     return (
         "grpo.steps",
-        f"{recipe.grpo.steps} steps see each of the {len(arena.train)} training tasks {epochs:.0f} times; look "
-        "at the held-out tasks as it goes (evaluation.every), or bring more tasks",
+        f"{recipe.grpo.steps} steps see each of the {len(arena.train)} training tasks {epochs:.0f} times; "
+        "look at the held-out tasks as it goes (evaluation.every), or bring more tasks",
     )
 
 
@@ -73,8 +73,8 @@ def _few_held_out(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
         return None
     return (
         f"{recipe.source_field}.held_out",
-        f"{len(arena.held_out)} tasks give an interval of +-{98 / len(arena.held_out) ** 0.5:.0f} points or so "
-        "around a pass rate of one half; 200 give +-7",
+        f"{len(arena.held_out)} tasks give an interval of +-{98 / len(arena.held_out) ** 0.5:.0f} points or "
+        "so around a pass rate of one half; 200 give +-7",
     )
 
 
@@ -133,8 +133,8 @@ def _never_kept(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
         return None
     return (
         "checkpoint.every",
-        f"{recipe.checkpoint.every} is not under grpo.steps={recipe.grpo.steps}: whatever stops the run before "
-        "its end costs all of its learning; lower it",
+        f"{recipe.checkpoint.every} is not under grpo.steps={recipe.grpo.steps}: whatever stops the run "
+        "before its end costs all of its learning; lower it",
     )
 
 
@@ -163,8 +163,8 @@ def _not_repeatable(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
         return None
     return (
         "deterministic",
-        f"true does not reach engine.kind: {recipe.engine.kind}, whose batches may differ from run to run; set "
-        "engine.kind to local, or leave it out",
+        f"true does not reach engine.kind: {recipe.engine.kind}, whose batches may differ from run to run; "
+        "set engine.kind to local, or leave it out",
     )
 
 
