@@ -1,6 +1,5 @@
 """The linter of recipes: each rule has a recipe that breaks it, and ours break none."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
