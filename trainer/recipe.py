@@ -225,6 +225,20 @@ class CheckpointSection(Section):
     keep: PositiveInt = 2
 
 
+class TrackerSection(Section):
+    """`trackers: [csv, tensorboard]` is short for a list of these."""
+
+    kind: str
+    """A name in `palaestra.trainer.trackers`: csv, mlflow, tensorboard, wandb; or "module:Class"."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Of that tracker, such as {project: mine, mode: offline} for wandb."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spell_out(cls, given: Any) -> Any:
+        return {"kind": given} if isinstance(given, str) else given
+
+
 class Recipe(Section):
     """Everything about a run. What is played is `env`, or `data` with `reward`.
 
@@ -257,6 +271,8 @@ class Recipe(Section):
     """None: an episode is graded before its place is free again."""
     evaluation: EvaluationSection = EvaluationSection()
     checkpoint: CheckpointSection = CheckpointSection()
+    trackers: list[TrackerSection] = Field(default_factory=list[TrackerSection])
+    """Where each step's numbers go besides `metrics.jsonl`."""
 
     _spell_out = model_validator(mode="before")(spelled_out)
 

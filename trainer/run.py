@@ -40,6 +40,7 @@ from .parts import (
     make_rollout,
     open_engine,
     open_local_engine,
+    open_trackers,
 )
 from .preflight import preflight
 from .progress import Progress
@@ -48,6 +49,7 @@ from .recipe import Recipe, WarmStartSection
 from .recipe_file import RecipeError
 from .summary import Summary, counting_seconds, summarize_run
 from .tiny import make_tiny_model
+from .trackers.several import Trackers
 from .update import Updater
 from .warm_start import demonstrate, oracle_texts, warm_start
 
@@ -82,13 +84,17 @@ async def train(
         with Ledger(recipe.folder) as ledger:
             open_folder(recipe, ledger, model, resume=resume)
             with counting_seconds(ledger), Interrupt() as interrupt:
-                async with open_grading(recipe, arena, ledger, recipe.folder) as grading:
+                async with (
+                    open_trackers(recipe, progress) as trackers,
+                    open_grading(recipe, arena, ledger, recipe.folder) as grading,
+                ):
                     await _Run(
                         recipe=recipe,
                         arena=arena,
                         progress=progress,
                         ledger=ledger,
                         grading=grading,
+                        trackers=trackers,
                         interrupt=interrupt,
                         wrap_engine=wrap_engine,
                     ).to_the_end()
@@ -112,6 +118,7 @@ class _Run:
     progress: Progress
     ledger: Ledger
     grading: Grading | None
+    trackers: Trackers
     interrupt: Interrupt
     wrap_engine: Callable[[Engine], Engine]
 
@@ -239,6 +246,7 @@ class _Run:
             ledger=self.ledger,
             checkpoints=Checkpoints(recipe.folder / "checkpoints", keep=recipe.checkpoint.keep),
             metrics=MetricsFile(recipe.folder / "metrics.jsonl"),
+            trackers=self.trackers,
             interrupt=self.interrupt,
             progress=self.progress,
         )
