@@ -70,7 +70,7 @@ def ratio_lines(race: Race, base: str, names: Sequence[str], in_flight: Sequence
 
 def missing_lines(missing: Mapping[str, str]) -> Iterator[str]:
     for name, reason in missing.items():
-        yield f"{name:{_NAME}} not measured: {reason}"
+        yield f"{name:{_NAME}} not measured: {' '.join(reason.split())}"
 
 
 def _line(name: str, cells: Iterable[str]) -> str:

@@ -25,7 +25,7 @@ class Named(Contestant):
 
 class Absent(Named):
     async def setup(self) -> None:
-        raise Missing("pip install it")
+        raise Missing("pip install\nit")
 
 
 def race(**latencies_s: float) -> Race:
