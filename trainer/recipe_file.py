@@ -119,14 +119,17 @@ def check_recipe(recipe: Recipe) -> None:
 
 def _check_grading(grading: GradingSection) -> None:
     kind = grading.kind
-    needs = (("command", "sandbox"), ("url", "http"))
+    needs = (("command", "sandbox"), ("url", "http"), ("function", "lambda"))
     takes: dict[str, tuple[str, ...]] = {
         "command": ("subprocess", "sandbox"),
         "files": ("sandbox",),
         "sandbox": ("sandbox",),
         "url": ("http",),
-        "token_env": ("http",),
-        "callback": ("http",),
+        "function": ("lambda",),
+        "answers": ("lambda",),
+        "endpoint_url": ("lambda",),
+        "token_env": ("http", "lambda"),
+        "callback": ("http", "lambda"),
     }
     for field, needed in needs:
         if kind == needed and not getattr(grading, field):
@@ -136,6 +139,11 @@ def _check_grading(grading: GradingSection) -> None:
             raise RecipeError(
                 f"grading.{field}: {kind} does not use it; set grading.kind to {' or '.join(kinds)}"
             )
+    if kind == "lambda" and not (grading.answers or grading.callback):
+        raise RecipeError(
+            "grading.answers: is missing; nobody waits for an event: name where the function puts its "
+            "answers, such as s3://bucket/prefix, or set grading.callback"
+        )
     if grading.total_s < grading.attempt_s:
         raise RecipeError(
             f"grading.total_s: {grading.total_s:g} is under grading.attempt_s={grading.attempt_s:g}, so that "
