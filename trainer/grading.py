@@ -12,9 +12,8 @@ from ..agents.ledger import Ledger
 from ..envs.errors import no_exit
 from ..envs.graders.grading import AnyGrader, GroupGrader
 from ..envs.graders.load import load_object
-from ..sandboxes import SandboxSpec
 from .recipe import GradingSection, Recipe
-from .recipe_file import RecipeError
+from .recipe_file import RecipeError, make_spec
 
 if TYPE_CHECKING:
     from ..agents.grading.callback import CallbackServer
@@ -110,7 +109,7 @@ def make_adapter(
                 from ..agents.grading.boxed import Boxed
 
                 files = {path.name: path.read_bytes() for path in section.files}
-                return Boxed(section.command, SandboxSpec(**section.sandbox), files=files)
+                return Boxed(section.command, make_spec("grading.sandbox", section.sandbox), files=files)
             case "http":
                 return _web(section, ledger)
             case "lambda":

@@ -39,7 +39,8 @@ try:
 except OSError:
     reached = "nobody"
 left = pathlib.Path("workspace/0/sample").read_text()
-evidence = f"{left} {asked['task']['reference']} {reached} {os.environ['MOOD']} {pathlib.Path('/.dockerenv').exists()}"
+inside = pathlib.Path("/.dockerenv").exists()
+evidence = f"{left} {asked['task']['reference']} {reached} {os.environ['MOOD']} {inside}"
 print(json.dumps({"scores": [{"reward": 0.25, "components": {"judged": 1.0}, "evidence": evidence}]}))
 """
 

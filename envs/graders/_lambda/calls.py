@@ -90,6 +90,11 @@ class InSandbox:
             )
         return _said(self._answer(result, nonce))
 
+    async def check(self) -> None:
+        """Raise `SandboxUnavailable` where there is no such sandbox."""
+        async with open_sandbox(self.spec):
+            pass
+
     def _answer(self, result: ExecResult, nonce: str) -> tuple[bool, str]:
         if result.status is ExecStatus.TIMEOUT:
             raise _too_slow(self.path.name, self.timeout_s)
