@@ -8,8 +8,8 @@ from ..agents.chat import ChatPolicy
 from ..envs import Env, TaskSet, load_env
 from ..envs.dataset_env import dataset_env
 from ..envs.errors import no_exit, where
-from ..envs.graders import Grader, UnknownReward, load_reward
-from ..envs.graders.load import load_code
+from ..envs.graders import AnyGrader, UnknownReward
+from ..envs.graders.load import load_any, load_code
 from ..envs.row_tools import functions_of
 from .recipe import Recipe
 from .recipe_file import RecipeError, make_spec
@@ -92,14 +92,14 @@ def _dataset_env(recipe: Recipe) -> type[Env[Any]]:
     )
 
 
-def _load_judge(reward: RewardSection) -> Grader:
+def _load_judge(reward: RewardSection) -> AnyGrader:
     call = reward.call
     if reward.sandbox:
         call["sandbox"] = make_spec("reward.sandbox", reward.sandbox)
     if twice := sorted(reward.options.keys() & call.keys()):
         raise RecipeError(f"reward.options.{twice[0]}: stands in reward too; leave it out there")
     try:
-        return load_reward(reward.function, **reward.options, **call)
+        return load_any(reward.function, **reward.options, **call)
     except UnknownReward as error:
         raise RecipeError(f"reward: {error}") from error
 

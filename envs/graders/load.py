@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import no_exit, where
 from ..options import from_options
 from ._lambda.host import load_module
-from .grading import Grader
+from .grading import AnyGrader, Grader, GroupGrader
 from .lambda_reward import HANDLER, LambdaReward
 from .named import NamedReward
 from .presets import PRESETS, preset
@@ -23,6 +23,17 @@ class UnknownReward(ValueError):
 
 
 def load_reward(source: str, **options: Any) -> Grader:
+    """`load_any`, of what judges an episode by itself. Raises `UnknownReward`."""
+    found = load_any(source, **options)
+    if isinstance(found, GroupGrader):
+        raise UnknownReward(
+            f"{source} judges the siblings of a group together, and here is one episode; name a grader with "
+            "`grade`, or use it as the `reward` of a recipe"
+        )
+    return found
+
+
+def load_any(source: str, **options: Any) -> AnyGrader:
     """The grader called `source`; `options` are those of `LambdaReward`, or the fields of a class.
 
     >>> load_reward("gsm8k")                             # a preset, see `preset`
@@ -121,7 +132,7 @@ def _attribute(module: ModuleType, name: str, source: str) -> Any:
     return getattr(module, name)
 
 
-def _as_grader(source: str, found: Any, options: dict[str, Any]) -> Grader:
+def _as_grader(source: str, found: Any, options: dict[str, Any]) -> AnyGrader:
     if options and not isinstance(found, type):
         raise UnknownReward(
             f"{source} is neither a {HANDLER} nor a class, and takes no {', '.join(options)}; leave that out"
@@ -130,6 +141,8 @@ def _as_grader(source: str, found: Any, options: dict[str, Any]) -> Grader:
         grader = from_options(found, options) if isinstance(found, type) else found
     except ValueError as error:
         raise UnknownReward(f"{source}: {error}; give it options, or name one that is made") from error
+    if isinstance(grader, GroupGrader):
+        return grader
     if callable(getattr(grader, "grade", None)):
         made: Grader = grader
         return made

@@ -136,6 +136,12 @@ def test_options_that_do_not_fit_name_the_field_the_value_and_the_cure(
         load_reward(source, **options)
 
 
+def test_what_judges_siblings_is_no_reward_of_one_episode(tmp_path: Path) -> None:
+    path = write(tmp_path, "class Ranks:\n    async def grade_group(self, task, episodes): ...", "ranks.py")
+    with pytest.raises(UnknownReward, match="judges the siblings of a group together"):
+        load_reward(f"{path}:Ranks")
+
+
 def test_a_class_is_made_from_its_fields(tmp_path: Path) -> None:
     assert load_reward("palaestra.envs.graders:Numeric", prefix="Answer:") == Numeric(prefix="Answer:")
     code = UnitTests(partial_credit=True, sandbox=SandboxSpec(memory_mb=64, network=("pypi.org",)))
