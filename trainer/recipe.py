@@ -173,9 +173,9 @@ class GrpoSection(Section):
 class GradingSection(Section):
     """Detached grading: the environment's grader, or another one, off the rollout slots."""
 
-    kind: Literal["inline", "subprocess", "sandbox", "http"] = "inline"
-    """Where grades are made: in this process, in a process each, in a sandbox each, behind HTTP. The first
-    two use the environment's grader, unless there is a `command`."""
+    kind: Literal["inline", "subprocess", "sandbox", "http", "lambda"] = "inline"
+    """Where grades are made: in this process, in a process each, in a sandbox each, behind HTTP, by events on
+    AWS Lambda. The first two use the environment's grader, unless there is a `command`."""
     command: list[str] = Field(default_factory=list)
     """The grader as a program (subprocess, sandbox)."""
     files: list[AnyPath] = Field(default_factory=list[Path])
@@ -184,10 +184,16 @@ class GradingSection(Section):
     """Fields of its `SandboxSpec`, such as {backend: docker, image: "judge:1"}."""
     url: str | None = None
     """Where jobs are posted (http)."""
+    function: str | None = None
+    """The ARN or the name of a function that takes events (lambda)."""
+    answers: str | None = None
+    """Where the function puts answers: s3://bucket/prefix, or a URL (lambda)."""
+    endpoint_url: str | None = None
+    """Another server that speaks Lambda's API (lambda)."""
     token_env: str | None = None
-    """Environment variable with the bearer token for `url`."""
+    """Environment variable with the bearer token for `url` or `answers`."""
     callback: bool = False
-    """Listen on the loopback for answers (http)."""
+    """Listen on the loopback for answers (http, lambda)."""
     callback_port: Annotated[int, Field(ge=0, le=65535)] = 0
     """0: a free one, the same after a restart."""
     callback_url: str | None = None

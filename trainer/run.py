@@ -24,8 +24,9 @@ from .arena import Arena
 from .checkpoint import Checkpoints
 from .config import LearnerConfig
 from .errors import NothingGraded
-from .folder import check_folder, fingerprint, make_folder, make_whole, open_folder
+from .folder import check_folder, make_folder, make_whole, open_folder
 from .grading import open_grading
+from .inputs import fingerprint
 from .interrupt import Interrupt, Interrupted
 from .learner import Learner
 from .lint import lint
