@@ -60,7 +60,7 @@ def test_an_update_that_was_left_out_is_counted() -> None:
     members = (make_trajectory(0, 1.0), make_trajectory(1, 0.0, graph=make_graph(([1, 2], [96]))))
     accepted = credit(Group(task_id="t", members=members)).accepted  # exp(96) is over what fp32 holds
     learner = make_llama_learner()
-    update = Updater(learner=learner, section=GrpoSection(steps=1)).update(accepted)
+    update = Updater(learner=learner, section=GrpoSection(steps=1, old_policy="engine")).update(accepted)
     assert update.metrics["skipped"] == 1.0 and learner.num_steps == 0
 
 
