@@ -106,7 +106,7 @@ def _replay(rows: Sequence[Row], update: Mapping[str, Any], section: GrpoSection
     stored: Sequence[Mapping[str, Any]] = update["rows"]
     if len(rows) != len(stored):
         raise ValueError(f"the record has {len(stored)} rows, the episodes make {len(rows)}")
-    sft = update.get("sft") or {"value": 0.0, "logprobs": [0.0]}
+    sft: Mapping[str, Any] = update.get("sft") or {"value": 0.0, "logprobs": [0.0]}
     stored_loss = update["value"] + sft["value"]
     differences = _compare(rows, stored, ("key", "positions"))
     if not differences:

@@ -61,7 +61,7 @@ class Updater:
             updates.append(_record(batch, report, with_entropy=bool(self.section.entropy_coefficient)) | sft)
             metrics.append(_metrics(batch, report, stepped) | off_policy_metrics(rows, report.logprobs, step))
             if sft:
-                metrics[-1]["sft_loss"] = sft["sft"]["value"]
+                metrics[-1]["sft_loss"] = sft["sft"]["value"] / self.section.sft_coefficient
             if part == 0:
                 metrics[0]["engine_gap_max"] = engine_gap_max(rows, report.logprobs)
         names = dict.fromkeys(name for each in metrics for name in each)
