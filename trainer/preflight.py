@@ -62,17 +62,19 @@ def check_oracle(arena: Arena, field: str) -> None:
 
 def check_loss(section: GrpoSection) -> None:
     """Raise `RecipeError` for an unknown loss, or options that it does not have."""
-    aggregation = section.aggregation or ("constant" if section.loss == "dr_grpo" else None)
-    if aggregation == "constant" and section.aggregation_tokens is None:
+    if section.loss in loss_names() and not section.loss_options:  # known without loading torch
+        usual = "constant" if section.loss == "dr_grpo" else "token"
+    else:
+        from .terms import traits
+
+        with _loading("grpo.loss", section.loss):
+            usual = traits(load_loss(section.loss, **section.loss_options)).aggregation
+    aggregation = section.aggregation or usual
+    if (aggregation == "constant") != (section.aggregation_tokens is not None):
         raise RecipeError(
-            "grpo.aggregation: constant, which the loss dr_grpo means, divides by the tokens that an "
-            "episode may "
-            "have; set grpo.aggregation_tokens to them, or another grpo.aggregation"
+            f"grpo.aggregation_tokens: {section.aggregation_tokens} with grpo.aggregation {aggregation}; "
+            "constant, and only that, divides by the tokens that an episode may have. Set both, or neither"
         )
-    if section.loss in loss_names() and not section.loss_options:
-        return  # known without loading torch
-    with _loading("grpo.loss", section.loss):
-        load_loss(section.loss, **section.loss_options)
 
 
 def check_advantage(section: GrpoSection, reward_range: tuple[float, float]) -> None:
@@ -83,8 +85,8 @@ def check_advantage(section: GrpoSection, reward_range: tuple[float, float]) -> 
     smallest: int = getattr(advantage, "min_size", 2)
     if section.group_size < smallest:
         raise RecipeError(
-            f"grpo.group_size: {section.group_size} is less than the {smallest} that {section.advantage} "
-            "needs"
+            f"grpo.group_size: {section.group_size} is less than the {smallest} that "
+            f"{section.advantage} needs"
         )
     floor: float = getattr(advantage, "min_reward", -math.inf)
     if reward_range[0] < floor:

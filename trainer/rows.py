@@ -36,6 +36,8 @@ class Row:
         for values in (self.advantages, self.old_logprobs, self.ref_logprobs, self.turns):
             if values is not None and len(values) != len(self.tokens.ids):
                 raise ValueError(f"{self.key}: {len(values)} values for {len(self.tokens.ids)} tokens")
+        if [turn >= 0 for turn in self.turns] != [bool(is_trained) for is_trained in self.tokens.mask]:
+            raise ValueError(f"{self.key}: turns {self.turns} are not those of the mask {self.tokens.mask}")
 
     @property
     def trained(self) -> list[int]:

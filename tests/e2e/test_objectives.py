@@ -39,7 +39,8 @@ RUNS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_trains_and_its_losses_are_found_again_in_the_run_file(tmp_path: Path, name: str) -> None:
     grpo = TINY_RECIPE["grpo"] | RUNS[name] | {"steps": 2}
-    changes = {"evaluation": {}, "grpo": grpo, "warm_start": TINY_RECIPE["warm_start"] | {"steps": 10}}
+    warm = TINY_RECIPE["warm_start"] | {"steps": 10}
+    changes: dict[str, Any] = {"evaluation": {}, "grpo": grpo, "warm_start": warm}
     run = Training(tmp_path, TINY_RECIPE | changes)
     assert run.start().wait() == 0, run.log()
     steps = result(run).steps

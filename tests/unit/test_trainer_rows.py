@@ -1,5 +1,7 @@
 """Rows, normalisers and micro-batches."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -115,6 +117,13 @@ def test_only_constant_aggregation_is_told_a_number_of_tokens(
 def test_a_row_that_begins_with_a_sampled_token_is_refused() -> None:
     with pytest.raises(ValueError, match="nothing precedes it"):
         make_row([1, 2], [True, True])
+
+
+def test_turns_that_are_not_those_of_the_mask_are_refused() -> None:
+    row = make_row([1, 2, 3], [False, True, True])
+    assert row.turns == (-1, 0, 0)
+    with pytest.raises(ValueError, match="not those of the mask"):
+        replace(row, turns=(-1, 0, -1))
 
 
 @given(st.integers(1, 20), st.integers(1, 200), st.integers(0, 5))

@@ -1,4 +1,4 @@
-"""REINFORCE with importance sampling: no clip, hence no bias, and variance without bound.
+"""REINFORCE with importance sampling: nothing is clipped, and the variance has no bound.
 
     loss_n = - r_n * A_n
 
