@@ -4,6 +4,8 @@ import asyncio
 import os
 from collections.abc import Callable, Coroutine
 from functools import cache
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def require(*needs: str) -> None:
-    """Skip the test, with the reason, on a machine that lacks one of "data", "docker", "peers", "vllm".
+    """Skip the test, with the reason, on a machine that lacks one of "data", "docker", "peers", "trl",
+    "vllm".
 
     A need that PALAESTRA_REQUIRE names (comma-separated) fails instead: a skip would hide a broken setup.
     """
@@ -66,6 +69,14 @@ def _lack_of_peers() -> str:
     return "" if peer_path("complete").exists() else f"there is no {peer_path('complete')} (make peers)"
 
 
+def _lack_of_trl() -> str:
+    """Only the version that the comparison was made for: its `_compute_loss` is called from outside."""
+    if find_spec("trl") is None:
+        return "TRL is not installed (pip install --group dev)"
+    found = version("trl")
+    return "" if found.startswith("1.16.") else f"TRL is {found}, and 1.16 is what is compared"
+
+
 @cache
 def _lack_of_docker() -> str:
     """Asked once per session."""
@@ -80,5 +91,6 @@ _LACKS: dict[str, Callable[[], str]] = {
     "data": _lack_of_data,
     "docker": _lack_of_docker,
     "peers": _lack_of_peers,
+    "trl": _lack_of_trl,
     "vllm": _lack_of_vllm,
 }

@@ -7,7 +7,7 @@ from typing import Literal
 
 from ..agents.trajectory import Group
 from ..envs import Scored
-from .advantages import Accepted, AdvantageKind, GroupPolicy, Rejection, credit
+from .advantages import Accepted, GroupPolicy, Rejection, credit_step, load_advantage
 from .recipe import GrpoSection
 
 
@@ -35,15 +35,18 @@ def judge(
     step: int,
     late: Literal["keep", "drop"] = "keep",
 ) -> Judgement:
-    """Advantages within each group, by the recipe's rules. `late`: as `GroupPolicy.late`."""
+    """The advantage of each episode, by the recipe's rules. `late`: as `GroupPolicy.late`."""
     if section.shuffle_rewards:
         groups = _shuffled(groups, random.Random(f"{seed}/{step}/shuffle"))
-    policy = GroupPolicy(min_size=section.min_group, truncated=section.truncated, late=late)
-    credits = [credit(group, AdvantageKind(section.advantage), policy) for group in groups]
-    return Judgement(
-        accepted=tuple(each for found in credits for each in found.accepted),
-        rejected=tuple(each for found in credits for each in found.rejected),
+    policy = GroupPolicy(
+        min_size=section.min_group,
+        lost=section.lost,
+        truncated=section.truncated,
+        late=late,
+        zero_variance=section.zero_variance,
     )
+    found = credit_step(groups, load_advantage(section.advantage, **section.advantage_options), policy)
+    return Judgement(accepted=found.accepted, rejected=found.rejected)
 
 
 def _shuffled(groups: Sequence[Group], order: random.Random) -> list[Group]:

@@ -20,13 +20,15 @@ from transformers import PreTrainedModel
 from ._torch import backward, step, to_device
 from .adapters import add_adapter, merged_state, save_adapter
 from .config import LearnerConfig
+from .correction import TOKEN_TIS, Correction
 from .errors import Diverged
 from .kl import KlPenalty
 from .logprobs import TokenLogprobs, check_head, token_logprobs
 from .losses import load_loss
 from .model import write_model
-from .packing import MicroBatch, micro_batches, scatter, token_terms, token_weights
-from .reports import LossReport, StepReport, Tally, evaluate
+from .objective import Objective, batch_terms
+from .packing import MicroBatch, micro_batches, scatter, token_weights
+from .reports import LossReport, StepReport, Tally
 from .rows import Batch, Row
 from .schedule import OptimizerConfig, learning_rate
 
@@ -73,22 +75,30 @@ class Learner:
         batch: Batch,
         loss: str = "ppo_clip",
         *,
+        correction: Correction | None = TOKEN_TIS,
         kl: KlPenalty | None = None,
+        entropy_bonus: float = 0.0,
+        weight: float = 1.0,
         temperature: float | None = None,
         **options: Any,
     ) -> LossReport:
-        """Add the batch's gradient to what is there.
+        """Add the batch's gradient, times `weight`, to what is there.
 
-        `options` are the loss's own; `temperature` overrides the config's. Loss and gradient do not depend on
-        the order of the rows, nor on how they fall into micro-batches.
+        `options` are the loss's own, `correction`, `kl` and `entropy_bonus` as in `Objective`; `temperature`
+        overrides the config's. Loss and gradient do not depend on the order of the rows, nor on how they fall
+        into micro-batches. Several calls before an `optim_step` add up, as of a loss and of "sft" on other
+        rows.
         """
-        compute = load_loss(loss, **options)
+        objective = Objective(
+            loss=load_loss(loss, **options), correction=correction, kl=kl, entropy_bonus=entropy_bonus
+        )
         tally = Tally(batch.rows)
-        for micro in self._micro_batches(batch.rows):
-            got = self._token_logprobs(micro, temperature)
-            tokens = token_terms(micro, batch.rows, got.logprobs_N, got.entropy_N)
-            terms = evaluate(tokens, compute, kl)
-            total = (terms.loss_N * token_weights(micro, batch.rows, batch.normaliser, terms.loss_N)).sum()
+        for micro in self._micro_batches(batch.rows, whole_episodes=objective.needs_episodes):
+            got = self._token_logprobs(micro, temperature, entropy_gradient=bool(entropy_bonus))
+            tokens = batch_terms(micro, batch, got.logprobs_N, got.entropy_N)
+            terms = objective(tokens)
+            weights_N = token_weights(micro, batch.rows, batch.normaliser, terms.loss_N)
+            total = weight * (terms.loss_N * weights_N).sum()
             backward(total)
             tally.add(micro, total, tokens, terms)
         return tally.report()
@@ -162,13 +172,22 @@ class Learner:
         else:
             self.export_adapter(folder)
 
-    def _micro_batches(self, rows: Sequence[Row]) -> list[MicroBatch]:
-        return micro_batches(rows, self.config.micro_batch_tokens, self.model.device)
+    def _micro_batches(self, rows: Sequence[Row], *, whole_episodes: bool = False) -> list[MicroBatch]:
+        limit = self.config.micro_batch_tokens
+        return micro_batches(rows, limit, self.model.device, whole_episodes=whole_episodes)
 
-    def _token_logprobs(self, micro: MicroBatch, temperature: float | None) -> TokenLogprobs:
+    def _token_logprobs(
+        self, micro: MicroBatch, temperature: float | None, *, entropy_gradient: bool = False
+    ) -> TokenLogprobs:
         chosen = self.config.temperature if temperature is None else temperature
         with self._autocast():
-            return token_logprobs(self.model, micro, temperature=chosen, chunk=self.config.logit_chunk)
+            return token_logprobs(
+                self.model,
+                micro,
+                temperature=chosen,
+                chunk=self.config.logit_chunk,
+                entropy_gradient=entropy_gradient,
+            )
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.config.dtype == "float32":

@@ -1,5 +1,6 @@
 """Log-probabilities of the trained tokens. N: trained tokens, V: vocabulary, E: hidden size."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -16,11 +17,16 @@ class TokenLogprobs:
 
     logprobs_N: Tensor
     entropy_N: Tensor
-    """Without a gradient."""
+    """With a gradient only where it was asked for."""
 
 
 def token_logprobs(
-    model: PreTrainedModel, micro: MicroBatch, *, temperature: float, chunk: int
+    model: PreTrainedModel,
+    micro: MicroBatch,
+    *,
+    temperature: float,
+    chunk: int,
+    entropy_gradient: bool = False,
 ) -> TokenLogprobs:
     """The model's word on each trained token, of the distribution logits / temperature.
 
@@ -32,7 +38,7 @@ def token_logprobs(
     pieces: list[tuple[Tensor, Tensor]] = []
     for start in range(0, len(micro.targets_N), chunk):
         part = slice(start, start + chunk)
-        arguments = (head, hidden_NE[part], micro.targets_N[part], temperature)
+        arguments = (head, hidden_NE[part], micro.targets_N[part], temperature, entropy_gradient)
         if len(micro.targets_N) > chunk and torch.is_grad_enabled():
             pieces.append(recomputed(_head, *arguments))
         else:
@@ -41,11 +47,13 @@ def token_logprobs(
     return TokenLogprobs(logprobs_N=torch.cat(logprobs), entropy_N=torch.cat(entropies))
 
 
-def _head(head: nn.Module, hidden_NE: Tensor, targets_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def _head(
+    head: nn.Module, hidden_NE: Tensor, targets_N: Tensor, temperature: float, entropy_gradient: bool
+) -> tuple[Tensor, Tensor]:
     logits_NV: Tensor = head(hidden_NE)
     exact = torch.promote_types(logits_NV.dtype, torch.float32)
     logprobs_NV = (logits_NV.to(exact) / temperature).log_softmax(-1)
-    with torch.no_grad():
+    with nullcontext() if entropy_gradient else torch.no_grad():
         entropy_N = -(logprobs_NV.exp() * logprobs_NV).sum(-1)
     return logprobs_NV.gather(1, targets_N[:, None])[:, 0], entropy_N
 

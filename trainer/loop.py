@@ -9,6 +9,7 @@ same code as going on after a step.
 """
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from .checkpoint import Checkpoints
 from .errors import NothingGraded
 from .interrupt import Interrupt
 from .judge import judge
-from .metrics import MetricsFile, episode_metrics, judgement_metrics, troubles
+from .metrics import MetricsFile, bias_metrics, episode_metrics, judgement_metrics, troubles
 from .progress import Progress
 from .publisher import Publisher
 from .recipe import Recipe
@@ -50,6 +51,8 @@ class Trainer:
     tasks: TaskSet
     max_reward: float
     """The environment's maximum: an episode that reaches it passes."""
+    min_reward: float = -math.inf
+    """The environment's floor."""
     collector: Collector
     updater: Updater
     publisher: Publisher
@@ -71,7 +74,7 @@ class Trainer:
         judgement = judge(
             groups, self.recipe.grpo, seed=self.recipe.seed, step=step, late=self.recipe.late_groups
         )
-        update = await asyncio.to_thread(self.updater.update, judgement.accepted)
+        update = await asyncio.to_thread(self.updater.update, judgement.accepted, step=step)
         self.num_steps = step + 1
         clock.lap("learn_s")
         if update.metrics.get("skipped"):
@@ -85,6 +88,7 @@ class Trainer:
             "step": self.num_steps,
             **episode_metrics(groups, self.max_reward),
             **judgement_metrics(judgement),
+            **bias_metrics(groups, judgement, (self.min_reward, self.max_reward)),
             **update.metrics,
             "engine_drift": self.publisher.drift,
             **clock.laps,

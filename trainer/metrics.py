@@ -11,6 +11,7 @@ from typing import Any, cast
 from ..agents.evaluation import component_means, is_solved
 from ..agents.trajectory import Group, Trajectory
 from ..envs import Failed, Ungraded
+from .advantages import Reason
 from .folder import writing
 from .judge import Judgement
 
@@ -61,6 +62,25 @@ def judgement_metrics(judgement: Judgement) -> dict[str, float]:
         "accepted": len(judgement.accepted),
         **{f"rejected_{reason}": count for reason, count in sorted(reasons.items())},
     }
+
+
+def bias_metrics(
+    groups: Sequence[Group], judgement: Judgement, reward_range: tuple[float, float]
+) -> dict[str, float]:
+    """What the group policy does to the mean: `lost_share` of the episodes are in no baseline, `reward_kept`
+    is the mean of the others, and with every reward that does not exist at the floor or at the maximum the
+    mean of all would be `reward_lower` or `reward_upper`."""
+    lost = {each.key for each in judgement.rejected if each.reason is not Reason.ZERO_VARIANCE}
+    members = [member for group in groups for member in group.members]
+    found = {"lost_share": fmean(member.key in lost for member in members)} if members else {}
+    kept = [m.reward for m in members if m.key not in lost and m.reward is not None]
+    if kept:
+        found["reward_kept"] = math.fsum(reward / len(kept) for reward in kept)
+    for name, bound in zip(("reward_lower", "reward_upper"), reward_range, strict=True):
+        if members and math.isfinite(bound):
+            all_of_them = [bound if member.reward is None else member.reward for member in members]
+            found[name] = math.fsum(reward / len(members) for reward in all_of_them)
+    return found
 
 
 def strict_json(value: object, indent: int | None = None) -> str:

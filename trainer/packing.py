@@ -30,18 +30,29 @@ class MicroBatch:
     """[N] (row, position) of each trained token, in the batch's numbering."""
 
 
-def micro_batches(rows: Sequence[Row], max_tokens: int, device: torch.device) -> list[MicroBatch]:
-    """Every row with a trained token, once. A row longer than `max_tokens` gets a micro-batch of its own."""
+def micro_batches(
+    rows: Sequence[Row], max_tokens: int, device: torch.device, *, whole_episodes: bool = False
+) -> list[MicroBatch]:
+    """Every row with a trained token, once. A row longer than `max_tokens` gets a micro-batch of its own;
+    with `whole_episodes`, so does an episode whose rows are."""
     widths = [row.trained_until for row in rows]
     plans: list[list[int]] = []
-    for index in sorted(range(len(rows)), key=widths.__getitem__):
-        if not widths[index]:
-            continue
-        if plans and (len(plans[-1]) + 1) * widths[index] <= max_tokens:
-            plans[-1].append(index)
+    for unit in _units(rows, widths, whole_episodes):
+        width = max(widths[index] for index in (*unit, *(plans[-1] if plans else ())))
+        if plans and (len(plans[-1]) + len(unit)) * width <= max_tokens:
+            plans[-1] += unit
         else:
-            plans.append([index])
-    return [_collate(plan, widths[plan[-1]], rows, device) for plan in plans]
+            plans.append(unit)
+    return [_collate(plan, max(widths[index] for index in plan), rows, device) for plan in plans]
+
+
+def _units(rows: Sequence[Row], widths: Sequence[int], whole_episodes: bool) -> list[list[int]]:
+    """Indices of rows that stay together, by the longest of them."""
+    units: dict[object, list[int]] = {}
+    for index in range(len(rows)):
+        if widths[index]:
+            units.setdefault(rows[index].key if whole_episodes else index, []).append(index)
+    return sorted(units.values(), key=lambda unit: max(widths[index] for index in unit))
 
 
 def _collate(plan: Sequence[int], width: int, rows: Sequence[Row], device: torch.device) -> MicroBatch:
@@ -75,12 +86,22 @@ def token_terms(micro: MicroBatch, rows: Sequence[Row], logprobs_N: Tensor, entr
         ref_logprobs_N=_gather_optional(micro, ref, logprobs_N),
         advantages_N=_gather(micro, [row.advantages for row in rows], logprobs_N),
         row_N=torch.tensor([lines[row] for row, _ in micro.where], device=logprobs_N.device),
+        turn_N=_numbered(((row, rows[row].turns[position]) for row, position in micro.where), logprobs_N),
+        episode_N=_numbered((rows[row].key for row, _ in micro.where), logprobs_N),
     )
+
+
+def _numbered(names: Iterable[object], like: Tensor) -> Tensor:
+    """[N] int64: equal names, equal numbers, from 0."""
+    numbers: dict[object, int] = {}
+    found = [numbers.setdefault(name, len(numbers)) for name in names]
+    return torch.tensor(found, device=like.device)
 
 
 def token_weights(micro: MicroBatch, rows: Sequence[Row], normaliser: Normaliser, like: Tensor) -> Tensor:
     """[N] what each token counts in the step's loss."""
-    return _tensor((normaliser.weight(rows[row]) for row, _ in micro.where), like)
+    weights = {row: normaliser.weights(rows[row]) for row in dict.fromkeys(row for row, _ in micro.where)}
+    return _tensor((weights[row][position] for row, position in micro.where), like)
 
 
 def scatter(micro: MicroBatch, values_N: Tensor, into: Sequence[list[float]]) -> None:

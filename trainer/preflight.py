@@ -1,6 +1,7 @@
 """What can be known to fail before a run has cost anything."""
 
 import asyncio
+import math
 from collections.abc import Generator
 from contextlib import contextmanager
 
@@ -9,6 +10,7 @@ from ..envs import SandboxToolEnv
 from ..envs.graders import LambdaReward
 from ..envs.graders._lambda.reply import RewardFailed
 from ..sandboxes import open_sandbox
+from .advantages import load_advantage
 from .arena import Arena, call, load_arena
 from .losses import load_loss, loss_names
 from .recipe import GrpoSection, Recipe
@@ -32,7 +34,10 @@ async def preflight(recipe: Recipe, *, trains: bool = True) -> Arena:
                 f"{recipe.source_field}.held_out: {len(arena.held_out)} is every distinct prompt, "
                 "none is left to train on; ask for fewer, or make the task set larger"
             )
+        check_advantage(recipe.grpo, arena.env.reward_range)
         check_loss(recipe.grpo)
+        if recipe.grpo.sft_coefficient:
+            check_oracle(arena, "grpo.sft_coefficient")
         if recipe.warm_start is not None:
             check_oracle(arena, "warm_start")
         if recipe.model.tiny is not None:
@@ -57,17 +62,52 @@ def check_oracle(arena: Arena, field: str) -> None:
 
 def check_loss(section: GrpoSection) -> None:
     """Raise `RecipeError` for an unknown loss, or options that it does not have."""
-    if section.loss in loss_names() and not section.loss_options:
-        return  # known without loading torch
+    if section.loss in loss_names() and not section.loss_options:  # known without loading torch
+        usual = "constant" if section.loss == "dr_grpo" else "token"
+    else:
+        from .terms import traits
+
+        with _loading("grpo.loss", section.loss):
+            usual = traits(load_loss(section.loss, **section.loss_options)).aggregation
+    aggregation = section.aggregation or usual
+    if (aggregation == "constant") != (section.aggregation_tokens is not None):
+        raise RecipeError(
+            f"grpo.aggregation_tokens: {section.aggregation_tokens} with grpo.aggregation {aggregation}; "
+            "constant, and only that, divides by the tokens that an episode may have. Set both, or neither"
+        )
+
+
+def check_advantage(section: GrpoSection, reward_range: tuple[float, float]) -> None:
+    """Raise `RecipeError` for an unknown advantage, options that it does not have, or rewards or groups that
+    it cannot work with."""
+    with _loading("grpo.advantage", section.advantage):
+        advantage = load_advantage(section.advantage, **section.advantage_options)
+    smallest: int = getattr(advantage, "min_size", 2)
+    if section.group_size < smallest:
+        raise RecipeError(
+            f"grpo.group_size: {section.group_size} is less than the {smallest} that "
+            f"{section.advantage} needs"
+        )
+    floor: float = getattr(advantage, "min_reward", -math.inf)
+    if reward_range[0] < floor:
+        raise RecipeError(
+            f"grpo.advantage: {section.advantage} needs rewards of {floor:g} or more, and the environment's "
+            f"go down to {reward_range[0]:g}; choose another"
+        )
+
+
+@contextmanager
+def _loading(field: str, name: str) -> Generator[None, None, None]:
+    """A class is looked up and made inside."""
     try:
-        load_loss(section.loss, **section.loss_options)
+        yield
     except (ValueError, TypeError) as error:
-        raise RecipeError(f"grpo.loss: {error}") from error
+        raise RecipeError(f"{field}: {error}") from error
     except (ImportError, AttributeError) as error:
-        if ":" not in section.loss:
+        if ":" not in name:
             raise
         raise RecipeError(
-            f"grpo.loss: {section.loss!r} cannot be loaded: {error}; is its folder on PYTHONPATH?"
+            f"{field}: {name!r} cannot be loaded: {error}; is its folder on PYTHONPATH?"
         ) from error
 
 

@@ -85,20 +85,8 @@ class EngineSection(Section):
     """Largest difference of engine and learner log-probabilities after a publish, nats (vllm)."""
 
 
-def _whole_distribution(top_p: float) -> float:
-    if top_p != 1:
-        raise ValueError(
-            "samples of a cut distribution are not those of the policy whose log-probabilities are trained, "
-            "which biases every ratio (by -0.22 nats at 0.8); leave top_p out"
-        )
-    return top_p
-
-
 class SamplingSection(Section):
     temperature: PositiveFloat = 1.0
-    """Of the learner's log-probabilities too, so that the two cannot differ."""
-    top_p: Annotated[float, AfterValidator(_whole_distribution)] = 1.0
-    """Here to be refused; of an evaluation as well, which then measures the policy that is trained."""
     max_tokens: PositiveInt = 256
     """Tokens of one answer."""
 
@@ -137,6 +125,15 @@ class LoraSection(Section):
     """Names of linear layers such as "q_proj"; "all-linear": every one but the head."""
 
 
+class CorrectionSection(Section):
+    """Weights of tokens that the engine sampled and the learner would not have sampled just so."""
+
+    level: Literal["token", "turn", "episode", "geometric"] = "token"
+    kind: Literal["truncate", "mask"] = "truncate"
+    low: Annotated[float, Field(ge=0, le=1)] = 0.0
+    high: Annotated[float, Field(ge=1)] = 2.0
+
+
 class GrpoSection(Section):
     """Trajectory-level group-relative policy optimisation."""
 
@@ -146,20 +143,43 @@ class GrpoSection(Section):
     """Episodes of one task; the baseline is their mean."""
     updates_per_step: PositiveInt = 1
     """Optimizer steps of one batch of groups, each on its own part of the episodes."""
-    advantage: Literal["grpo", "dr_grpo", "rloo"] = "grpo"
+    advantage: str = "grpo"
+    """A name in `palaestra.trainer.advantages`, or "module:Class"."""
+    advantage_options: dict[str, Any] = Field(default_factory=dict)
     loss: str = "ppo_clip"
-    """A name in `palaestra.trainer.losses`."""
+    """A name in `palaestra.trainer.losses`, or "module:Class"."""
     loss_options: dict[str, Any] = Field(default_factory=dict)
-    aggregation: Literal["token", "episode"] = "token"
-    """What the loss averages over."""
+    aggregation: Literal["token", "episode", "turn", "prompt", "constant"] | None = None
+    """What the loss averages over; None: what the loss's paper does, "token" for most."""
+    aggregation_tokens: PositiveInt | None = None
+    """Tokens that an episode may have: what "constant" divides by."""
+    old_policy: Literal["learner", "engine"] = "learner"
+    """What ratios are taken to: the learner before the step, the engine's tokens being corrected for by
+    `correction`; or the engine itself, which saves a forward pass of every update but the first."""
+    correction: CorrectionSection | None = CorrectionSection()
+    """None: tokens of the engine are trusted as they are."""
     kl_coefficient: NonNegativeFloat = 0.0
     """Weight of the KL penalty against the policy that training started from; needs `reference`."""
+    kl_kind: Literal["k1", "k2", "k3"] = "k3"
+    """k1 goes into the reward, k2 and k3 into the loss."""
+    entropy_coefficient: NonNegativeFloat = 0.0
+    """The loss falls by this times the mean entropy, nats."""
+    sft_coefficient: NonNegativeFloat = 0.0
+    """Weight of the likelihood of the oracle's demonstrations, added to each update."""
+    sft_batch: PositiveInt = 8
+    """Demonstrations of an update."""
+    sft_demonstrations: PositiveInt = 256
+    """Training tasks that the oracle plays for it."""
     reference: bool = True
     """Compute that policy's log-probabilities: for the penalty, or only to report how far it went."""
     min_group: Annotated[int, Field(ge=2)] = 2
     """Groups with fewer graded members are dropped, with a reason on record."""
+    lost: Literal["member", "group"] = "member"
+    """What goes with a member that has no number: itself, or its group."""
     truncated: Literal["keep", "drop"] = "keep"
     """What happens with episodes that ran out of budget."""
+    zero_variance: Literal["keep", "drop"] = "drop"
+    """Groups without any advantage. Kept, they count in what the loss is divided by."""
     shuffle_rewards: bool = False
     """Control experiment: rewards are permuted over the whole batch, so that nothing can be learned."""
     max_attempts: PositiveInt = 3

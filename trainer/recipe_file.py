@@ -15,6 +15,11 @@ from ..sandboxes import SandboxSpec
 from .recipe import GradingSection, OptimizerSection, Recipe, TinyModel
 from .sources import spelled_out
 
+CUTS = ("top_p", "top_k", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty")
+"""Settings of sampling under which the engine draws from another distribution than the learner trains."""
+BIASED_FLAGS = ("--logprobs-mode", "--override-generation-config")
+"""Of vLLM: raw logprobs are those before the temperature; a generation config may hold `CUTS`."""
+
 
 class RecipeError(ValueError):
     """A recipe that cannot be run. The message names the field, the value and the cure."""
@@ -101,11 +106,6 @@ def check_recipe(recipe: Recipe) -> None:
         raise RecipeError(
             "engine.kind: vllm needs a `lora:` section: adapters are what is published to a server"
         )
-    if any("raw_logprobs" in arg or "raw_logits" in arg for arg in recipe.engine.args):
-        raise RecipeError(
-            f"engine.args: {recipe.engine.args} asks vLLM for raw log-probabilities, which leave out the "
-            "temperature (up to 1.8 nats off); leave that out, processed_logprobs is set"
-        )
     if recipe.grpo.kl_coefficient and not recipe.grpo.reference:
         raise RecipeError(
             f"grpo.kl_coefficient: {recipe.grpo.kl_coefficient} needs the reference policy; "
@@ -116,6 +116,7 @@ def check_recipe(recipe: Recipe) -> None:
             f"grpo.min_group: {recipe.grpo.min_group} is over grpo.group_size={recipe.grpo.group_size}, "
             "so that every group would be dropped; lower it"
         )
+    _check_flags(recipe.engine.args)
     if recipe.grading is not None:
         _check_grading(recipe.grading)
     grpo, warm = recipe.grpo, recipe.warm_start
@@ -131,6 +132,15 @@ def make_spec(field: str, fields: Mapping[str, Any]) -> SandboxSpec:
     except ValueError as error:
         dotted = f"{field}: {error}" if str(error).startswith("SandboxSpec") else f"{field}.{error}"
         raise RecipeError(dotted) from error
+
+
+def _check_flags(args: Sequence[str]) -> None:
+    for flag in args:
+        if flag.partition("=")[0].replace("_", "-") in BIASED_FLAGS:
+            raise RecipeError(
+                f"engine.args: {flag} would bias the training without a word: ratios are of the distribution "
+                "that was sampled from, whole and after its temperature; leave it out"
+            )
 
 
 def _check_grading(grading: GradingSection) -> None:
@@ -213,6 +223,11 @@ def _explain(detail: Any) -> str:
         return f"  {detail['msg'].removeprefix('Value error, ')}"
     where = ".".join(str(part) for part in detail["loc"])
     if detail["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        if where in [f"sampling.{name}" for name in CUTS]:
+            return (
+                f"  {where}: cannot be set: the learner trains the whole distribution, and a part of it, or "
+                "another one, sampled by the engine would bias every ratio; leave it out"
+            )
         close = difflib.get_close_matches(str(detail["loc"][-1]), _fields(detail["loc"][:-1]), n=1)
         cure = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(_fields(detail['loc'][:-1]))}"
         return f"  {where}: no such field; {cure}"

@@ -3,6 +3,7 @@
 The loss is a function of logprobs, so the stored ones are enough to compute it again.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,13 +13,15 @@ import torch
 from ..agents.ledger import Ledger
 from ..agents.trajectory import EpisodeKey, Group, Trajectory
 from .advantages import Accepted
+from .correction import TOKEN_TIS, Correction
 from .judge import judge
 from .kl import KlPenalty
 from .losses import load_loss
-from .packing import micro_batches, token_terms, token_weights
+from .objective import Objective, batch_terms
+from .packing import micro_batches, token_weights
 from .recipe import GrpoSection, Recipe
-from .reports import evaluate
-from .rows import Batch, Row, make_batch, training_rows
+from .rows import Batch, Row, training_rows
+from .update import objective_options, whole_batch, with_kl_in_reward
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,20 +40,31 @@ def batch_loss(
     logprobs: Sequence[Sequence[float]],
     loss: str = "ppo_clip",
     *,
+    correction: Correction | None = TOKEN_TIS,
     kl: KlPenalty | None = None,
+    entropy_bonus: float = 0.0,
+    entropies: Sequence[Sequence[float]] | None = None,
     **options: Any,
 ) -> float:
-    """What `Learner.forward_backward` reports, from [rows][T] learner logprobs; in fp64."""
-    compute = load_loss(loss, **options)
+    """What `Learner.forward_backward` reports, from [rows][T] learner logprobs; in fp64. `entropies`,
+    [rows][T], are needed for an entropy bonus."""
+    objective = Objective(
+        loss=load_loss(loss, **options), correction=correction, kl=kl, entropy_bonus=entropy_bonus
+    )
+    if entropy_bonus and entropies is None:
+        raise ValueError(f"entropy_bonus is {entropy_bonus}, and the record has no entropies")
     total = 0.0
-    for micro in micro_batches(
-        batch.rows, sum(len(row.tokens.ids) for row in batch.rows), torch.device("cpu")
-    ):
+    limit = sum(len(row.tokens.ids) for row in batch.rows)
+    for micro in micro_batches(batch.rows, limit, torch.device("cpu"), whole_episodes=True):
         flat = [logprobs[row][position] for row, position in micro.where]
         logprobs_N = torch.tensor(flat, dtype=torch.float64)
-        tokens = token_terms(micro, batch.rows, logprobs_N, torch.zeros_like(logprobs_N))
+        entropy_N = torch.zeros_like(logprobs_N)
+        if entropies is not None:
+            flat = [entropies[row][position] for row, position in micro.where]
+            entropy_N = torch.tensor(flat, dtype=torch.float64)
+        tokens = batch_terms(micro, batch, logprobs_N, entropy_N)
         weights_N = token_weights(micro, batch.rows, batch.normaliser, logprobs_N)
-        total += float((evaluate(tokens, compute, kl).loss_N * weights_N).sum())
+        total += float((objective(tokens).loss_N * weights_N).sum())
     return total
 
 
@@ -85,43 +99,59 @@ def replay_step(
     updates: Sequence[Mapping[str, Any]] = record["updates"]
     if len(batches) != len(updates):
         raise ValueError(f"the record has {len(updates)} updates, the episodes make {len(batches)}")
-    kl = KlPenalty(coefficient=section.kl_coefficient) if section.kl_coefficient else None
-    return [_replay(rows, update, section, kl) for rows, update in zip(batches, updates, strict=True)]
+    return [_replay(rows, update, section) for rows, update in zip(batches, updates, strict=True)]
 
 
-def _replay(
-    rows: Sequence[Row], update: Mapping[str, Any], section: GrpoSection, kl: KlPenalty | None
-) -> Replayed:
+def _replay(rows: Sequence[Row], update: Mapping[str, Any], section: GrpoSection) -> Replayed:
     stored: Sequence[Mapping[str, Any]] = update["rows"]
     if len(rows) != len(stored):
         raise ValueError(f"the record has {len(stored)} rows, the episodes make {len(rows)}")
-    differences = [text for row, old in zip(rows, stored, strict=True) for text in _compare(row, old)]
+    sft: Mapping[str, Any] = update.get("sft") or {"value": 0.0, "logprobs": [0.0]}
+    stored_loss = update["value"] + sft["value"]
+    differences = _compare(rows, stored, ("key", "positions"))
+    if not differences:
+        whole = [_with_policies(row, old) for row, old in zip(rows, stored, strict=True)]
+        rows = with_kl_in_reward(whole, section)
+        differences = _compare(rows, stored, ("advantages",))
     if differences:
-        return Replayed(stored_loss=update["value"], loss=float("nan"), differences=tuple(differences))
-    whole = [_with_reference(row, old) for row, old in zip(rows, stored, strict=True)]
-    logprobs = [_spread(row, old["logprobs"]) for row, old in zip(rows, stored, strict=True)]
-    batch = make_batch(whole, section.aggregation)
-    loss = batch_loss(batch, logprobs, section.loss, kl=kl, **section.loss_options)
-    return Replayed(stored_loss=update["value"], loss=loss)
+        return Replayed(stored_loss=stored_loss, loss=float("nan"), differences=tuple(differences))
+    loss = batch_loss(
+        whole_batch(rows, section, is_fresh=update.get("is_fresh", False)),
+        [_spread(row, old["logprobs"]) for row, old in zip(rows, stored, strict=True)],
+        entropies=[_spread(row, old["entropies"]) for row, old in zip(rows, stored, strict=True)]
+        if section.entropy_coefficient
+        else None,
+        **objective_options(section),
+    )
+    imitation = -section.sft_coefficient * math.fsum(sft["logprobs"]) / len(sft["logprobs"])
+    return Replayed(stored_loss=stored_loss, loss=loss + imitation)
 
 
-def _compare(row: Row, stored: Mapping[str, Any]) -> list[str]:
-    key, trained = row.key, row.trained
-    mine = {
-        "key": list(key.columns),
-        "positions": trained,
-        "advantages": [row.advantages[at] for at in trained],
-    }
-    return [
-        f"{key}: {name} in the record: {stored[name]}, from the episode: {value}"
-        for name, value in mine.items()
-        if stored[name] != value
-    ]
+def _compare(rows: Sequence[Row], stored: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
+    """What the record says otherwise than the episodes."""
+    found: list[str] = []
+    for row, old in zip(rows, stored, strict=True):
+        mine = {
+            "key": list(row.key.columns),
+            "positions": row.trained,
+            "advantages": [row.advantages[at] for at in row.trained],
+        }
+        found += [
+            f"{row.key}: {name} in the record: {old[name]}, from the episode: {mine[name]}"
+            for name in names
+            if old[name] != mine[name]
+        ]
+    return found
 
 
-def _with_reference(row: Row, stored: Mapping[str, Any]) -> Row:
-    found: Sequence[float] | None = stored["ref_logprobs"]
-    return row if found is None else replace(row, ref_logprobs=_spread(row, found))
+def _with_policies(row: Row, stored: Mapping[str, Any]) -> Row:
+    """With what the reference, and the learner before the step, said of its tokens."""
+    ref, old = stored["ref_logprobs"], stored.get("old_logprobs")
+    return replace(
+        row,
+        ref_logprobs=None if ref is None else _spread(row, ref),
+        old_logprobs=None if old is None else _spread(row, old),
+    )
 
 
 def _spread(row: Row, values: Sequence[float]) -> tuple[float, ...]:

@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .kl import KlPenalty
 from .packing import MicroBatch, scatter
 from .rows import Row
-from .terms import Loss, LossTerms, TokenTerms
+from .terms import LossTerms, TokenTerms
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,6 +24,8 @@ class LossReport:
     """Means over the trained tokens, and maxima whose names end in "_max". Always has "entropy", nats."""
     logprobs: tuple[tuple[float, ...], ...] = field(repr=False)
     """[rows][T] learner logprobs that the loss was made of, nats; 0.0 where nothing is trained."""
+    entropies: tuple[tuple[float, ...], ...] = field(repr=False)
+    """[rows][T] entropies of the learner's distributions, nats; 0.0 where nothing is trained."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,17 +39,6 @@ class StepReport:
     """The gradient was not finite, so the weights were left alone."""
 
 
-def evaluate(tokens: TokenTerms, loss: Loss, kl: KlPenalty | None) -> LossTerms:
-    """The loss of each token, the KL penalty included."""
-    terms = loss(tokens)
-    means = {**terms.means, "entropy": tokens.entropy_N}
-    if kl is None:
-        return LossTerms(loss_N=terms.loss_N, means=means, maxima=terms.maxima)
-    kl_N = kl(tokens)
-    means["kl"] = kl_N.detach()
-    return LossTerms(loss_N=terms.loss_N + kl.coefficient * kl_N, means=means, maxima=terms.maxima)
-
-
 class Tally:
     """Adds up micro-batches; reads from the device once, at the end."""
 
@@ -57,6 +47,7 @@ class Tally:
         self._sums: dict[str, list[Tensor]] = {}
         self._maxima: dict[str, list[Tensor]] = {}
         self._logprobs = [[0.0] * len(row.tokens.ids) for row in rows]
+        self._entropies = [[0.0] * len(row.tokens.ids) for row in rows]
         self._num_tokens = 0
 
     def add(self, micro: MicroBatch, loss: Tensor, tokens: TokenTerms, terms: LossTerms) -> None:
@@ -66,6 +57,7 @@ class Tally:
         for name, values_N in terms.maxima.items():
             self._maxima.setdefault(f"{name}_max", []).append(values_N.max())
         scatter(micro, tokens.logprobs_N.detach(), self._logprobs)
+        scatter(micro, tokens.entropy_N.detach(), self._entropies)
         self._num_tokens += len(micro.where)
 
     def report(self) -> LossReport:
@@ -77,6 +69,7 @@ class Tally:
             num_tokens=self._num_tokens,
             metrics=means | maxima,
             logprobs=tuple(tuple(row) for row in self._logprobs),
+            entropies=tuple(tuple(row) for row in self._entropies),
         )
 
 

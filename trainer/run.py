@@ -8,7 +8,7 @@ runs/<name>/
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +48,7 @@ from .progress import Progress
 from .publisher import Publisher
 from .recipe import Recipe, WarmStartSection
 from .recipe_file import RecipeError
+from .rows import Row
 from .summary import Summary, counting_seconds, summarize_run
 from .tiny import make_tiny_model
 from .trackers.several import Trackers
@@ -200,7 +201,7 @@ class _Run:
     async def _learn(self, engine: Engine, model: Path) -> None:
         """Every step that is still to do. A signal leaves a checkpoint behind."""
         section, every = self.recipe.grpo, self.recipe.evaluation.every
-        trainer = self._trainer(engine, model)
+        trainer = self._trainer(engine, model, await self._imitated(model))
         await trainer.restore()
         self._show_steps(trainer)
         try:
@@ -223,7 +224,15 @@ class _Run:
         self.progress.phase("grpo", self.recipe.grpo.steps)
         self.progress.advance(trainer.num_steps)
 
-    def _trainer(self, engine: Engine, model: Path) -> Trainer:
+    async def _imitated(self, model: Path) -> list[Row]:
+        """Demonstrations that go into every update, if the recipe wants some."""
+        if not self.recipe.grpo.sft_coefficient:
+            return []
+        renderer = load_renderer(self.recipe, model)
+        found = await self._demonstrations(self.recipe.grpo.sft_demonstrations)
+        return [demonstrate(each.key, each.episode, renderer) for each in found]
+
+    def _trainer(self, engine: Engine, model: Path, demonstrations: Sequence[Row]) -> Trainer:
         recipe, grpo = self.recipe, self.recipe.grpo
         num_updates = grpo.steps * grpo.updates_per_step
         config = learner_config(recipe, recipe.optimizer, num_updates, model=model, lora=recipe.lora)
@@ -235,8 +244,9 @@ class _Run:
             recipe=recipe,
             tasks=self.arena.train,
             max_reward=self.arena.env.reward_range[1],
+            min_reward=self.arena.env.reward_range[0],
             collector=self._player(engine, model, recipe.sampling.temperature),
-            updater=Updater(learner=learner, section=grpo),
+            updater=Updater(learner=learner, section=grpo, demonstrations=demonstrations, seed=recipe.seed),
             publisher=Publisher(
                 learner,
                 engine,

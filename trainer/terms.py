@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor
+
+Level = Literal["token", "turn", "episode"]
+"""What a ratio is of: a token, or the geometric mean over the tokens of a turn or of an episode."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -12,9 +15,9 @@ class TokenTerms:
     """What is known of each trained token. All logprobs are nats, after the sampling temperature."""
 
     logprobs_N: Tensor
-    """Under the policy that is trained; the only tensor with a gradient."""
+    """Under the policy that is trained; has a gradient."""
     entropy_N: Tensor
-    """Of the trained policy's distribution, nats; for the record, without a gradient."""
+    """Of the trained policy's distribution, nats; has a gradient only where there is an entropy bonus."""
     engine_logprobs_N: Tensor
     """Under the policy that sampled, as the engine reported them."""
     old_logprobs_N: Tensor | None = None
@@ -24,6 +27,26 @@ class TokenTerms:
     advantages_N: Tensor
     row_N: Tensor
     """int64, which row of the micro-batch a token belongs to."""
+    turn_N: Tensor | None = None
+    """int64, which turn of the micro-batch; None: each row is one. A turn lies in one row."""
+    episode_N: Tensor | None = None
+    """int64, which episode; None: each row is one. With a loss of the level "episode", a micro-batch holds
+    all rows of its episodes."""
+    correction_N: Tensor | None = None
+    """Weight of the token for having been sampled by the engine and not by the learner before the step; a
+    constant to the gradient. The objective multiplies the loss by it; None: 1.0 each."""
+
+    @property
+    def anchor_logprobs_N(self) -> Tensor:
+        """What ratios are taken to: the learner before the step where that is known, else the engine."""
+        return self.engine_logprobs_N if self.old_logprobs_N is None else self.old_logprobs_N
+
+    def index(self, level: Level) -> Tensor | None:
+        """[N] which tokens belong together; None: each for itself."""
+        if level == "token":
+            return None
+        found = self.turn_N if level == "turn" else self.episode_N
+        return self.row_N if found is None else found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,27 +61,62 @@ class LossTerms:
 
 
 class Loss(Protocol):
-    """One number for each token."""
+    """One number for each token. A class may have these attributes, read by `traits`:
+
+    `level`: how far a token's loss looks, "token" by default; `aggregation`: what its paper averages over,
+    "token" by default; `is_supervised`: no policy sampled its tokens, so nothing has to be corrected.
+    """
 
     def __call__(self, tokens: TokenTerms) -> LossTerms: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Importance:
-    """How far the trained policy is from the one that sampled, in two factors."""
+class Traits:
+    """What a loss says about itself."""
 
-    ratio_N: Tensor
-    """Trained policy / anchor: the learner before the step where that is known, else the engine."""
-    correction_N: Tensor
-    """Anchor / engine, capped, a constant to the gradient; 1.0 where the anchor is the engine."""
+    level: Level = "token"
+    aggregation: str = "token"
+    is_supervised: bool = False
 
 
-def importance(tokens: TokenTerms, cap: float) -> Importance:
-    """Split pi / mu. Truncated importance sampling: `cap` bounds the factor that no clip bounds."""
-    if tokens.old_logprobs_N is None:
-        ratio_N = (tokens.logprobs_N - tokens.engine_logprobs_N).exp()
-        return Importance(ratio_N=ratio_N, correction_N=ratio_N.new_ones(ratio_N.shape))
-    return Importance(
-        ratio_N=(tokens.logprobs_N - tokens.old_logprobs_N).exp(),
-        correction_N=(tokens.old_logprobs_N - tokens.engine_logprobs_N).exp().clamp(max=cap),
+def traits(loss: Loss) -> Traits:
+    """The optional attributes of a loss."""
+    known = Traits()
+    return Traits(
+        level=getattr(loss, "level", known.level),
+        aggregation=getattr(loss, "aggregation", known.aggregation),
+        is_supervised=getattr(loss, "is_supervised", known.is_supervised),
+    )
+
+
+def ratio(tokens: TokenTerms, level: Level = "token") -> Tensor:
+    """[N] trained policy / anchor. At a higher level the geometric mean over it, the same for all its
+    tokens."""
+    return mean_over(tokens.logprobs_N - tokens.anchor_logprobs_N, tokens.index(level)).exp()
+
+
+def sum_over(values_N: Tensor, index_N: Tensor | None) -> Tensor:
+    """[N] the sum of the values that share a token's index; the values themselves without one."""
+    if index_N is None:
+        return values_N
+    sums = values_N.new_zeros(values_N.shape[0]).index_add(0, index_N, values_N)
+    return sums.index_select(0, index_N)
+
+
+def mean_over(values_N: Tensor, index_N: Tensor | None) -> Tensor:
+    """[N] the mean of the values that share a token's index; the values themselves without one."""
+    if index_N is None:
+        return values_N
+    return sum_over(values_N, index_N) / sum_over(values_N.new_ones(values_N.shape), index_N)
+
+
+def watched(tokens: TokenTerms, ratio_N: Tensor, **more: Tensor) -> LossTerms:
+    """What every loss with a ratio reports, beside its own; `loss_N` is among `more`."""
+    loss_N = more.pop("loss_N")
+    constant_N = ratio_N.detach()
+    gap_N = (tokens.logprobs_N.detach() - tokens.engine_logprobs_N).abs()
+    return LossTerms(
+        loss_N=loss_N,
+        means={"ratio": constant_N, "abs_log_ratio": gap_N, **{name: v.detach() for name, v in more.items()}},
+        maxima={"ratio": constant_N},
     )

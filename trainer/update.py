@@ -1,16 +1,21 @@
 """One step of learning: accepted episodes in, new weights out, and a record from which it can be replayed."""
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
 from .advantages import Accepted
-from .kl import KlPenalty
+from .correction import Correction
+from .diagnostics import off_policy_metrics
+from .kl import KlPenalty, kl_in_reward
 from .learner import Learner
+from .losses import load_loss
 from .recipe import GrpoSection
 from .reports import LossReport, StepReport
 from .rows import Batch, Row, make_batch, training_rows
+from .terms import traits
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,29 +34,34 @@ class Updater:
 
     learner: Learner
     section: GrpoSection
-    kl: KlPenalty | None = field(init=False)
+    demonstrations: Sequence[Row] = field(default=(), repr=False)
+    """What `sft_coefficient` draws from."""
+    seed: int = 0
+    """Of that draw."""
 
     def __post_init__(self) -> None:
-        coefficient = self.section.kl_coefficient
-        object.__setattr__(self, "kl", KlPenalty(coefficient=coefficient) if coefficient else None)
+        if self.section.sft_coefficient and not self.demonstrations:
+            raise ValueError(
+                f"grpo.sft_coefficient is {self.section.sft_coefficient}, and there are no demonstrations"
+            )
         if self.section.reference:
             self.learner.keep_reference()
 
-    def update(self, accepted: Sequence[Accepted]) -> Update:
-        """Train on every accepted episode once, in `updates_per_step` optimizer steps."""
+    def update(self, accepted: Sequence[Accepted], *, step: int = 0) -> Update:
+        """Train on every accepted episode once, in `updates_per_step` optimizer steps. `step` counts from 0:
+        the policy's version."""
         updates: list[dict[str, Any]] = []
         metrics: list[dict[str, float]] = []
-        for part in range(self.section.updates_per_step):
-            rows = self._with_reference(training_rows(accepted[part :: self.section.updates_per_step]))
-            if not rows:
-                continue
-            batch = make_batch(rows, self.section.aggregation)
-            report = self.learner.forward_backward(
-                batch, self.section.loss, kl=self.kl, **self.section.loss_options
-            )
+        for part, rows in enumerate(self._parts(accepted)):
+            is_fresh = part == 0 and self.section.old_policy == "learner"
+            batch = whole_batch(rows, self.section, is_fresh=is_fresh)
+            report = self.learner.forward_backward(batch, **objective_options(self.section))
+            sft = self._imitate(random.Random(f"{self.seed}/{step}/{part}/sft"))
             stepped = self.learner.optim_step()
-            updates.append(_record(batch, report))
-            metrics.append(_metrics(batch, report, stepped))
+            updates.append(_record(batch, report, with_entropy=bool(self.section.entropy_coefficient)) | sft)
+            metrics.append(_metrics(batch, report, stepped) | off_policy_metrics(rows, report.logprobs, step))
+            if sft:
+                metrics[-1]["sft_loss"] = sft["sft"]["value"] / self.section.sft_coefficient
             if part == 0:
                 metrics[0]["engine_gap_max"] = engine_gap_max(rows, report.logprobs)
         names = dict.fromkeys(name for each in metrics for name in each)
@@ -65,11 +75,65 @@ class Updater:
             },
         )
 
-    def _with_reference(self, rows: list[Row]) -> list[Row]:
-        if not self.section.reference:
-            return rows
-        logprobs = self.learner.reference_logprobs(rows)
-        return [replace(row, ref_logprobs=found) for row, found in zip(rows, logprobs, strict=True)]
+    def _parts(self, accepted: Sequence[Accepted]) -> list[list[Row]]:
+        """The rows of each optimizer step, with everything that has to be known before the first."""
+        number, found = self.section.updates_per_step, list[list[Row]]()
+        for rows in (training_rows(accepted[part::number]) for part in range(number)):
+            if not rows:
+                continue
+            if self.section.reference:
+                logprobs = self.learner.reference_logprobs(rows)
+                rows = [replace(row, ref_logprobs=each) for row, each in zip(rows, logprobs, strict=True)]
+            if found and self.section.old_policy == "learner":  # the first part's are made on the way
+                logprobs = self.learner.logprobs(rows)
+                rows = [replace(row, old_logprobs=each) for row, each in zip(rows, logprobs, strict=True)]
+            found.append(with_kl_in_reward(rows, self.section))
+        return found
+
+    def _imitate(self, draw: random.Random) -> dict[str, Any]:
+        """Add the gradient of some demonstrations; the part of the record that tells of it."""
+        section = self.section
+        if not section.sft_coefficient:
+            return {}
+        rows = draw.sample(self.demonstrations, min(section.sft_batch, len(self.demonstrations)))
+        report = self.learner.forward_backward(
+            make_batch(rows), "sft", weight=section.sft_coefficient, temperature=1.0
+        )
+        logprobs = [
+            value
+            for row, found in zip(rows, report.logprobs, strict=True)
+            for value in (found[at] for at in row.trained)
+        ]
+        keys = [row.key.columns for row in rows]
+        return {"sft": {"value": report.loss, "keys": keys, "logprobs": logprobs}}
+
+
+def objective_options(section: GrpoSection) -> dict[str, Any]:
+    """What `Learner.forward_backward` and `replay.batch_loss` are told of a recipe."""
+    penalty = None
+    if section.kl_coefficient and section.kl_kind != "k1":
+        penalty = KlPenalty(coefficient=section.kl_coefficient, kind=section.kl_kind)
+    return {
+        "loss": section.loss,
+        "correction": None if section.correction is None else Correction(**section.correction.model_dump()),
+        "kl": penalty,
+        "entropy_bonus": section.entropy_coefficient,
+        **section.loss_options,
+    }
+
+
+def whole_batch(rows: Sequence[Row], section: GrpoSection, *, is_fresh: bool) -> Batch:
+    """A step's batch, averaged as the recipe says, or as the loss's paper does."""
+    aggregation = section.aggregation or traits(load_loss(section.loss, **section.loss_options)).aggregation
+    max_tokens = section.aggregation_tokens if aggregation == "constant" else None
+    return make_batch(rows, aggregation, max_tokens=max_tokens, is_fresh=is_fresh)
+
+
+def with_kl_in_reward(rows: list[Row], section: GrpoSection) -> list[Row]:
+    """The rows, with k1 in their advantages where the recipe wants it."""
+    if section.kl_kind != "k1" or not section.kl_coefficient:
+        return rows
+    return kl_in_reward(rows, section.kl_coefficient)
 
 
 def _metrics(batch: Batch, report: LossReport, stepped: StepReport) -> dict[str, float]:
@@ -107,11 +171,16 @@ def reference_kl(rows: Sequence[Row], logprobs: Sequence[Sequence[float]]) -> fl
     return fmean(gaps) if gaps else None
 
 
-def _record(batch: Batch, report: LossReport) -> dict[str, Any]:
+def _record(batch: Batch, report: LossReport, *, with_entropy: bool) -> dict[str, Any]:
+    rows = [_record_row(row, report.logprobs[at]) for at, row in enumerate(batch.rows)]
+    if with_entropy:
+        for found, row, values in zip(rows, batch.rows, report.entropies, strict=True):
+            found["entropies"] = [values[at] for at in row.trained]
     return {
         "value": report.loss,
         "aggregation": batch.normaliser.aggregation.value,
-        "rows": [_record_row(row, report.logprobs[at]) for at, row in enumerate(batch.rows)],
+        "is_fresh": batch.is_fresh,
+        "rows": rows,
     }
 
 
@@ -123,5 +192,6 @@ def _record_row(row: Row, logprobs: Sequence[float]) -> dict[str, Any]:
         "positions": trained,
         "advantages": [row.advantages[at] for at in trained],
         "logprobs": [logprobs[at] for at in trained],
+        "old_logprobs": None if row.old_logprobs is None else [row.old_logprobs[at] for at in trained],
         "ref_logprobs": None if row.ref_logprobs is None else [row.ref_logprobs[at] for at in trained],
     }

@@ -17,7 +17,7 @@ from palaestra.agents.ledger import Ledger
 from palaestra.agents.trajectory import Trajectory
 from palaestra.envs import Failed, Scored, ToolMessage, Ungraded
 from palaestra.envs.faults import Fault, Faults
-from palaestra.trainer.advantages import advantages
+from palaestra.trainer.advantages import Graded, load_advantage
 from palaestra.trainer.progress import Silent
 from palaestra.trainer.recipe import Recipe
 from palaestra.trainer.run import train
@@ -119,7 +119,8 @@ def check_step(record: dict[str, Any], episodes: dict[Any, Trajectory]) -> None:
         known = {key: reward for key, reward in scored.items() if reward is not None}
         rewards |= known
         if len(known) > 1 and len(set(known.values())) > 1:
-            expected |= dict(zip(known, advantages(list(known.values())), strict=True))
+            (values,) = load_advantage("grpo")([[Graded(reward=reward) for reward in known.values()]])
+            expected |= dict(zip(known, values, strict=True))
     rows = [row for update in record["updates"] for row in update["rows"]]
     for row in rows:
         assert row["advantages"] == pytest.approx([expected[tuple(row["key"])]] * len(row["positions"]))

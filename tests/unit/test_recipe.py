@@ -72,12 +72,15 @@ def test_a_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
         (["seed=12345678901234567890123"], ["seed", "12345678901234567890123", "less than"]),
         (["seed=-1"], ["seed", "-1", "greater than or equal to 0"]),
         (['runs_dir="a\\0b"'], ["runs_dir", "NUL", "leave it out"]),
-        (["sampling.top_p=0.9"], ["sampling.top_p", "0.9", "biases every ratio", "leave top_p out"]),
-        (
-            ["engine.args=[--logprobs-mode, raw_logprobs]"],
-            ["engine.args", "raw_logprobs", "processed_logprobs"],
-        ),
         (["name.first=x"], ["name.first=x", "holds a value"]),
+        (["sampling.top_p=0.9"], ["sampling.top_p", "bias every ratio", "leave it out"]),
+        (["sampling.top_k=20"], ["sampling.top_k", "bias every ratio"]),
+        (
+            ["engine.kind=vllm", "lora.rank=4", "engine.args=[--logprobs-mode, raw_logprobs]"],
+            ["engine.args", "--logprobs-mode", "bias", "after its temperature"],
+        ),
+        (["grpo.kl_kind=k4"], ["grpo.kl_kind", "k4", "'k1', 'k2' or 'k3'"]),
+        (["grpo.correction.high=0.5"], ["grpo.correction.high", "0.5", "greater than or equal to 1"]),
     ],
 )
 def test_a_wrong_field_is_named_with_its_value_and_the_cure(

@@ -7,37 +7,19 @@ from typing import Any
 
 import pytest
 import torch
+from token_terms import grad, tensor, terms
 from torch import Tensor
 from trainer_builders import gradients, make_learner, on_policy, random_rows, values_of
 
 from palaestra.trainer import losses
+from palaestra.trainer.correction import Correction
 from palaestra.trainer.kl import KlPenalty
 from palaestra.trainer.losses import load_loss, loss_names
 from palaestra.trainer.losses.ppo_clip import PpoClip
 from palaestra.trainer.losses.sft import Sft
-from palaestra.trainer.rows import make_batch
+from palaestra.trainer.objective import Objective
+from palaestra.trainer.rows import Aggregation, make_batch
 from palaestra.trainer.terms import LossTerms, TokenTerms
-
-
-def tensor(*values: float) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def terms(logprobs_N: Tensor, advantages_N: Tensor, engine_N: Tensor, **more: Tensor) -> TokenTerms:
-    return TokenTerms(
-        logprobs_N=logprobs_N,
-        entropy_N=torch.zeros_like(logprobs_N),
-        engine_logprobs_N=engine_N,
-        advantages_N=advantages_N,
-        row_N=torch.zeros_like(logprobs_N, dtype=torch.long),
-        **more,
-    )
-
-
-def grad(loss: Tensor, of: Tensor) -> Tensor:
-    (found,) = torch.autograd.grad(loss, of, retain_graph=True)
-    return found
-
 
 # --- ppo_clip ---
 
@@ -67,15 +49,14 @@ def test_ppo_clip_is_pessimistic_on_either_side(
 def test_with_old_logprobs_the_clip_is_around_them_and_the_engine_is_corrected_for_up_to_the_cap() -> None:
     engine_N, old_N = tensor(-3.0, -3.0), tensor(-3.0 + math.log(1.5), -3.0 + math.log(5.0))
     logprobs_N = (old_N + math.log(1.1)).requires_grad_()
-    found = PpoClip(tis_cap=2.0)(terms(logprobs_N, tensor(1.0, 1.0), engine_N, old_logprobs_N=old_N))
+    objective = Objective(loss=PpoClip(), correction=Correction(high=2.0))
+    found = objective(terms(logprobs_N, tensor(1.0, 1.0), engine_N, old_logprobs_N=old_N))
     assert values_of(found.loss_N) == pytest.approx([-1.5 * 1.1, -2.0 * 1.1])
     assert values_of(found.means["clip_fraction"]) == [False, False]
     assert values_of(grad(found.loss_N.sum(), logprobs_N)) == pytest.approx([-1.5 * 1.1, -2.0 * 1.1])
 
 
-@pytest.mark.parametrize(
-    "options", [{"clip_low": 0.0}, {"clip_low": 1.5}, {"clip_high": 0.0}, {"tis_cap": 0.5}]
-)
+@pytest.mark.parametrize("options", [{"clip_low": 0.0}, {"clip_low": 1.5}, {"clip_high": 0.0}])
 def test_a_clip_that_makes_no_sense_is_refused(options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="needs 0 < clip_low < 1"):
         load_loss("ppo_clip", **options)
@@ -151,23 +132,67 @@ def with_all_logprobs(rows: list[Any], learner: Any) -> list[Any]:
     return shifted
 
 
-@pytest.mark.parametrize("aggregation", ["token", "episode"])
-@pytest.mark.parametrize("kl", [None, KlPenalty(coefficient=0.3), KlPenalty(coefficient=0.3, kind="k3")])
-@pytest.mark.parametrize("loss", loss_names())
-def test_gradients_agree_with_finite_differences(loss: str, kl: KlPenalty | None, aggregation: str) -> None:
+OBJECTIVES: list[dict[str, Any]] = [
+    *({"loss": loss} for loss in loss_names() if loss not in ("cispo", "dppo_tv")),
+    {"loss": "dppo_tv", "delta": 0.003},
+    {"loss": "ppo_clip", "level": "turn"},
+    {"loss": "sapo", "level": "episode"},
+    {"loss": "ppo_clip", "correction": Correction(level="episode")},
+    {"loss": "ppo_clip", "entropy_bonus": 0.2},
+]
+
+
+@pytest.mark.parametrize("kl", [None, KlPenalty(coefficient=0.3)], ids=["no_kl", "k3"])
+@pytest.mark.parametrize("options", OBJECTIVES, ids=str)
+def test_gradients_agree_with_finite_differences(options: dict[str, Any], kl: KlPenalty | None) -> None:
+    for aggregation in ("token", "turn") if options == {"loss": "gspo"} else ("token",):
+        check_slope(options | {"kl": kl}, aggregation)
+
+
+@pytest.mark.parametrize("aggregation", list(Aggregation))
+def test_gradients_agree_with_finite_differences_under_every_average(aggregation: Aggregation) -> None:
+    check_slope({"loss": "ppo_clip"}, aggregation.value)
+
+
+def check_slope(options: dict[str, Any], aggregation: str) -> None:
+    """Along a random direction of all weights; a k2's weight is a constant, so it is not here."""
     learner = make_learner()
-    batch = make_batch(with_all_logprobs(random_rows(5, longest=10), learner), aggregation)
-    report = learner.forward_backward(batch, loss, kl=kl)
-    if loss == "ppo_clip":
-        assert 0.05 < report.metrics["clip_fraction"] < 0.95
+    max_tokens = 20 if aggregation == "constant" else None
+    rows = with_all_logprobs(random_rows(5, longest=10), learner)
+    batch = make_batch(rows, aggregation, max_tokens=max_tokens)
+    report = learner.forward_backward(batch, **options)
+    if "clip_fraction" in report.metrics and options["loss"] != "importance_sampling":
+        assert 0.01 < report.metrics["clip_fraction"] < 0.99
     gradient = gradients(learner)
     direction = torch.randn(gradient.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     step, found = 1e-6, list[float]()
     for sign in (1, -2):
         move(learner, direction, sign * step)
-        found.append(learner.forward_backward(batch, loss, kl=kl).loss)
+        found.append(learner.forward_backward(batch, **options).loss)
     slope = (found[0] - found[1]) / (2 * step)
     assert slope == pytest.approx(float(gradient @ direction), rel=1e-6)
+
+
+def test_cispo_is_reinforce_with_advantages_that_were_weighed_beforehand() -> None:
+    """Its weight is a constant, which a finite difference would move."""
+    learner = make_learner()
+    rows = with_all_logprobs(random_rows(5, longest=10), learner)
+    report = learner.forward_backward(make_batch(rows), "cispo", correction=None, max_ratio=1.2)
+    ours = gradients(learner)
+    weighed = [
+        replace(
+            row,
+            advantages=tuple(
+                advantage * min(math.exp(now - old), 1.2)
+                for advantage, now, old in zip(row.advantages, found, row.old_logprobs or (), strict=True)
+            ),
+        )
+        for row, found in zip(rows, report.logprobs, strict=True)
+    ]
+    again = learner.forward_backward(make_batch(weighed), f"{__name__}:Reinforce", correction=None)
+    assert again.loss == pytest.approx(report.loss, abs=1e-14)
+    torch.testing.assert_close(ours, gradients(learner), rtol=0, atol=1e-14)
+    check_slope({"loss": f"{__name__}:Reinforce"}, "token")
 
 
 def move(learner: Any, direction: Tensor, by: float) -> None:
@@ -232,5 +257,7 @@ def test_a_loss_of_ones_own_is_named_by_module_and_class() -> None:
 def test_an_unknown_loss_or_option_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"unknown loss 'ppo'; known: .*ppo_clip"):
         load_loss("ppo")
-    with pytest.raises(ValueError, match="has no option 'clip'; it has: clip_low, clip_high, tis_cap"):
+    with pytest.raises(
+        ValueError, match="has no option 'clip'; it has: clip_low, clip_high, dual_clip, level"
+    ):
         load_loss("ppo_clip", clip=0.2)

@@ -5,12 +5,16 @@ from copy import deepcopy
 from typing import Any
 
 import pytest
-from trainer_builders import make_graph, make_group, make_llama_learner, make_trajectory
+from trainer_builders import make_graph, make_group, make_llama_learner, make_row, make_trajectory
 
 from palaestra.agents.trajectory import Group
-from palaestra.trainer.advantages import Accepted, credit
+from palaestra.trainer.advantages import Accepted, credit, load_advantage
+from palaestra.trainer.config import LearnerConfig
+from palaestra.trainer.losses import loss_names
 from palaestra.trainer.recipe import GrpoSection
 from palaestra.trainer.replay import replay_step
+from palaestra.trainer.rows import training_rows
+from palaestra.trainer.schedule import OptimizerConfig
 from palaestra.trainer.update import Updater
 
 SECTION = GrpoSection(
@@ -37,6 +41,63 @@ def test_the_loss_of_every_update_is_found_again_without_the_model(
         assert abs(each.loss) > 1e-3
 
 
+SECTIONS: list[dict[str, Any]] = [
+    *({"loss": loss, "aggregation_tokens": 8 if loss == "dr_grpo" else None} for loss in loss_names()),
+    {"loss_options": {"level": "episode", "dual_clip": 3.0}, "correction": {"level": "episode", "high": 1.1}},
+    {"old_policy": "engine", "kl_coefficient": 0.2, "kl_kind": "k2"},
+    {"kl_coefficient": 0.2, "kl_kind": "k1"},
+    {"entropy_coefficient": 0.3, "aggregation": "turn"},
+    {"sft_coefficient": 0.5, "sft_batch": 2, "aggregation": "prompt", "correction": None},
+    {"advantage": "turn_groups", "advantage_options": {"normalise": False}},
+]
+
+
+@pytest.mark.parametrize("options", SECTIONS, ids=str)
+def test_every_objective_is_found_again_from_its_record(options: dict[str, Any]) -> None:
+    section = GrpoSection(steps=1, updates_per_step=2, **options)
+    advantage = load_advantage(section.advantage, **section.advantage_options)
+    accepted = credit(make_group(1.0, 0.0, 0.25, 0.0, 1.0), advantage).accepted
+    learner = make_llama_learner(LearnerConfig(optimizer=OptimizerConfig(lr=1e-2)))
+    shown = [make_row([7, 8, 9], [False, True, True]), make_row([7, 5], [False, True], sample=1)]
+    update = Updater(learner=learner, section=section, demonstrations=shown).update(accepted, step=3)
+    record = json.loads(json.dumps(update.record))
+    for each in replay_step(accepted, section, record):
+        assert each.differences == ()
+        assert each.loss == pytest.approx(each.stored_loss, rel=1e-6, abs=1e-6)
+    del record["updates"][1]["rows"][0]["logprobs"][0]
+    with pytest.raises(ValueError, match="zip"):
+        replay_step(accepted, section, record)
+
+
+def test_the_second_update_is_measured_from_the_learner_before_the_first() -> None:
+    accepted = credit(make_group(1.0, 0.0, 0.25, 0.0, 1.0)).accepted
+    learner = make_llama_learner(LearnerConfig(optimizer=OptimizerConfig(lr=1e-2)))
+    before = learner.logprobs(training_rows(accepted[1::2]))
+    record = (
+        Updater(learner=learner, section=GrpoSection(steps=1, updates_per_step=2)).update(accepted).record
+    )
+    first, second = record["updates"]
+    assert first["is_fresh"] and not second["is_fresh"]
+    for row, stored, old in zip(training_rows(accepted[1::2]), second["rows"], before, strict=True):
+        assert stored["old_logprobs"] == [old[at] for at in row.trained]
+        assert stored["old_logprobs"] != stored["logprobs"]
+
+
+def test_demonstrations_are_drawn_by_seed_and_step_so_that_a_resumed_run_draws_the_same() -> None:
+    shown = [make_row([7, token], [False, True], sample=token) for token in range(20)]
+    section = GrpoSection(steps=1, sft_coefficient=1.0, sft_batch=3)
+
+    def keys(step: int) -> Any:
+        updater = Updater(learner=make_llama_learner(), section=section, demonstrations=shown, seed=5)
+        update = updater.update(credit(make_group(1.0, 0.0)).accepted, step=step)
+        assert update.metrics["sft_loss"] > 0
+        return update.record["updates"][0]["sft"]["keys"]
+
+    assert keys(0) == keys(0) != keys(1)
+    with pytest.raises(ValueError, match="there are no demonstrations"):
+        Updater(learner=make_llama_learner(), section=section)
+
+
 @pytest.mark.parametrize("name", ["key", "positions", "advantages"])
 def test_an_altered_row_is_reported(step: tuple[tuple[Accepted, ...], dict[str, Any]], name: str) -> None:
     record = deepcopy(step[1])
@@ -60,7 +121,7 @@ def test_an_update_that_was_left_out_is_counted() -> None:
     members = (make_trajectory(0, 1.0), make_trajectory(1, 0.0, graph=make_graph(([1, 2], [96]))))
     accepted = credit(Group(task_id="t", members=members)).accepted  # exp(96) is over what fp32 holds
     learner = make_llama_learner()
-    update = Updater(learner=learner, section=GrpoSection(steps=1)).update(accepted)
+    update = Updater(learner=learner, section=GrpoSection(steps=1, old_policy="engine")).update(accepted)
     assert update.metrics["skipped"] == 1.0 and learner.num_steps == 0
 
 

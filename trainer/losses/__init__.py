@@ -1,6 +1,7 @@
 """Loss functions, one file each: `ppo_clip.py` holds the class `PpoClip`, named "ppo_clip" in a recipe.
 
 A new loss is a new file here: a frozen dataclass whose fields are its options, called with `TokenTerms`.
+What else it may say of itself is in `terms.Loss`.
 """
 
 import dataclasses

@@ -1,46 +1,41 @@
-"""PPO's clipped surrogate for single tokens (arXiv 1707.06347), its clip asymmetric (DAPO, arXiv 2503.14476),
-with truncated importance sampling between learner and engine (fengyao.notion.site/off-policy-rl).
+"""PPO's clipped surrogate (arXiv 1707.06347), its clip asymmetric (DAPO, arXiv 2503.14476), if wanted with a
+second bound for bad tokens (dual clip, arXiv 1912.09729).
 
-    loss_n = - c_n * min(r_n * A_n, clip(r_n, 1 - clip_low, 1 + clip_high) * A_n)
+    loss_n = - min(r_n * A_n, clip(r_n, 1 - clip_low, 1 + clip_high) * A_n)
+    with `dual_clip` c: where A_n < 0, not over - c * A_n
 
-    without old logprobs   r = pi / mu    c = 1                  mu: the engine, the policy that sampled
-    with old logprobs      r = pi / old   c = min(old / mu, C)   old: the learner before the step
-
-c is a constant to the gradient. At the first update of fresh episodes r is 1, up to the engine's rounding,
-and the gradient is REINFORCE's.
+r is pi / old with old logprobs, else pi / mu, mu being the engine. At the first update of fresh episodes it
+is 1, up to the engine's rounding, and the gradient is REINFORCE's. At the level "turn" or "episode" it is a
+geometric mean (GSPO).
 """
 
 from dataclasses import dataclass
 
 import torch
 
-from ..terms import LossTerms, TokenTerms, importance
+from ..terms import Level, LossTerms, TokenTerms, ratio, watched
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PpoClip:
     clip_low: float = 0.2
     clip_high: float = 0.28
-    tis_cap: float = 2.0
-    """C. Only with old logprobs; without them the ratio itself corrects for the engine."""
+    dual_clip: float | None = None
+    """Over 1; 3.0 in the paper. Without it a bad token that has become likely pulls without bound."""
+    level: Level = "token"
 
     def __post_init__(self) -> None:
-        if not (0 < self.clip_low < 1 and self.clip_high > 0 and self.tis_cap >= 1):
-            raise ValueError(f"{self}: needs 0 < clip_low < 1, clip_high > 0, tis_cap >= 1")
+        if not (0 < self.clip_low < 1 and self.clip_high > 0):
+            raise ValueError(f"{self}: needs 0 < clip_low < 1 and clip_high > 0")
+        if self.dual_clip is not None and self.dual_clip <= 1 + self.clip_high:
+            raise ValueError(f"{self}: dual_clip must be over 1 + clip_high")
 
     def __call__(self, tokens: TokenTerms) -> LossTerms:
-        weight = importance(tokens, self.tis_cap)
-        ratio_N, advantages_N = weight.ratio_N, tokens.advantages_N
+        ratio_N, advantages_N = ratio(tokens, self.level), tokens.advantages_N
         clipped_N = ratio_N.clamp(1 - self.clip_low, 1 + self.clip_high) * advantages_N
         plain_N = ratio_N * advantages_N
-        ratio_N = ratio_N.detach()
-        return LossTerms(
-            loss_N=-weight.correction_N * torch.minimum(plain_N, clipped_N),
-            means={
-                "ratio": ratio_N,
-                "clip_fraction": (clipped_N < plain_N).detach(),
-                "tis_weight": weight.correction_N,
-                "abs_log_ratio": (tokens.logprobs_N.detach() - tokens.engine_logprobs_N).abs(),
-            },
-            maxima={"ratio": ratio_N},
-        )
+        if self.dual_clip is not None:
+            plain_N = ratio_N.clamp(max=self.dual_clip) * advantages_N
+        is_clipped_N = (clipped_N < plain_N) | (plain_N > ratio_N * advantages_N)
+        loss_N = -torch.minimum(plain_N, clipped_N)
+        return watched(tokens, ratio_N, loss_N=loss_N, clip_fraction=is_clipped_N)
