@@ -5,7 +5,7 @@ import importlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from ..errors import no_exit, where
 from ..options import from_options
@@ -138,7 +138,7 @@ def _as_grader(source: str, found: Any, options: dict[str, Any]) -> AnyGrader:
             f"{source} is neither a {HANDLER} nor a class, and takes no {', '.join(options)}; leave that out"
         )
     try:
-        grader = from_options(found, options) if isinstance(found, type) else found
+        grader: Any = from_options(cast(type[Any], found), options) if isinstance(found, type) else found
     except ValueError as error:
         raise UnknownReward(f"{source}: {error}; give it options, or name one that is made") from error
     if isinstance(grader, GroupGrader):
