@@ -12,7 +12,7 @@ import random
 import shutil
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -43,6 +43,8 @@ def save_checkpoint(folder: Path, learner: Learner, state: Mapping[str, Any] | N
     counters = {
         "num_steps": learner.num_steps,
         "has_reference": learner.reference is not None,
+        "base": learner.model.name_or_path,
+        "lora": None if learner.config.lora is None else asdict(learner.config.lora),
         "python_rng": random.getstate(),
         "state": dict(state or {}),
     }

@@ -37,10 +37,14 @@ _FREE = {
     "grpo.max_attempts",
     "grpo.retry_s",
     "model.path",  # its files have a fingerprint
+    "model.start",  # the run has a copy
     "threads",
 }
 """Fields that say where and how a run works, not what comes out: they may change on the way. (The number of
 threads is in the last bits, which count in deterministic mode.)"""
+
+_YOUNG = {"grading": "None", "lora.lr_ratio": "1.0", "model.start": "None", "warm_start.lora": "None"}
+"""Fields that a run may have begun before, and the value that they had then."""
 
 QUESTION = "question"
 """The fact in a run file that makes it an evaluation's, and says what was asked (`palaestra eval`)."""
@@ -107,8 +111,9 @@ def _differences(stored: Path, recipe: Recipe) -> list[str]:
         raise RecipeError(f"{stored} is not YAML any more: {error}") from error
     now = _leaves(yaml.safe_load(_resolved(recipe)))
     free = _FREE - {"threads"} if recipe.deterministic else _FREE
-    if now.get("grading") == "None":  # a run that began before there was such a field
-        before.setdefault("grading", "None")
+    for name, usual in _YOUNG.items():
+        if now.get(name) == usual:
+            before.setdefault(name, usual)
     return [
         f"{name} was {before.get(name, 'not there')}, is {now.get(name, 'not there')}"
         for name in sorted(before.keys() | now.keys())

@@ -18,7 +18,7 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 from transformers import PreTrainedModel
 
 from ._torch import backward, step, to_device
-from .adapters import add_adapter, merged_state, save_adapter
+from .adapters import add_adapter, merged_state, parameter_groups, save_adapter
 from .config import LearnerConfig
 from .errors import Diverged
 from .kl import KlPenalty
@@ -54,15 +54,9 @@ class Learner:
 
     def restart(self, config: OptimizerConfig) -> None:
         """A fresh optimizer at step 0; the weights stay."""
-        matrices = [p for p in self.parameters.values() if p.ndim >= 2]
-        vectors = [p for p in self.parameters.values() if p.ndim < 2]
-        groups = [
-            {"params": matrices, "weight_decay": config.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
         self.optimizer_config = config
         self.optimizer = torch.optim.AdamW(
-            [group for group in groups if group["params"]],
+            parameter_groups(self.parameters, config, self.config.lora),
             lr=config.lr, betas=config.betas, eps=config.eps, fused=True,
         )  # fmt: skip
         self.num_steps = 0
@@ -103,7 +97,7 @@ class Learner:
             raise ValueError("no gradient: call forward_backward, with at least one trained token, first")
         lr = learning_rate(self.optimizer_config, self.num_steps)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["lr_ratio"]
         norm = float(clip_grad_norm_(parameters, self.optimizer_config.max_grad_norm))
         is_finite = math.isfinite(norm)
         if is_finite:

@@ -190,6 +190,7 @@ def learner_config(
             rank=lora.rank,
             alpha=lora.alpha,
             targets=tuple(targets) if isinstance(targets, list) else "all-linear",
+            lr_ratio=lora.lr_ratio,
         ),
         dtype=recipe.model.dtype,
         temperature=recipe.sampling.temperature,

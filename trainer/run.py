@@ -4,10 +4,11 @@ runs/<name>/
     recipe.yaml     the resolved recipe            checkpoints/   to go on from
     run.sqlite      every episode and step         policy/        what came out
     metrics.jsonl   one line a step                summary.json   how good it is
-    model/ warm-start/   what training started from
+    model/ start/ warm-start/   what training started from; start/lineage.json: whose weights they were
 """
 
 import asyncio
+import json
 from collections.abc import Callable
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from .folder import check_folder, fingerprint, make_folder, make_whole, open_fol
 from .grading import open_grading
 from .interrupt import Interrupt, Interrupted
 from .learner import Learner
+from .lineage import find_origin, read_lineage, write_start
 from .loop import Trainer
 from .metrics import MetricsFile
 from .model import load_model
@@ -130,11 +132,24 @@ class _Run:
         """The folder of the model before any training."""
         if self.recipe.model.path is not None:
             return self.recipe.model.path
+        if self.recipe.model.start is not None:
+            return self._start(self.recipe.model.start)
         tiny, folder = self.recipe.model.tiny, self.recipe.folder / "model"
         assert tiny is not None, "load_recipe checked it"
         if not folder.exists():
             texts = oracle_texts(self.recipe, await self._demonstrations(TOKENIZER_TEXTS))
             make_whole(folder, lambda partial: make_tiny_model(tiny, partial, texts, seed=self.recipe.seed))
+        return folder
+
+    def _start(self, path: Path) -> Path:
+        """The folder of the model that another run, or a part of it, makes."""
+        folder = self.recipe.folder / "start"
+        if not folder.exists():
+            origin = find_origin(path)
+            self.progress.waiting(f"the weights of {origin.folder}")
+            make_whole(folder, lambda partial: write_start(origin, partial))
+            self.progress.note(f"starting from the {origin.kind} {origin.folder}")
+        self.ledger.set_meta("lineage", json.dumps(read_lineage(self.recipe.folder)))
         return folder
 
     async def _warm_start(self, model: Path, section: WarmStartSection) -> Path:
@@ -146,7 +161,8 @@ class _Run:
         demonstrations = await self._demonstrations(section.demonstrations)
         rows = [demonstrate(each.key, each.episode, renderer) for each in demonstrations]
         learner = open_learner(
-            model, learner_config(self.recipe, section.optimizer, section.steps, model=model)
+            model,
+            learner_config(self.recipe, section.optimizer, section.steps, model=model, lora=section.lora),
         )
         self.progress.phase("warm start", section.steps)
         self.progress.waiting("learner")
@@ -214,7 +230,7 @@ class _Run:
 
     def _trainer(self, engine: Engine, model: Path) -> Trainer:
         recipe, grpo = self.recipe, self.recipe.grpo
-        num_updates = grpo.steps * grpo.updates_per_step
+        num_updates = grpo.steps * grpo.updates_per_step or recipe.optimizer.warmup_steps + 1
         config = learner_config(recipe, recipe.optimizer, num_updates, model=model, lora=recipe.lora)
         learner = open_learner(model, config)
         renderer = load_renderer(recipe, model)

@@ -46,7 +46,9 @@ def test_a_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
     ("sets", "words"),
     [
         (["grpo.group_sise=4"], ["grpo.group_sise", "no such field", "group_size"]),
-        (["grpo.steps=0"], ["grpo.steps", "0", "greater than 0"]),
+        (["grpo.steps=-1"], ["grpo.steps", "-1", "greater than or equal to 0"]),
+        (["grpo.steps=0"], ["grpo.steps", "0", "warm_start"]),
+        (["model.start=/nowhere"], ["model.start", "/nowhere", "runs/NAME"]),
         (["grpo.group_size=1"], ["grpo.group_size", "1", "greater than or equal to 2"]),
         (["grpo.min_group=9"], ["grpo.min_group", "9", "grpo.group_size=8", "lower it"]),
         (["env.budget.max_trns=3"], ["env.budget.max_trns", "max_turns"]),
@@ -80,7 +82,7 @@ def test_a_wrong_field_is_named_with_its_value_and_the_cure(
 
 def test_all_wrong_fields_are_reported_at_once(tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as error:
-        load_recipe(write(tmp_path, MINIMAL), ["grpo.steps=0", "seed=x"])
+        load_recipe(write(tmp_path, MINIMAL), ["grpo.steps=-1", "seed=x"])
     assert "grpo.steps" in str(error.value) and "seed" in str(error.value)
 
 
