@@ -73,7 +73,8 @@ def parameter_groups(
 def save_adapter(adapted: Any, folder: Path) -> None:
     """Write adapter_config.json and adapter_model.safetensors, as peft and vLLM read them."""
     with plain_errors():
-        adapted.save_pretrained(str(folder), save_embedding_layers=False)
+        tensors = {name: parameter.detach() for name, parameter in adapted.named_parameters()}
+        adapted.save_pretrained(str(folder), state_dict=tensors, save_embedding_layers=False)
 
 
 def merged_state(model: PreTrainedModel) -> dict[str, Tensor]:

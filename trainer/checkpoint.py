@@ -22,6 +22,7 @@ from ._torch import random_state, read_tensors, set_random_state, write_tensors
 from .errors import CorruptCheckpoint
 from .folder import sha256, writing
 from .learner import Learner
+from .sharding import like, whole
 
 _FILES = ("weights.safetensors", "optimizer.safetensors", "state.json")
 
@@ -33,13 +34,18 @@ class CheckpointWarning(UserWarning):
 def save_checkpoint(folder: Path, learner: Learner, state: Mapping[str, Any] | None = None) -> None:
     """Write what `load_checkpoint` needs to go on bit for bit. `state`: the caller's own, as JSON.
 
-    A kill at any moment leaves either the whole folder or none of that name.
+    A kill at any moment leaves either the whole folder or none of that name. Of several ranks all call, and
+    the first writes: any number of ranks can load it.
     """
+    weights = {name: whole(parameter.detach()) for name, parameter in learner.parameters.items()}
+    optimizer = _optimizer_tensors(learner)
+    if not learner.is_first:
+        return
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    write_tensors(learner.parameters, partial / "weights.safetensors")
-    write_tensors(_optimizer_tensors(learner), partial / "optimizer.safetensors")
+    write_tensors(weights, partial / "weights.safetensors")
+    write_tensors(optimizer, partial / "optimizer.safetensors")
     counters = {
         "num_steps": learner.num_steps,
         "has_reference": learner.reference is not None,
@@ -89,13 +95,13 @@ def load_checkpoint(folder: Path, learner: Learner) -> dict[str, Any]:
         odd = sorted(weights.keys() ^ learner.parameters.keys())[0]
         raise ValueError(f"{folder} is of another model or adapter: they differ in {odd!r}")
     for name, parameter in learner.parameters.items():
-        parameter.data.copy_(weights[name])
+        parameter.data.copy_(like(weights[name], parameter))
     saved = read_tensors(folder / "optimizer.safetensors")
     learner.optimizer.state.clear()
     for name, parameter in learner.parameters.items():
         slots = {key: value for key, value in saved.items() if key.rpartition("/")[0] == name}
         if slots:
-            moved = {key.rpartition("/")[2]: value.to(parameter.device) for key, value in slots.items()}
+            moved = {key.rpartition("/")[2]: like(value, parameter) for key, value in slots.items()}
             learner.optimizer.state[parameter] = moved
     set_random_state(saved["torch_rng"])
     version, internal, gauss = counters["python_rng"]
@@ -172,7 +178,7 @@ def _optimizer_tensors(learner: Learner) -> dict[str, Tensor]:
     tensors = {"torch_rng": random_state()}
     for name, parameter in learner.parameters.items():
         slots: Mapping[str, Tensor] = learner.optimizer.state.get(parameter, {})
-        tensors |= {f"{name}/{slot}": value for slot, value in slots.items()}
+        tensors |= {f"{name}/{slot}": whole(value) for slot, value in slots.items()}
     return tensors
 
 

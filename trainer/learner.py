@@ -22,25 +22,35 @@ from .adapters import add_adapter, merged_state, parameter_groups, save_adapter
 from .config import LearnerConfig
 from .errors import Diverged
 from .kl import KlPenalty
-from .logprobs import TokenLogprobs, check_head, token_logprobs
+from .logprobs import TokenLogprobs, check_head
 from .losses import load_loss
 from .model import write_model
 from .packing import MicroBatch, micro_batches, scatter, token_terms, token_weights
+from .ranks import Ranks
 from .reports import LossReport, StepReport, Tally, evaluate
 from .rows import Batch, Row
 from .schedule import OptimizerConfig, learning_rate
+from .sharding import Policy, gathered, idle_pass, shard, whole, without_gradient
 
 
 class Learner:
     """Trains `model` in place, whole or by an adapter."""
 
-    def __init__(self, model: PreTrainedModel, config: LearnerConfig | None = None) -> None:
+    def __init__(
+        self, model: PreTrainedModel, config: LearnerConfig | None = None, ranks: Ranks | None = None
+    ) -> None:
+        """`ranks`: share the model with these processes. Then every rank makes every call, with rows of its
+        own; an episode's rows stay on one rank."""
         self.config = config or LearnerConfig()
+        self.ranks = ranks
         self.model = to_device(model, str(model.device))
         check_head(model)
         self._adapted: Any = None
         if self.config.lora is not None:
             self._adapted = add_adapter(model, self.config.lora, self.config.seed)
+        self._policy = Policy(model)
+        if ranks is not None:
+            shard(self._policy, ranks)
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.reference: dict[str, Tensor] | None = None
         """The trained parameters as `keep_reference` found them."""
@@ -78,13 +88,18 @@ class Learner:
         """
         compute = load_loss(loss, **options)
         tally = Tally(batch.rows)
-        for micro in self._micro_batches(batch.rows):
+        normaliser = batch.normaliser if self.ranks is None else self.ranks.total(batch.normaliser)
+        micros = self._micro_batches(batch.rows)
+        num_idle = self._num_idle(len(micros))
+        for micro in micros:
             got = self._token_logprobs(micro, temperature)
             tokens = token_terms(micro, batch.rows, got.logprobs_N, got.entropy_N)
             terms = evaluate(tokens, compute, kl)
-            total = (terms.loss_N * token_weights(micro, batch.rows, batch.normaliser, terms.loss_N)).sum()
+            total = (terms.loss_N * token_weights(micro, batch.rows, normaliser, terms.loss_N)).sum()
             backward(total)
             tally.add(micro, total, tokens, terms)
+        for _ in range(num_idle):
+            backward(0.0 * self._token_logprobs(idle_pass(self.model.device), None).logprobs_N.sum())
         return tally.report()
 
     def optim_step(self) -> StepReport:
@@ -98,7 +113,7 @@ class Learner:
         lr = learning_rate(self.optimizer_config, self.num_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["lr_ratio"]
-        norm = float(clip_grad_norm_(parameters, self.optimizer_config.max_grad_norm))
+        norm = float(whole(clip_grad_norm_(parameters, self.optimizer_config.max_grad_norm)))
         is_finite = math.isfinite(norm)
         if is_finite:
             step(self.optimizer)
@@ -109,7 +124,7 @@ class Learner:
 
     def _expect_weights(self, lr: float, grad_norm: float) -> None:
         """Weights whose squares overflow are as good as NaN: a forward pass multiplies them."""
-        if not math.isfinite(get_total_norm(self.parameters.values())):
+        if not math.isfinite(whole(get_total_norm(self.parameters.values()))):
             raise Diverged(
                 f"optimizer step {self.num_steps} (lr {lr:g}, gradient norm {grad_norm:.3g}) left weights "
                 "whose norm is not finite; what was kept before is whole. Start a new run with a lower lr"
@@ -118,9 +133,13 @@ class Learner:
     def logprobs(self, rows: Sequence[Row]) -> list[tuple[float, ...]]:
         """[rows][T] the policy's logprobs of the trained tokens, nats; 0.0 elsewhere."""
         found = [[0.0] * len(row.tokens.ids) for row in rows]
-        with torch.no_grad():
-            for micro in self._micro_batches(rows):
+        micros = self._micro_batches(rows)
+        num_idle = self._num_idle(len(micros))
+        with without_gradient(self._policy):
+            for micro in micros:
                 scatter(micro, self._token_logprobs(micro, None).logprobs_N, found)
+            for _ in range(num_idle):
+                self._token_logprobs(idle_pass(self.model.device), None)
         return [tuple(row) for row in found]
 
     def keep_reference(self) -> None:
@@ -137,17 +156,23 @@ class Learner:
 
     def state_for_engine(self) -> Mapping[str, Tensor]:
         """Every parameter by its name in the plain model, an adapter merged in. Copy before you keep."""
-        return merged_state(self.model)
+        with gathered(self._policy):
+            state = merged_state(self.model)
+            return state if self.ranks is None else {name: tensor.clone() for name, tensor in state.items()}
 
     def export_adapter(self, folder: Path) -> None:
         """Write the adapter in peft's format, which vLLM loads."""
         if self._adapted is None:
             raise ValueError("every parameter is trained, there is no adapter; use export_merged")
-        save_adapter(self._adapted, folder)
+        with gathered(self._policy):
+            if self.is_first:
+                save_adapter(self._adapted, folder)
 
     def export_merged(self, folder: Path) -> None:
         """Write a whole model, an adapter merged in, with its tokenizer."""
-        write_model(self.model, merged_state(self.model), folder)
+        with gathered(self._policy):
+            if self.is_first:
+                write_model(self.model, merged_state(self.model), folder)
 
     def save(self, folder: Path) -> None:
         """Write what was trained: the adapter, or the whole model."""
@@ -156,13 +181,23 @@ class Learner:
         else:
             self.export_adapter(folder)
 
+    @property
+    def is_first(self) -> bool:
+        """Of all ranks it is the first that writes."""
+        return self.ranks is None or self.ranks.rank == 0
+
+    def _num_idle(self, num_passes: int) -> int:
+        """Passes over nothing, so that all ranks make as many: in each, weights are gathered from all."""
+        return 0 if self.ranks is None else self.ranks.most(num_passes) - num_passes
+
     def _micro_batches(self, rows: Sequence[Row]) -> list[MicroBatch]:
         return micro_batches(rows, self.config.micro_batch_tokens, self.model.device)
 
     def _token_logprobs(self, micro: MicroBatch, temperature: float | None) -> TokenLogprobs:
         chosen = self.config.temperature if temperature is None else temperature
         with self._autocast():
-            return token_logprobs(self.model, micro, temperature=chosen, chunk=self.config.logit_chunk)
+            logprobs_N, entropy_N = self._policy(micro, chosen, self.config.logit_chunk)
+        return TokenLogprobs(logprobs_N=logprobs_N, entropy_N=entropy_N)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.config.dtype == "float32":
@@ -180,6 +215,12 @@ class Learner:
             self._swap(self.reference)
 
     def _swap(self, reference: dict[str, Tensor]) -> None:
-        """Exchange the trained parameters with the remembered ones, without a copy."""
+        """Exchange the trained parameters with the remembered ones; where nothing is sharded, without a copy."""
         for name, parameter in self.parameters.items():
-            parameter.data, reference[name] = reference[name], parameter.data
+            if self.ranks is None:
+                parameter.data, reference[name] = reference[name], parameter.data
+                continue
+            kept = parameter.detach().clone()
+            with torch.no_grad():
+                parameter.copy_(reference[name])
+            reference[name] = kept
