@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..trainer.folder import check_folder
+from ..trainer.launch import own_rank
 from ..trainer.preflight import preflight
 from ..trainer.recipe import Recipe
 from ..trainer.recipe_file import load_recipe
@@ -49,6 +50,11 @@ def train(
     name_run(loaded.name)
     if dry_run:
         _plan(loaded, as_json)
+        return
+    if own_rank() > 0:  # torchrun started several: the first one runs, the others learn with it
+        from ..trainer.leader import follow
+
+        follow(loaded.threads, deterministic=loaded.deterministic)
         return
     check_folder(loaded, resume=resume)  # before the seconds that torch takes to load
     console = open_console(stderr=as_json)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from trainer_builders import make_learner, make_llama_learner
+from trainings import ranked
 
 from palaestra.agents.engines.vllm_server import free_port
 from palaestra.trainer.checkpoint import load_checkpoint, save_checkpoint
@@ -46,13 +47,7 @@ def together(folder: Path, work: Callable[..., Any], *arguments: Any, world: int
 def _one(
     folder: str, rank: int, world: int, port: int, work: Callable[..., Any], arguments: Sequence[Any]
 ) -> None:
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(world),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
+    os.environ |= ranked(rank, world, port)
     torch.set_num_threads(1)
     ranks = Ranks.open()
     torch.save(work(ranks, *arguments), Path(folder) / f"{rank}.pt")

@@ -16,14 +16,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from torch import Tensor
-
 from ._torch import random_state, read_tensors, set_random_state, write_tensors
 from .errors import CorruptCheckpoint
 from .folder import sha256, writing
 from .learner import Learner
-from .sharding import like, whole
 
+_RNG = "torch_rng"
 _FILES = ("weights.safetensors", "optimizer.safetensors", "state.json")
 
 
@@ -37,8 +35,8 @@ def save_checkpoint(folder: Path, learner: Learner, state: Mapping[str, Any] | N
     A kill at any moment leaves either the whole folder or none of that name. Of several ranks all call, and
     the first writes: any number of ranks can load it.
     """
-    weights = {name: whole(parameter.detach()) for name, parameter in learner.parameters.items()}
-    optimizer = _optimizer_tensors(learner)
+    weights = learner.tensors()
+    optimizer = {**learner.optimizer_tensors(), _RNG: random_state()}
     if not learner.is_first:
         return
     partial = folder.with_name(f".{folder.name}.partial")
@@ -90,23 +88,12 @@ def load_checkpoint(folder: Path, learner: Learner) -> dict[str, Any]:
             f"the run of {folder} had a reference policy, which a checkpoint does not hold: call "
             "keep_reference on the model that the run started from, then load"
         )
-    weights = read_tensors(folder / "weights.safetensors")
-    if weights.keys() != learner.parameters.keys():
-        odd = sorted(weights.keys() ^ learner.parameters.keys())[0]
-        raise ValueError(f"{folder} is of another model or adapter: they differ in {odd!r}")
-    for name, parameter in learner.parameters.items():
-        parameter.data.copy_(like(weights[name], parameter))
-    saved = read_tensors(folder / "optimizer.safetensors")
-    learner.optimizer.state.clear()
-    for name, parameter in learner.parameters.items():
-        slots = {key: value for key, value in saved.items() if key.rpartition("/")[0] == name}
-        if slots:
-            moved = {key.rpartition("/")[2]: like(value, parameter) for key, value in slots.items()}
-            learner.optimizer.state[parameter] = moved
-    set_random_state(saved["torch_rng"])
+    learner.load_tensors(
+        folder / "weights.safetensors", folder / "optimizer.safetensors", counters["num_steps"]
+    )
+    set_random_state(read_tensors(folder / "optimizer.safetensors")[_RNG])
     version, internal, gauss = counters["python_rng"]
     random.setstate((version, tuple(internal), gauss))
-    learner.num_steps = counters["num_steps"]
     return cast(dict[str, Any], counters["state"])
 
 
@@ -171,15 +158,6 @@ class Checkpoints:
             shutil.rmtree(aside, ignore_errors=True)
             corrupt.rename(aside)
         return step
-
-
-def _optimizer_tensors(learner: Learner) -> dict[str, Tensor]:
-    """AdamW's slots as "parameter/slot", and torch's random state."""
-    tensors = {"torch_rng": random_state()}
-    for name, parameter in learner.parameters.items():
-        slots: Mapping[str, Tensor] = learner.optimizer.state.get(parameter, {})
-        tensors |= {f"{name}/{slot}": whole(value) for slot, value in slots.items()}
-    return tensors
 
 
 def _fsync(path: Path) -> None:

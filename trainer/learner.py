@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 from transformers import PreTrainedModel
 
-from ._torch import backward, step, to_device
+from ._torch import backward, read_tensors, step, to_device
 from .adapters import add_adapter, merged_state, parameter_groups, save_adapter
 from .config import LearnerConfig
 from .errors import Diverged
@@ -30,7 +30,7 @@ from .ranks import Ranks
 from .reports import LossReport, StepReport, Tally, evaluate
 from .rows import Batch, Row
 from .schedule import OptimizerConfig, learning_rate
-from .sharding import Policy, gathered, idle_pass, shard, whole, without_gradient
+from .sharding import Policy, gathered, idle_pass, like, shard, whole, without_gradient
 
 
 class Learner:
@@ -132,6 +132,9 @@ class Learner:
 
     def logprobs(self, rows: Sequence[Row]) -> list[tuple[float, ...]]:
         """[rows][T] the policy's logprobs of the trained tokens, nats; 0.0 elsewhere."""
+        return self._logprobs(rows)
+
+    def _logprobs(self, rows: Sequence[Row]) -> list[tuple[float, ...]]:
         found = [[0.0] * len(row.tokens.ids) for row in rows]
         micros = self._micro_batches(rows)
         num_idle = self._num_idle(len(micros))
@@ -152,7 +155,7 @@ class Learner:
     def reference_logprobs(self, rows: Sequence[Row]) -> list[tuple[float, ...]]:
         """As `logprobs`, of the policy that `keep_reference` remembered."""
         with self._as_reference():
-            return self.logprobs(rows)
+            return self._logprobs(rows)
 
     def state_for_engine(self) -> Mapping[str, Tensor]:
         """Every parameter by its name in the plain model, an adapter merged in. Copy before you keep."""
@@ -180,6 +183,35 @@ class Learner:
             self.export_merged(folder)
         else:
             self.export_adapter(folder)
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """What is trained, by name, whole."""
+        return {name: whole(parameter.detach()) for name, parameter in self.parameters.items()}
+
+    def optimizer_tensors(self) -> Mapping[str, Tensor]:
+        """AdamW's slots as "parameter/slot", whole."""
+        return {
+            f"{name}/{slot}": whole(value)
+            for name, parameter in self.parameters.items()
+            for slot, value in self.optimizer.state.get(parameter, {}).items()
+        }
+
+    def load_tensors(self, weights: Path, optimizer: Path | None, num_steps: int) -> None:
+        """Take what `tensors` and `optimizer_tensors` gave, from files; without the latter, as `restart`."""
+        found = read_tensors(weights)
+        if found.keys() != self.parameters.keys():
+            odd = sorted(found.keys() ^ self.parameters.keys())[0]
+            raise ValueError(f"{weights.parent} is of another model or adapter: they differ in {odd!r}")
+        for name, parameter in self.parameters.items():
+            parameter.data.copy_(like(found[name], parameter))
+        Learner.restart(self, self.optimizer_config)
+        self.num_steps = num_steps
+        slots = {} if optimizer is None else read_tensors(optimizer)
+        for key, value in slots.items():
+            name, _, slot = key.rpartition("/")
+            if name in self.parameters:
+                parameter = self.parameters[name]
+                self.optimizer.state[parameter][slot] = like(value, parameter)
 
     @property
     def is_first(self) -> bool:
@@ -215,7 +247,7 @@ class Learner:
             self._swap(self.reference)
 
     def _swap(self, reference: dict[str, Tensor]) -> None:
-        """Exchange the trained parameters with the remembered ones; where nothing is sharded, without a copy."""
+        """Exchange the trained parameters with the remembered ones; no copies are made without ranks."""
         for name, parameter in self.parameters.items():
             if self.ranks is None:
                 parameter.data, reference[name] = reference[name], parameter.data

@@ -2,7 +2,7 @@
 
     torchrun --no-python --nproc-per-node 2 palaestra train recipe.yaml
 
-Rank 0 collects, publishes and writes; the others learn with it (`shared.py`). Each has a part of the weights
+Rank 0 collects, publishes and writes; the others learn with it (`leader.py`). Each has a part of the weights
 (`sharding.py`) and trains a part of the rows.
 """
 
@@ -23,15 +23,6 @@ T = TypeVar("T")
 
 _PATIENCE = timedelta(days=30)
 """How long a rank waits for the next command: collecting, and what a grader takes, may be hours."""
-
-
-def is_launched() -> bool:
-    """Did torchrun, or somebody like it, start this process as one of several?"""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
-def own_rank() -> int:
-    return int(os.environ.get("RANK", "0"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -49,6 +49,30 @@ def evaluate(tokens: TokenTerms, loss: Loss, kl: KlPenalty | None) -> LossTerms:
     return LossTerms(loss_N=terms.loss_N + kl.coefficient * kl_N, means=means, maxima=terms.maxima)
 
 
+def merge_reports(parts: Sequence[LossReport], places: Sequence[Sequence[int]]) -> LossReport:
+    """One report of a batch that several ranks did; `places`: [rank] the batch's indices of its rows."""
+    num_tokens = sum(part.num_tokens for part in parts)
+    metrics: dict[str, float] = {}
+    for name in dict.fromkeys(name for part in parts for name in part.metrics):
+        values = [(part.metrics[name], part.num_tokens) for part in parts if name in part.metrics]
+        if name.endswith("_max"):
+            metrics[name] = max(value for value, _ in values)
+        else:
+            metrics[name] = sum(value * num for value, num in values) / num_tokens
+    rows = {
+        at: row
+        for part, hand in zip(parts, places, strict=True)
+        for at, row in zip(hand, part.logprobs, strict=True)
+    }
+    return LossReport(
+        loss=sum(part.loss for part in parts),
+        num_rows=len(rows),
+        num_tokens=num_tokens,
+        metrics=metrics,
+        logprobs=tuple(rows[at] for at in range(len(rows))),
+    )
+
+
 class Tally:
     """Adds up micro-batches; reads from the device once, at the end."""
 

@@ -28,6 +28,7 @@ from .errors import NothingGraded
 from .folder import check_folder, fingerprint, make_folder, make_whole, open_folder
 from .grading import open_grading
 from .interrupt import Interrupt, Interrupted
+from .leader import LeadingLearner, leading
 from .learner import Learner
 from .lineage import find_origin, read_lineage, write_start
 from .loop import Trainer
@@ -45,6 +46,7 @@ from .parts import (
 from .preflight import preflight
 from .progress import Progress
 from .publisher import Publisher
+from .ranks import Ranks
 from .recipe import Recipe, WarmStartSection
 from .recipe_file import RecipeError
 from .summary import Summary, counting_seconds, summarize_run
@@ -80,7 +82,7 @@ async def train(
         model = None if path is None else await asyncio.to_thread(fingerprint, path)
         with Ledger(recipe.folder) as ledger:
             open_folder(recipe, ledger, model, resume=resume)
-            with counting_seconds(ledger), Interrupt() as interrupt:
+            with counting_seconds(ledger), Interrupt() as interrupt, leading() as ranks:
                 async with open_grading(recipe, arena, ledger, recipe.folder) as grading:
                     await _Run(
                         recipe=recipe,
@@ -89,6 +91,7 @@ async def train(
                         ledger=ledger,
                         grading=grading,
                         interrupt=interrupt,
+                        ranks=ranks,
                         wrap_engine=wrap_engine,
                     ).to_the_end()
             summary = summarize_run(recipe, arena.env.reward_range, ledger)
@@ -96,10 +99,13 @@ async def train(
     return summary
 
 
-def open_learner(model: Path, config: LearnerConfig) -> Learner:
-    """A learner of a model folder. Raises `RecipeError` for a model that cannot be trained so."""
+def open_learner(model: Path, config: LearnerConfig, ranks: Ranks | None = None) -> Learner:
+    """A learner of a model folder, shared with the ranks that wait for this one.
+
+    Raises `RecipeError` for a model that cannot be trained so.
+    """
     try:
-        return Learner(load_model(model), config)
+        return Learner(load_model(model), config) if ranks is None else LeadingLearner(model, config, ranks)
     except (ValueError, OSError) as error:  # of transformers too, as in `open_local_engine`
         raise RecipeError(f"the model {model} cannot be trained: {error}") from error
 
@@ -112,6 +118,7 @@ class _Run:
     ledger: Ledger
     grading: Grading | None
     interrupt: Interrupt
+    ranks: Ranks | None
     wrap_engine: Callable[[Engine], Engine]
 
     async def to_the_end(self) -> None:
@@ -163,6 +170,7 @@ class _Run:
         learner = open_learner(
             model,
             learner_config(self.recipe, section.optimizer, section.steps, model=model, lora=section.lora),
+            self.ranks,
         )
         self.progress.phase("warm start", section.steps)
         self.progress.waiting("learner")
@@ -232,7 +240,7 @@ class _Run:
         recipe, grpo = self.recipe, self.recipe.grpo
         num_updates = grpo.steps * grpo.updates_per_step or recipe.optimizer.warmup_steps + 1
         config = learner_config(recipe, recipe.optimizer, num_updates, model=model, lora=recipe.lora)
-        learner = open_learner(model, config)
+        learner = open_learner(model, config, self.ranks)
         renderer = load_renderer(recipe, model)
         remote = recipe.engine.kind != "local"
         probes = [renderer.opening(task.messages, task.tools) for task in self.arena.train[:4]]
