@@ -98,9 +98,10 @@ def check_recipe(recipe: Recipe) -> None:
             f"engine.url: {recipe.engine.url} serves a model of its own; set model.path to that model's "
             "folder, without warm_start, or leave engine.url out and a server is started"
         )
-    if recipe.engine.kind == "vllm" and recipe.lora is None:
-        raise RecipeError(
-            "engine.kind: vllm needs a `lora:` section: adapters are what is published to a server"
+    if recipe.engine.url is not None and recipe.engine.kind == "vllm" and recipe.lora is None:
+        raise RecipeError(  # and a server that outlived a run would hold that run's weights as version 0
+            f"engine.url: {recipe.engine.url} may serve others too, so that adapters alone are published "
+            "to it; add a `lora:` section, or leave engine.url out and a server is started"
         )
     if recipe.grpo.kl_coefficient and not recipe.grpo.reference:
         raise RecipeError(

@@ -54,7 +54,6 @@ def test_a_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
         (["env.budget.max_trns=3"], ["env.budget.max_trns", "max_turns"]),
         (["model.path=/nowhere", "model.tiny.layers=2"], ["model", "exactly one"]),
         (["model.path=/nowhere"], ["model.path", "/nowhere", "model.tiny"]),
-        (["engine.kind=vllm"], ["engine.kind", "vllm", "lora"]),
         (["engine.kind=sglang"], ["engine.kind", "sglang", "'local' or 'vllm'"]),
         (["name=a/b"], ["name", "a/b"]),
         (["steps"], ["--set", "a.b=value"]),
@@ -179,3 +178,11 @@ def test_a_rate_that_nobody_names_follows_the_width_of_the_model(tmp_path: Path)
     for config, width in (({"hidden_size": 64}, 64), ({"text_config": {"hidden_size": 32}}, 32), ({}, 2560)):
         (tmp_path / "config.json").write_text(json.dumps(config))
         assert model_width(tmp_path) == width
+
+
+def test_whole_models_are_not_published_to_a_server_of_somebody_else(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    server = ["engine.kind=vllm", "engine.url=http://x", f"model.path={tmp_path}"]
+    with pytest.raises(RecipeError, match=r"engine\.url: http://x .* `lora:`"):
+        load_recipe(write(tmp_path, MINIMAL), server)
+    assert load_recipe(write(tmp_path, MINIMAL), ["engine.kind=vllm"]).lora is None
