@@ -67,11 +67,13 @@ class Generation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WeightUpdate:
-    """New weights on the way to an engine. Exactly one of `adapter` and `state` is set."""
+    """New weights on the way to an engine. Exactly one of `adapter`, `model` and `state` is set."""
 
     version: PolicyVersion
     adapter: Path | None = None
     """A peft adapter folder, for engines in another process."""
+    model: Path | None = None
+    """A whole model's folder, for an engine in another process that holds one version at a time."""
     state: Mapping[str, Any] | None = field(default=None, repr=False)
     """Parameters by name, for an engine in this process, which copies them."""
 

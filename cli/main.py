@@ -14,6 +14,7 @@ from ..trainer.recipe_file import RecipeError
 from .check import check
 from .data import data
 from .eval import evaluate
+from .export import export
 from .grade import grade
 from .new import new
 from .play import play
@@ -70,6 +71,7 @@ app = typer.Typer(
 )
 app.command("train")(train)
 app.command("eval")(evaluate)
+app.command("export")(export)
 app.command("grade")(grade)
 app.command("play")(play)
 app.command("replay")(replay)

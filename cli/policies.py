@@ -10,6 +10,7 @@ from ..agents.chat import ChatPolicy
 from ..agents.engine import PolicyVersion
 from ..agents.rollout import Rollout
 from ..trainer.arena import Arena
+from ..trainer.lineage import find_origin, write_whole_model
 from ..trainer.parts import load_renderer, make_plain_rollout, make_rollout, open_engine
 from ..trainer.preflight import check_engine, check_oracle, preflight
 from ..trainer.progress import Progress
@@ -35,11 +36,11 @@ class Seat:
         return self.policy.startswith(("http://", "https://"))
 
     def model(self, recipe: Recipe) -> Path | None:
-        """The model folder, if it is one that plays. Raises `RecipeError` where there is none."""
+        """The folder of the weights that play, if any do. Raises `RecipeError` where there is none."""
         if self.policy == "oracle" or self.is_endpoint:
             return None
         if self.policy != "model":
-            return _model_folder(Path(self.policy))
+            return find_origin(Path(self.policy), '--policy is not "model", "oracle" or a URL').folder
         if recipe.model.path is None:
             raise RecipeError(
                 "--policy model: the recipe has no model.path, its model is made by training; "
@@ -81,22 +82,11 @@ async def open_player(recipe: Recipe, seat: Seat, progress: Progress) -> AsyncGe
             yield Player(arena=arena, rollout=make_plain_rollout(recipe, arena, arena.env.oracle))
 
 
-def _model_folder(folder: Path) -> Path:
-    if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
-        raise RecipeError(
-            f"--policy {folder}: there is no model, nor an adapter; give a folder such as runs/NAME/policy, "
-            '"model", "oracle", or the URL of a chat endpoint'
-        )
-    return folder
-
-
 def _whole_model(folder: Path, scratch: Path) -> Path:
-    """The folder, or for an adapter `scratch` with the model that it makes."""
+    """The folder, or for an adapter or a checkpoint `scratch` with the model that it makes."""
     if (folder / "config.json").is_file():
         return folder
-    from ..trainer.merge import merge_adapter
-
-    merge_adapter(folder, scratch)
+    write_whole_model(find_origin(folder), scratch)
     return scratch
 
 

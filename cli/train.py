@@ -1,6 +1,8 @@
 """`palaestra train`: run a recipe."""
 
 import asyncio
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,6 +12,7 @@ from rich.table import Table
 
 from ..trainer.estimate import estimate
 from ..trainer.folder import check_folder
+from ..trainer.launch import own_rank
 from ..trainer.lint import lint
 from ..trainer.preflight import preflight
 from ..trainer.recipe import Recipe
@@ -27,17 +30,33 @@ if TYPE_CHECKING:  # torch is loaded when training starts, not when help is prin
 def train(
     recipe: RecipePath,
     overrides: Sets = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that stopped.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with this run where it stopped, exactly.")
+    ] = False,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            "--continue",
+            metavar="RUN",
+            help="Begin a new run on the weights of another run, checkpoint, adapter or model, "
+            "with a fresh optimizer.",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the recipe, print it resolved, stop.")
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Train and evaluate a policy. Exit code 1 when nothing of the final evaluation has a number."""
-    loaded = load_recipe(recipe, overrides or ())
+    loaded = load_recipe(recipe, [*(overrides or ()), *_continuing(start)])
     name_run(loaded.name)
     if dry_run:
         _plan(loaded, as_json)
+        return
+    if own_rank() > 0:  # torchrun started several: the first one runs, the others learn with it
+        from ..trainer.leader import follow
+
+        follow(loaded.threads, deterministic=loaded.deterministic)
         return
     check_folder(loaded, resume=resume)  # before the seconds that torch takes to load
     console = open_console(stderr=as_json)
@@ -56,6 +75,13 @@ def train(
         _show(console, loaded, summary)
     if summary.evaluations["final"].reward is None:
         raise typer.Exit(1)
+
+
+def _continuing(start: Path | None) -> list[str]:
+    """The fields that `--continue` stands for."""
+    if start is None:
+        return []
+    return ["model.path=null", "model.tiny=null", f"model.start={json.dumps(str(start))}"]
 
 
 def _plan(recipe: Recipe, as_json: bool) -> None:

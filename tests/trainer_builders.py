@@ -15,12 +15,13 @@ from palaestra.agents.trajectory import EpisodeKey, Group, Trajectory
 from palaestra.envs import Episode, Outcome, Scored, StopReason, UserMessage
 from palaestra.trainer.config import LearnerConfig
 from palaestra.trainer.learner import Learner
+from palaestra.trainer.ranks import Ranks
 from palaestra.trainer.rows import Row
 
 VOCAB = 97
 
 
-def make_learner(config: LearnerConfig | None = None) -> Learner:
+def make_learner(config: LearnerConfig | None = None, ranks: Ranks | None = None) -> Learner:
     """A one-layer GPT-2 in fp64: unlike Llama, which computes its norms in fp32, it is exact to 1e-15."""
     untyped: Any = torch
     untyped.manual_seed(0)
@@ -28,11 +29,13 @@ def make_learner(config: LearnerConfig | None = None) -> Learner:
         vocab_size=VOCAB, n_positions=32, n_embd=16, n_layer=1, n_head=2, initializer_range=0.3
     )
     model: Any = GPT2LMHeadModel(shape)
-    return Learner(model.to(torch.float64), config)
+    return Learner(model.to(torch.float64), config, ranks)
 
 
-def make_llama_learner(config: LearnerConfig | None = None, dtype: torch.dtype = torch.float32) -> Learner:
-    return Learner(tiny_model("llama", num_hidden_layers=1, dtype=dtype), config)
+def make_llama_learner(
+    config: LearnerConfig | None = None, dtype: torch.dtype = torch.float32, ranks: Ranks | None = None
+) -> Learner:
+    return Learner(tiny_model("llama", num_hidden_layers=1, dtype=dtype), config, ranks)
 
 
 def make_row(

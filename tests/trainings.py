@@ -25,6 +25,7 @@ import torch
 import yaml
 from command import SHAPE
 
+from palaestra.agents.engines.vllm_server import free_port
 from palaestra.trainer._torch import read_tensors
 
 TASKS = {"config": {"max_terms": 2, "max_digits": 1}, "size": 10, "instructions": ""}
@@ -62,6 +63,8 @@ class Training:
 
     folder: Path
     recipe: dict[str, Any]
+    ranks: int = 1
+    """Processes that share the learner."""
 
     @property
     def run(self) -> Path:
@@ -78,9 +81,14 @@ class Training:
     def start(self, kill_at: tuple[str, int] | None = None) -> "Started":
         """Start it, or go on with it. `kill_at`: (where in the run's folder, number of the file event)."""
         kill = None if kill_at is None else (str(self.run / kill_at[0]), kill_at[1])
-        process = _FORKS.Process(target=_main, args=(self.command(), str(self.folder / "log.txt"), kill))
-        process.start()
-        return Started(self, process)
+        command, port = self.command(), free_port(0)
+        processes: list[Any] = []
+        for rank in range(self.ranks):
+            environment = {} if self.ranks == 1 else ranked(rank, self.ranks, port)
+            arguments = (command, str(self.folder / "log.txt"), kill if rank == 0 else None, environment)
+            processes.append(_FORKS.Process(target=_main, args=arguments))
+            processes[-1].start()
+        return Started(self, *processes)
 
     def num_finished(self, split: str) -> int:
         """Episodes that have ended, of a split or of all ("%")."""
@@ -184,14 +192,30 @@ def inside(where: str, number: int) -> Callable[[Training], int]:
     return lambda run: run.start(kill_at=(where, number)).wait()
 
 
-class Started:
-    """One process of a run."""
+def ranked(rank: int, world: int, port: int) -> dict[str, str]:
+    """What torchrun tells the processes that it starts."""
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
+    return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)} | {k: str(v) for k, v in numbers.items()}
 
-    def __init__(self, training: Training, process: Any) -> None:
-        self._training, self._process = training, process
+
+class Started:
+    """One start of a run: its process, and the ranks that learn with it."""
+
+    def __init__(self, training: Training, process: Any, *followers: Any) -> None:
+        self._training, self._process, self.followers = training, process, followers
 
     def wait(self) -> int:
-        """The exit code; -9 after a kill."""
+        """The exit code of the first; -9 after a kill. The others end with it."""
+        try:
+            return self._wait()
+        finally:
+            for each in self.followers:
+                each.join(30)
+                if each.exitcode is None:
+                    each.kill()
+                    raise AssertionError(f"a rank outlived the run:\n{self._training.log()}")
+
+    def _wait(self) -> int:
         self._process.join(LIMIT_S)
         if self._process.exitcode is None:
             self._process.kill()
@@ -209,8 +233,11 @@ class Started:
         return self.wait()
 
 
-def _main(arguments: list[str], log: str, kill_at: tuple[str, int] | None) -> None:
+def _main(
+    arguments: list[str], log: str, kill_at: tuple[str, int] | None, environment: dict[str, str]
+) -> None:
     """The forked process."""
+    os.environ.update(environment)
     from palaestra.cli.main import main
 
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

@@ -1,6 +1,5 @@
 """The few calls into torch, transformers and safetensors that have no types there, behind typed functions."""
 
-import os
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,11 +12,13 @@ from torch import Tensor, nn
 from torch.utils import checkpoint as torch_checkpoint
 from transformers import PreTrainedModel
 
+from .launch import default_threads
+
 
 def use_processor(threads: int | None, *, deterministic: bool) -> None:
-    """How this process computes: `threads` None is every core."""
+    """How this process computes: `threads` None is every core, or this rank's share of them."""
     untyped: Any = torch
-    untyped.set_num_threads(threads or os.cpu_count() or 1)
+    untyped.set_num_threads(threads or default_threads())
     untyped.use_deterministic_algorithms(deterministic)
 
 

@@ -1,7 +1,7 @@
 """LoRA by peft, through typed functions. The model object stays; its layers gain an adapter in place."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from ._torch import modules, output_head, plain_errors, seeded
 from .config import LoraConfig
+from .schedule import OptimizerConfig
 
 
 def add_adapter(model: PreTrainedModel, config: LoraConfig, seed: int) -> Any:
@@ -54,10 +55,26 @@ def _checked(model: PreTrainedModel, targets: Sequence[str]) -> list[str]:
     return list(targets)
 
 
+def parameter_groups(
+    parameters: Mapping[str, Tensor], optimizer: OptimizerConfig, lora: LoraConfig | None
+) -> list[dict[str, Any]]:
+    """AdamW's groups: what decays and what does not, and an adapter's B with a rate of its own (LoRA+)."""
+    groups = dict[tuple[float, float], list[Tensor]]()
+    for name, parameter in parameters.items():
+        decay = optimizer.weight_decay if parameter.ndim >= 2 else 0.0
+        ratio = lora.lr_ratio if lora is not None and ".lora_B." in name else 1.0
+        groups.setdefault((decay, ratio), []).append(parameter)
+    return [
+        {"params": members, "weight_decay": decay, "lr_ratio": ratio}
+        for (decay, ratio), members in groups.items()
+    ]
+
+
 def save_adapter(adapted: Any, folder: Path) -> None:
     """Write adapter_config.json and adapter_model.safetensors, as peft and vLLM read them."""
     with plain_errors():
-        adapted.save_pretrained(str(folder), save_embedding_layers=False)
+        tensors = {name: parameter.detach() for name, parameter in adapted.named_parameters()}
+        adapted.save_pretrained(str(folder), state_dict=tensors, save_embedding_layers=False)
 
 
 def merged_state(model: PreTrainedModel) -> dict[str, Tensor]:

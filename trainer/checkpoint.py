@@ -12,11 +12,9 @@ import random
 import shutil
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
-
-from torch import Tensor
 
 from ._torch import random_state, read_tensors, set_random_state, write_tensors
 from .errors import CorruptCheckpoint
@@ -24,6 +22,7 @@ from .folder import writing
 from .inputs import sha256
 from .learner import Learner
 
+_RNG = "torch_rng"
 _FILES = ("weights.safetensors", "optimizer.safetensors", "state.json")
 
 
@@ -34,16 +33,23 @@ class CheckpointWarning(UserWarning):
 def save_checkpoint(folder: Path, learner: Learner, state: Mapping[str, Any] | None = None) -> None:
     """Write what `load_checkpoint` needs to go on bit for bit. `state`: the caller's own, as JSON.
 
-    A kill at any moment leaves either the whole folder or none of that name.
+    A kill at any moment leaves either the whole folder or none of that name. Of several ranks all call, and
+    the first writes: any number of ranks can load it.
     """
+    weights = learner.tensors()
+    optimizer = {**learner.optimizer_tensors(), _RNG: random_state()}
+    if not learner.is_first:
+        return
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    write_tensors(learner.parameters, partial / "weights.safetensors")
-    write_tensors(_optimizer_tensors(learner), partial / "optimizer.safetensors")
+    write_tensors(weights, partial / "weights.safetensors")
+    write_tensors(optimizer, partial / "optimizer.safetensors")
     counters = {
         "num_steps": learner.num_steps,
         "has_reference": learner.reference is not None,
+        "base": learner.model.name_or_path,
+        "lora": None if learner.config.lora is None else asdict(learner.config.lora),
         "python_rng": random.getstate(),
         "state": dict(state or {}),
     }
@@ -83,23 +89,12 @@ def load_checkpoint(folder: Path, learner: Learner) -> dict[str, Any]:
             f"the run of {folder} had a reference policy, which a checkpoint does not hold: call "
             "keep_reference on the model that the run started from, then load"
         )
-    weights = read_tensors(folder / "weights.safetensors")
-    if weights.keys() != learner.parameters.keys():
-        odd = sorted(weights.keys() ^ learner.parameters.keys())[0]
-        raise ValueError(f"{folder} is of another model or adapter: they differ in {odd!r}")
-    for name, parameter in learner.parameters.items():
-        parameter.data.copy_(weights[name])
-    saved = read_tensors(folder / "optimizer.safetensors")
-    learner.optimizer.state.clear()
-    for name, parameter in learner.parameters.items():
-        slots = {key: value for key, value in saved.items() if key.rpartition("/")[0] == name}
-        if slots:
-            moved = {key.rpartition("/")[2]: value.to(parameter.device) for key, value in slots.items()}
-            learner.optimizer.state[parameter] = moved
-    set_random_state(saved["torch_rng"])
+    learner.load_tensors(
+        folder / "weights.safetensors", folder / "optimizer.safetensors", counters["num_steps"]
+    )
+    set_random_state(read_tensors(folder / "optimizer.safetensors")[_RNG])
     version, internal, gauss = counters["python_rng"]
     random.setstate((version, tuple(internal), gauss))
-    learner.num_steps = counters["num_steps"]
     return cast(dict[str, Any], counters["state"])
 
 
@@ -164,15 +159,6 @@ class Checkpoints:
             shutil.rmtree(aside, ignore_errors=True)
             corrupt.rename(aside)
         return step
-
-
-def _optimizer_tensors(learner: Learner) -> dict[str, Tensor]:
-    """AdamW's slots as "parameter/slot", and torch's random state."""
-    tensors = {"torch_rng": random_state()}
-    for name, parameter in learner.parameters.items():
-        slots: Mapping[str, Tensor] = learner.optimizer.state.get(parameter, {})
-        tensors |= {f"{name}/{slot}": value for slot, value in slots.items()}
-    return tensors
 
 
 def _fsync(path: Path) -> None:

@@ -15,6 +15,9 @@ class LoraConfig:
     """The adapter's output is scaled by alpha / rank."""
     targets: tuple[str, ...] | Literal["all-linear"] = "all-linear"
     """Names of linear modules such as "q_proj"; "all-linear": every one but the head."""
+    lr_ratio: float = 1.0
+    """The rate of B over that of A. LoRA+ (Hayou et al., arXiv 2402.12354): over 1, such as 16, for B starts
+    at zero and has further to go; then lower `lr` for A, to about a quarter."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -40,6 +40,7 @@ _FREE = {
     "grpo.max_attempts",
     "grpo.retry_s",
     "model.path",  # its files have a fingerprint
+    "model.start",  # the run has a copy
     "threads",
 }
 """Fields that say where and how a run works, not what comes out: they may change on the way. (The number of
@@ -47,6 +48,8 @@ threads is in the last bits, which count in deterministic mode.)"""
 
 _NOTHING = ("None", "{}", "[]")
 """How a field that nobody has set stands in a recipe."""
+_YOUNG = {"lora.lr_ratio": "1.0"}
+"""Fields that a run may have begun before, and the value that they had then, where it is not nothing."""
 
 QUESTION = "question"
 """The fact in a run file that makes it an evaluation's, and says what was asked (`palaestra eval`)."""
@@ -118,7 +121,7 @@ def _differences(stored: Path, recipe: Recipe) -> list[str]:
     now = _leaves(yaml.safe_load(_resolved(recipe)))
     free = _FREE - {"threads"} if recipe.deterministic else _FREE
     for name in now.keys() - before.keys():
-        if now[name] in _NOTHING:  # a run that began before there was such a field
+        if now[name] in (*_NOTHING, _YOUNG.get(name)):  # a run that began before there was such a field
             before[name] = now[name]
     return [
         f"{name} was {before.get(name, 'not there')}, is {now.get(name, 'not there')}"

@@ -17,32 +17,42 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 from transformers import PreTrainedModel
 
-from ._torch import backward, step, to_device
-from .adapters import add_adapter, merged_state, save_adapter
+from ._torch import backward, read_tensors, step, to_device
+from .adapters import add_adapter, merged_state, parameter_groups, save_adapter
 from .config import LearnerConfig
 from .correction import TOKEN_TIS, Correction
 from .errors import Diverged
 from .kl import KlPenalty
-from .logprobs import TokenLogprobs, check_head, token_logprobs
+from .logprobs import TokenLogprobs, check_head
 from .losses import load_loss
 from .model import write_model
 from .objective import Objective, batch_terms
 from .packing import MicroBatch, micro_batches, scatter, token_weights
+from .ranks import Ranks
 from .reports import LossReport, StepReport, Tally
 from .rows import Batch, Row
 from .schedule import OptimizerConfig, learning_rate
+from .sharding import Policy, gathered, idle_pass, like, shard, whole, without_gradient
 
 
 class Learner:
     """Trains `model` in place, whole or by an adapter."""
 
-    def __init__(self, model: PreTrainedModel, config: LearnerConfig | None = None) -> None:
+    def __init__(
+        self, model: PreTrainedModel, config: LearnerConfig | None = None, ranks: Ranks | None = None
+    ) -> None:
+        """`ranks`: share the model with these processes. Then every rank makes every call, with rows of its
+        own; an episode's rows stay on one rank."""
         self.config = config or LearnerConfig()
+        self.ranks = ranks
         self.model = to_device(model, str(model.device))
         check_head(model)
         self._adapted: Any = None
         if self.config.lora is not None:
             self._adapted = add_adapter(model, self.config.lora, self.config.seed)
+        self._policy = Policy(model)
+        if ranks is not None:
+            shard(self._policy, ranks)
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.reference: dict[str, Tensor] | None = None
         """The trained parameters as `keep_reference` found them."""
@@ -56,15 +66,9 @@ class Learner:
 
     def restart(self, config: OptimizerConfig) -> None:
         """A fresh optimizer at step 0; the weights stay."""
-        matrices = [p for p in self.parameters.values() if p.ndim >= 2]
-        vectors = [p for p in self.parameters.values() if p.ndim < 2]
-        groups = [
-            {"params": matrices, "weight_decay": config.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
         self.optimizer_config = config
         self.optimizer = torch.optim.AdamW(
-            [group for group in groups if group["params"]],
+            parameter_groups(self.parameters, config, self.config.lora),
             lr=config.lr, betas=config.betas, eps=config.eps, fused=True,
         )  # fmt: skip
         self.num_steps = 0
@@ -93,14 +97,19 @@ class Learner:
             loss=load_loss(loss, **options), correction=correction, kl=kl, entropy_bonus=entropy_bonus
         )
         tally = Tally(batch.rows)
-        for micro in self._micro_batches(batch.rows, whole_episodes=objective.needs_episodes):
+        normaliser = batch.normaliser if self.ranks is None else self.ranks.total(batch.normaliser)
+        micros = self._micro_batches(batch.rows, whole_episodes=objective.needs_episodes)
+        num_idle = self._num_idle(len(micros))
+        for micro in micros:
             got = self._token_logprobs(micro, temperature, entropy_gradient=bool(entropy_bonus))
             tokens = batch_terms(micro, batch, got.logprobs_N, got.entropy_N)
             terms = objective(tokens)
-            weights_N = token_weights(micro, batch.rows, batch.normaliser, terms.loss_N)
+            weights_N = token_weights(micro, batch.rows, normaliser, terms.loss_N)
             total = weight * (terms.loss_N * weights_N).sum()
             backward(total)
             tally.add(micro, total, tokens, terms)
+        for _ in range(num_idle):
+            backward(0.0 * self._token_logprobs(idle_pass(self.model.device), None).logprobs_N.sum())
         return tally.report()
 
     def optim_step(self) -> StepReport:
@@ -113,8 +122,8 @@ class Learner:
             raise ValueError("no gradient: call forward_backward, with at least one trained token, first")
         lr = learning_rate(self.optimizer_config, self.num_steps)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        norm = float(clip_grad_norm_(parameters, self.optimizer_config.max_grad_norm))
+            group["lr"] = lr * group["lr_ratio"]
+        norm = float(whole(clip_grad_norm_(parameters, self.optimizer_config.max_grad_norm)))
         is_finite = math.isfinite(norm)
         if is_finite:
             step(self.optimizer)
@@ -125,7 +134,7 @@ class Learner:
 
     def _expect_weights(self, lr: float, grad_norm: float) -> None:
         """Weights whose squares overflow are as good as NaN: a forward pass multiplies them."""
-        if not math.isfinite(get_total_norm(self.parameters.values())):
+        if not math.isfinite(whole(get_total_norm(self.parameters.values()))):
             raise Diverged(
                 f"optimizer step {self.num_steps} (lr {lr:g}, gradient norm {grad_norm:.3g}) left weights "
                 "whose norm is not finite; what was kept before is whole. Start a new run with a lower lr"
@@ -133,10 +142,17 @@ class Learner:
 
     def logprobs(self, rows: Sequence[Row]) -> list[tuple[float, ...]]:
         """[rows][T] the policy's logprobs of the trained tokens, nats; 0.0 elsewhere."""
+        return self._logprobs(rows)
+
+    def _logprobs(self, rows: Sequence[Row]) -> list[tuple[float, ...]]:
         found = [[0.0] * len(row.tokens.ids) for row in rows]
-        with torch.no_grad():
-            for micro in self._micro_batches(rows):
+        micros = self._micro_batches(rows)
+        num_idle = self._num_idle(len(micros))
+        with without_gradient(self._policy):
+            for micro in micros:
                 scatter(micro, self._token_logprobs(micro, None).logprobs_N, found)
+            for _ in range(num_idle):
+                self._token_logprobs(idle_pass(self.model.device), None)
         return [tuple(row) for row in found]
 
     def keep_reference(self) -> None:
@@ -149,21 +165,27 @@ class Learner:
     def reference_logprobs(self, rows: Sequence[Row]) -> list[tuple[float, ...]]:
         """As `logprobs`, of the policy that `keep_reference` remembered."""
         with self._as_reference():
-            return self.logprobs(rows)
+            return self._logprobs(rows)
 
     def state_for_engine(self) -> Mapping[str, Tensor]:
         """Every parameter by its name in the plain model, an adapter merged in. Copy before you keep."""
-        return merged_state(self.model)
+        with gathered(self._policy):
+            state = merged_state(self.model)
+            return state if self.ranks is None else {name: tensor.clone() for name, tensor in state.items()}
 
     def export_adapter(self, folder: Path) -> None:
         """Write the adapter in peft's format, which vLLM loads."""
         if self._adapted is None:
             raise ValueError("every parameter is trained, there is no adapter; use export_merged")
-        save_adapter(self._adapted, folder)
+        with gathered(self._policy):
+            if self.is_first:
+                save_adapter(self._adapted, folder)
 
     def export_merged(self, folder: Path) -> None:
         """Write a whole model, an adapter merged in, with its tokenizer."""
-        write_model(self.model, merged_state(self.model), folder)
+        with gathered(self._policy):
+            if self.is_first:
+                write_model(self.model, merged_state(self.model), folder)
 
     def save(self, folder: Path) -> None:
         """Write what was trained: the adapter, or the whole model."""
@@ -171,6 +193,44 @@ class Learner:
             self.export_merged(folder)
         else:
             self.export_adapter(folder)
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """What is trained, by name, whole."""
+        return {name: whole(parameter.detach()) for name, parameter in self.parameters.items()}
+
+    def optimizer_tensors(self) -> Mapping[str, Tensor]:
+        """AdamW's slots as "parameter/slot", whole."""
+        return {
+            f"{name}/{slot}": whole(value)
+            for name, parameter in self.parameters.items()
+            for slot, value in self.optimizer.state.get(parameter, {}).items()
+        }
+
+    def load_tensors(self, weights: Path, optimizer: Path | None, num_steps: int) -> None:
+        """Take what `tensors` and `optimizer_tensors` gave, from files; without the latter, as `restart`."""
+        found = read_tensors(weights)
+        if found.keys() != self.parameters.keys():
+            odd = sorted(found.keys() ^ self.parameters.keys())[0]
+            raise ValueError(f"{weights.parent} is of another model or adapter: they differ in {odd!r}")
+        for name, parameter in self.parameters.items():
+            parameter.data.copy_(like(found[name], parameter))
+        Learner.restart(self, self.optimizer_config)
+        self.num_steps = num_steps
+        slots = {} if optimizer is None else read_tensors(optimizer)
+        for key, value in slots.items():
+            name, _, slot = key.rpartition("/")
+            if name in self.parameters:
+                parameter = self.parameters[name]
+                self.optimizer.state[parameter][slot] = like(value, parameter)
+
+    @property
+    def is_first(self) -> bool:
+        """Of all ranks it is the first that writes."""
+        return self.ranks is None or self.ranks.rank == 0
+
+    def _num_idle(self, num_passes: int) -> int:
+        """Passes over nothing, so that all ranks make as many: in each, weights are gathered from all."""
+        return 0 if self.ranks is None else self.ranks.most(num_passes) - num_passes
 
     def _micro_batches(self, rows: Sequence[Row], *, whole_episodes: bool = False) -> list[MicroBatch]:
         limit = self.config.micro_batch_tokens
@@ -181,13 +241,8 @@ class Learner:
     ) -> TokenLogprobs:
         chosen = self.config.temperature if temperature is None else temperature
         with self._autocast():
-            return token_logprobs(
-                self.model,
-                micro,
-                temperature=chosen,
-                chunk=self.config.logit_chunk,
-                entropy_gradient=entropy_gradient,
-            )
+            logprobs_N, entropy_N = self._policy(micro, chosen, self.config.logit_chunk, entropy_gradient)
+        return TokenLogprobs(logprobs_N=logprobs_N, entropy_N=entropy_N)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.config.dtype == "float32":
@@ -205,6 +260,12 @@ class Learner:
             self._swap(self.reference)
 
     def _swap(self, reference: dict[str, Tensor]) -> None:
-        """Exchange the trained parameters with the remembered ones, without a copy."""
+        """Exchange the trained parameters with the remembered ones; no copies are made without ranks."""
         for name, parameter in self.parameters.items():
-            parameter.data, reference[name] = reference[name], parameter.data
+            if self.ranks is None:
+                parameter.data, reference[name] = reference[name], parameter.data
+                continue
+            kept = parameter.detach().clone()
+            with torch.no_grad():
+                parameter.copy_(reference[name])
+            reference[name] = kept

@@ -1,10 +1,16 @@
-"""A whole model from an adapter folder, which is what a run with `lora` leaves behind."""
+"""A whole model from what a run leaves behind: an adapter folder, or a checkpoint."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
-from .adapters import merged_state
+from transformers import PreTrainedModel
+
+from ._torch import read_tensors
+from .adapters import add_adapter, merged_state, save_adapter
+from .checkpoint import verify_checkpoint
+from .config import LoraConfig
 from .model import load_model, write_model
 from .recipe_file import RecipeError
 
@@ -13,13 +19,63 @@ def merge_adapter(adapter: Path, folder: Path) -> None:
     """Write the base model into `folder`, the adapter added in. Raises `RecipeError` without the base."""
     import peft  # without types
 
-    base = Path(json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"])
-    if not (base / "config.json").is_file():
-        raise RecipeError(
-            f"{adapter} is an adapter for the model {base}, which is not there; "
-            "call from the folder that the run was started in"
-        )
     untyped: Any = peft
-    model = load_model(base)
+    settings = json.loads((adapter / "adapter_config.json").read_text())
+    model = _base(adapter, settings["base_model_name_or_path"])
     untyped.PeftModel.from_pretrained(model, str(adapter))  # its layers gain the adapter in place
     write_model(model, merged_state(model), folder)
+
+
+def merge_checkpoint(checkpoint: Path, folder: Path) -> None:
+    """Write the model that a checkpoint has trained into `folder`.
+
+    Raises `CorruptCheckpoint`, and `RecipeError` without the model that its run started from.
+    """
+    model, _ = _trained(checkpoint)
+    write_model(model, merged_state(model), folder)
+
+
+def checkpoint_adapter(checkpoint: Path, folder: Path) -> None:
+    """Write a checkpoint's adapter into `folder`, as peft and vLLM read it. Raises as `merge_checkpoint`."""
+    _, adapted = _trained(checkpoint)
+    if adapted is None:
+        raise RecipeError(f"{checkpoint} has trained every parameter: there is no adapter")
+    save_adapter(adapted, folder)
+
+
+def _trained(checkpoint: Path) -> tuple[PreTrainedModel, Any]:
+    """(the model, peft's model where there is an adapter)"""
+    verify_checkpoint(checkpoint)
+    state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+    if "base" not in state:
+        raise RecipeError(
+            f"{checkpoint} is older than checkpoints that name their model; resume its run to the next one"
+        )
+    model = _base(checkpoint, state["base"])
+    lora = state["lora"]
+    adapted = None if lora is None else add_adapter(model, _lora_config(lora), seed=0)
+    parameters = dict(model.named_parameters())
+    for name, weight in read_tensors(checkpoint / "weights.safetensors").items():
+        parameters[name].data.copy_(weight)
+    return model, adapted
+
+
+def _lora_config(stored: dict[str, Any]) -> LoraConfig:
+    targets = stored["targets"]
+    return LoraConfig(**stored | {"targets": targets if isinstance(targets, str) else tuple(targets)})
+
+
+def _base(trained: Path, name: str) -> PreTrainedModel:
+    base = Path(name)
+    if not (base / "config.json").is_file():
+        raise RecipeError(
+            f"{trained} was trained on the model {base}, which is not there; "
+            "call from the folder that the run was started in"
+        )
+    return load_model(base)
+
+
+def copy_adapter(adapter: Path, folder: Path) -> None:
+    """Copy an adapter's two files."""
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copyfile(adapter / name, folder / name)

@@ -121,14 +121,13 @@ async def open_engine(recipe: Recipe, model: Path, progress: Progress) -> AsyncG
         return
     from ..agents.engines.vllm_server import VllmServer
 
-    assert recipe.lora is not None, "load_recipe checked it"
     log = recipe.folder / "vllm.log"
     server = VllmServer(
         model,
         log=log,
         port=section.port,
         dtype=recipe.model.dtype,
-        max_lora_rank=recipe.lora.rank,
+        max_lora_rank=None if recipe.lora is None else recipe.lora.rank,
         max_context=section.max_context,
         args=section.args,
         progress=lambda seconds, line: progress.waiting(f"vLLM, {seconds:.0f} s: {line}"),
@@ -193,6 +192,7 @@ def learner_config(
             rank=lora.rank,
             alpha=lora.alpha,
             targets=tuple(targets) if isinstance(targets, list) else "all-linear",
+            lr_ratio=lora.lr_ratio,
         ),
         dtype=recipe.model.dtype,
         temperature=recipe.sampling.temperature,

@@ -130,9 +130,9 @@ async def check_engine(recipe: Recipe) -> None:
     if section.url is None:
         with _about("engine.port"):
             free_port(section.port)
-        assert recipe.lora is not None, "load_recipe checked it"
-        with _about("lora.rank"):
-            served_rank(recipe.lora.rank)
+        if recipe.lora is not None:
+            with _about("lora.rank"):
+                served_rank(recipe.lora.rank)
         with _about("engine.kind: vllm"):
             await asyncio.to_thread(check_vllm_python, find_vllm_python())
         return

@@ -34,7 +34,8 @@ class Publisher:
         probes: Sequence[Sequence[int]] = (),
         bound: float = 1e-3,
     ) -> None:
-        """`adapters`: folder for the adapters of an engine in another process; None hands over the tensors.
+        """`adapters`: folder for what an engine in another process loads: adapters, or without `lora` whole
+        models; None hands over the tensors.
 
         `probes`: [num][T] prompts for the canary; empty for an engine that shares our arithmetic.
         """
@@ -70,8 +71,11 @@ class Publisher:
         if self._adapters is None:
             return WeightUpdate(version=version, state=self._learner.state_for_engine())
         folder = self._adapters / policy_name(version)
+        is_whole = self._learner.config.lora is None
         with writing(folder):
-            self._learner.export_adapter(folder)
+            self._learner.save(folder)
+        if is_whole:
+            return WeightUpdate(version=version, model=folder)
         return WeightUpdate(version=version, adapter=folder)
 
     async def _retire(self, version: PolicyVersion) -> None:

@@ -47,10 +47,13 @@ class TinyModel(Section):
 
 
 class ModelSection(Section):
-    """Exactly one of `path` and `tiny`."""
+    """Exactly one of `path`, `start` and `tiny`."""
 
     path: AnyPath | None = None
     """A folder in Hugging Face format."""
+    start: AnyPath | None = None
+    """A run, one of its checkpoints, an adapter or a model, to go on from with a fresh optimizer; the run
+    makes a whole model of its own of it, so that it may train another rank, or every parameter."""
     tiny: TinyModel | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
     tool_format: str = "hermes"
@@ -116,6 +119,8 @@ class WarmStartSection(Section):
     batch_size: PositiveInt = 32
     """Demonstrations per step."""
     optimizer: OptimizerSection = OptimizerSection(lr=1e-3)
+    lora: "LoraSection | None" = None
+    """Train an adapter, which is merged in afterwards; None trains every parameter."""
 
 
 class LoraSection(Section):
@@ -123,6 +128,8 @@ class LoraSection(Section):
     alpha: PositiveFloat = 32.0
     targets: Annotated[list[str], Field(min_length=1)] | Literal["all-linear"] = "all-linear"
     """Names of linear layers such as "q_proj"; "all-linear": every one but the head."""
+    lr_ratio: PositiveFloat = 1.0
+    """The rate of an adapter's B over that of its A; 16 is LoRA+ (arXiv 2402.12354)."""
 
 
 class CorrectionSection(Section):
@@ -137,7 +144,8 @@ class CorrectionSection(Section):
 class GrpoSection(Section):
     """Trajectory-level group-relative policy optimisation."""
 
-    steps: PositiveInt = 100
+    steps: Annotated[int, Field(ge=0)] = 100
+    """0 ends with the warm start: supervised fine-tuning only."""
     tasks_per_step: PositiveInt = 16
     group_size: Annotated[int, Field(ge=2)] = 8
     """Episodes of one task; the baseline is their mean."""

@@ -84,8 +84,11 @@ def _beside(folder: Path, recipe: Recipe) -> Recipe:
 
 def check_recipe(recipe: Recipe) -> None:
     """Raise `RecipeError` for what is wrong between fields rather than in one."""
-    if (recipe.model.path is None) == (recipe.model.tiny is None):
-        raise RecipeError("model: set exactly one of model.path and model.tiny")
+    if [recipe.model.path, recipe.model.start, recipe.model.tiny].count(None) != 2:
+        raise RecipeError("model: set exactly one of model.path, model.start and model.tiny")
+    start, copied = recipe.model.start, recipe.folder / "start"
+    if start is not None and not start.is_dir() and not copied.is_dir():
+        raise RecipeError(f"model.start: {start} is no folder; give a run's, such as runs/NAME")
     if recipe.model.path is not None and not (recipe.model.path / "config.json").is_file():
         raise RecipeError(
             f"model.path: {recipe.model.path} is not a folder with a config.json; give a Hugging Face model "
@@ -102,9 +105,10 @@ def check_recipe(recipe: Recipe) -> None:
             f"engine.url: {recipe.engine.url} serves a model of its own; set model.path to that model's "
             "folder, without warm_start, or leave engine.url out and a server is started"
         )
-    if recipe.engine.kind == "vllm" and recipe.lora is None:
-        raise RecipeError(
-            "engine.kind: vllm needs a `lora:` section: adapters are what is published to a server"
+    if recipe.engine.url is not None and recipe.engine.kind == "vllm" and recipe.lora is None:
+        raise RecipeError(  # and a server that outlived a run would hold that run's weights as version 0
+            f"engine.url: {recipe.engine.url} may serve others too, so that adapters alone are published "
+            "to it; add a `lora:` section, or leave engine.url out and a server is started"
         )
     if recipe.grpo.kl_coefficient and not recipe.grpo.reference:
         raise RecipeError(
@@ -120,7 +124,12 @@ def check_recipe(recipe: Recipe) -> None:
     if recipe.grading is not None:
         _check_grading(recipe.grading)
     grpo, warm = recipe.grpo, recipe.warm_start
-    _check_schedule("optimizer", recipe.optimizer, grpo.steps * grpo.updates_per_step)
+    if not grpo.steps and warm is None:
+        raise RecipeError(
+            "grpo.steps: 0 is for a warm start alone; add a `warm_start:` section, or take steps"
+        )
+    if grpo.steps:
+        _check_schedule("optimizer", recipe.optimizer, grpo.steps * grpo.updates_per_step)
     if warm is not None:
         _check_schedule("warm_start.optimizer", warm.optimizer, warm.steps)
 

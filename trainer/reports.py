@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -37,6 +38,32 @@ class StepReport:
     lr: float
     is_skipped: bool = False
     """The gradient was not finite, so the weights were left alone."""
+
+
+def merge_reports(parts: Sequence[LossReport], places: Sequence[Sequence[int]]) -> LossReport:
+    """One report of a batch that several ranks did; `places`: [rank] the batch's indices of its rows."""
+    num_tokens = sum(part.num_tokens for part in parts)
+    metrics: dict[str, float] = {}
+    for name in dict.fromkeys(name for part in parts for name in part.metrics):
+        values = [(part.metrics[name], part.num_tokens) for part in parts if name in part.metrics]
+        if name.endswith("_max"):
+            metrics[name] = max(value for value, _ in values)
+        else:
+            metrics[name] = sum(value * num for value, num in values) / num_tokens
+
+    def in_order(by_rank: Sequence[Sequence[tuple[float, ...]]]) -> tuple[tuple[float, ...], ...]:
+        pairs = (zip(hand, rows, strict=True) for hand, rows in zip(places, by_rank, strict=True))
+        found = dict(chain.from_iterable(pairs))
+        return tuple(found[at] for at in range(len(found)))
+
+    return LossReport(
+        loss=sum(part.loss for part in parts),
+        num_rows=sum(map(len, places)),
+        num_tokens=num_tokens,
+        metrics=metrics,
+        logprobs=in_order([part.logprobs for part in parts]),
+        entropies=in_order([part.entropies for part in parts]),
+    )
 
 
 class Tally:

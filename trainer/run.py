@@ -4,10 +4,11 @@ runs/<name>/
     recipe.yaml     the resolved recipe            checkpoints/   to go on from
     run.sqlite      every episode and step         policy/        what came out
     metrics.jsonl   one line a step                summary.json   how good it is
-    model/ warm-start/   what training started from
+    model/ start/ warm-start/   what training started from; start/lineage.json: whose weights they were
 """
 
 import asyncio
+import json
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
@@ -28,7 +29,9 @@ from .folder import check_folder, make_folder, make_whole, open_folder
 from .grading import open_grading
 from .inputs import fingerprint
 from .interrupt import Interrupt, Interrupted
+from .leader import LeadingLearner, leading
 from .learner import Learner
+from .lineage import find_origin, read_lineage, write_start
 from .lint import lint
 from .loop import Trainer
 from .metrics import MetricsFile
@@ -46,6 +49,7 @@ from .parts import (
 from .preflight import preflight
 from .progress import Progress
 from .publisher import Publisher
+from .ranks import Ranks
 from .recipe import Recipe, WarmStartSection
 from .recipe_file import RecipeError
 from .rows import Row
@@ -85,7 +89,7 @@ async def train(
         model = None if path is None else await asyncio.to_thread(fingerprint, path)
         with Ledger(recipe.folder) as ledger:
             open_folder(recipe, ledger, model, resume=resume)
-            with counting_seconds(ledger), Interrupt() as interrupt:
+            with counting_seconds(ledger), Interrupt() as interrupt, leading() as ranks:
                 async with (
                     open_trackers(recipe, progress) as trackers,
                     open_grading(recipe, arena, ledger, recipe.folder) as grading,
@@ -98,6 +102,7 @@ async def train(
                         grading=grading,
                         trackers=trackers,
                         interrupt=interrupt,
+                        ranks=ranks,
                         wrap_engine=wrap_engine,
                     ).to_the_end()
             summary = summarize_run(recipe, arena.env.reward_range, ledger)
@@ -105,10 +110,13 @@ async def train(
     return summary
 
 
-def open_learner(model: Path, config: LearnerConfig) -> Learner:
-    """A learner of a model folder. Raises `RecipeError` for a model that cannot be trained so."""
+def open_learner(model: Path, config: LearnerConfig, ranks: Ranks | None = None) -> Learner:
+    """A learner of a model folder, shared with the ranks that wait for this one.
+
+    Raises `RecipeError` for a model that cannot be trained so.
+    """
     try:
-        return Learner(load_model(model), config)
+        return Learner(load_model(model), config) if ranks is None else LeadingLearner(model, config, ranks)
     except (ValueError, OSError) as error:  # of transformers too, as in `open_local_engine`
         raise RecipeError(f"the model {model} cannot be trained: {error}") from error
 
@@ -122,6 +130,7 @@ class _Run:
     grading: Grading | None
     trackers: Trackers
     interrupt: Interrupt
+    ranks: Ranks | None
     wrap_engine: Callable[[Engine], Engine]
 
     async def to_the_end(self) -> None:
@@ -142,11 +151,24 @@ class _Run:
         """The folder of the model before any training."""
         if self.recipe.model.path is not None:
             return self.recipe.model.path
+        if self.recipe.model.start is not None:
+            return self._start(self.recipe.model.start)
         tiny, folder = self.recipe.model.tiny, self.recipe.folder / "model"
         assert tiny is not None, "load_recipe checked it"
         if not folder.exists():
             texts = oracle_texts(self.recipe, await self._demonstrations(TOKENIZER_TEXTS))
             make_whole(folder, lambda partial: make_tiny_model(tiny, partial, texts, seed=self.recipe.seed))
+        return folder
+
+    def _start(self, path: Path) -> Path:
+        """The folder of the model that another run, or a part of it, makes."""
+        folder = self.recipe.folder / "start"
+        if not folder.exists():
+            origin = find_origin(path)
+            self.progress.waiting(f"the weights of {origin.folder}")
+            make_whole(folder, lambda partial: write_start(origin, partial))
+            self.progress.note(f"starting from the {origin.kind} {origin.folder}")
+        self.ledger.set_meta("lineage", json.dumps(read_lineage(self.recipe.folder)))
         return folder
 
     async def _warm_start(self, model: Path, section: WarmStartSection) -> Path:
@@ -158,7 +180,9 @@ class _Run:
         demonstrations = await self._demonstrations(section.demonstrations)
         rows = [demonstrate(each.key, each.episode, renderer) for each in demonstrations]
         learner = open_learner(
-            model, learner_config(self.recipe, section.optimizer, section.steps, model=model)
+            model,
+            learner_config(self.recipe, section.optimizer, section.steps, model=model, lora=section.lora),
+            self.ranks,
         )
         self.progress.phase("warm start", section.steps)
         self.progress.waiting("learner")
@@ -234,9 +258,9 @@ class _Run:
 
     def _trainer(self, engine: Engine, model: Path, demonstrations: Sequence[Row]) -> Trainer:
         recipe, grpo = self.recipe, self.recipe.grpo
-        num_updates = grpo.steps * grpo.updates_per_step
+        num_updates = grpo.steps * grpo.updates_per_step or recipe.optimizer.warmup_steps + 1
         config = learner_config(recipe, recipe.optimizer, num_updates, model=model, lora=recipe.lora)
-        learner = open_learner(model, config)
+        learner = open_learner(model, config, self.ranks)
         renderer = load_renderer(recipe, model)
         remote = recipe.engine.kind != "local"
         probes = [renderer.opening(task.messages, task.tools) for task in self.arena.train[:4]]

@@ -2,9 +2,9 @@
 
 import asyncio
 import json
-import os
 import secrets
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import aiohttp
@@ -27,7 +27,8 @@ class VllmEngine:
     answer = await engine.generate(ids, Sampling(max_tokens=64), policy=PolicyVersion(0), seed=1)
 
     Version 0 is the base model under the name `model`; version 12 is the adapter `policy-000012`, whose
-    folder has to stay until it is retired, since vLLM may read it again. A server error, a full server and
+    folder has to stay until it is retired, since vLLM may read it again. A whole model replaces the one
+    before, and no other version is there any more. A server error, a full server and
     a broken connection are tried again: the seed makes it the same sample.
     """
 
@@ -57,6 +58,9 @@ class VllmEngine:
         self._url, self._generate_url = url, url / "inference/v1/generate"
         self._headers = {"Content-Type": "application/json"} | _authorization(api_key_env)
         self._timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=10)
+        self._whole: PolicyVersion | None = None
+        """The one version that is there, once a whole model has been published."""
+        self._num_in_flight = 0
         self._open_session: aiohttp.ClientSession | None = None
         # A version's name and folder may come again, with other weights, in a resumed run on the same server.
         # vLLM's prefix cache would not notice: with a salt of our own we share it with ourselves only.
@@ -95,16 +99,23 @@ class VllmEngine:
             },
             "cache_salt": self._salt,
         }
-        answer = await self._request("POST", self._generate_url, json.dumps(body).encode())
+        self._num_in_flight += 1
         try:
-            return _generation(answer, name, policy)
+            answer = await self._request("POST", self._generate_url, json.dumps(body).encode())
+        finally:
+            self._num_in_flight -= 1
+        try:
+            return _generation(answer, name, policy, None if self._whole is None else policy_name(policy))
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise EngineError(f"{self._generate_url}: unexpected answer ({error!r})") from error
 
     async def publish(self, update: WeightUpdate) -> PolicyVersion:
-        """Load `update.adapter` under the version's name; requests in flight go on."""
+        """Load `update.adapter` under the version's name; requests in flight go on. Or put `update.model` in
+        the place of the model that is there, while nothing is in flight."""
+        if update.model is not None:
+            return await self._replace(update.version, update.model)
         if update.adapter is None:
-            raise EngineRefused(f"version {update.version}: VllmEngine takes an adapter folder, not a state")
+            raise EngineRefused(f"version {update.version}: VllmEngine takes a folder, not a state")
         name = self._name(update.version)
         if name == self._model:
             raise EngineRefused("version 0 is the base model and cannot be published")
@@ -112,13 +123,32 @@ class VllmEngine:
         if name in await self._models():
             await self.retire(update.version)
         try:
-            await self._move("load", name, lora_path=str(update.adapter.absolute()))
+            await self._move("load", name, lora_path=_for_the_server(update.adapter))
         except EngineError as error:  # vLLM leaves some paths out of what it answers
             raise type(error)(f"adapter {update.adapter}: {error}") from error
         return update.version
 
+    async def _replace(self, version: PolicyVersion, model: Path) -> PolicyVersion:
+        """New weights in the server's one model. It forgets what it has computed with the old ones."""
+        if self._num_in_flight:
+            raise EngineRefused(
+                f"version {version}: a whole model cannot be published while {self._num_in_flight} requests "
+                "are in flight, which would change their policy; wait for them, or train an adapter (`lora:`)"
+            )
+        load = {"method": "palaestra_load", "args": [_for_the_server(model)]}
+        await self._request("POST", self._url / "pause" % {"mode": "wait"})  # also for those that we gave up
+        await self._request("POST", self._url / "collective_rpc", json.dumps(load).encode())
+        await self._request("POST", self._url / "reset_prefix_cache")
+        named = json.dumps({"new_version": policy_name(version)}).encode()
+        await self._request("POST", self._url / "update_weight_version", named)
+        await self._request("POST", self._url / "resume")
+        self._whole, self._salt = version, secrets.token_hex(8)
+        return version
+
     async def retire(self, version: PolicyVersion) -> None:
-        """Unload a version's adapter; the base model stays."""
+        """Unload a version's adapter; the base model stays. Of whole models only the newest is there."""
+        if self._whole is not None:
+            return
         if (name := self._name(version)) != self._model:
             await self._move("unload", name)
 
@@ -129,7 +159,9 @@ class VllmEngine:
             self._open_session = None
 
     def _name(self, version: PolicyVersion) -> str:
-        return self._model if version == 0 else policy_name(version)
+        if self._whole is not None and version != self._whole:
+            raise EngineRefused(f"version {version} is gone: the server holds version {self._whole} alone")
+        return self._model if version in (0, self._whole) else policy_name(version)
 
     async def _move(self, move: Literal["load", "unload"], name: str, **fields: str) -> None:
         """Load or unload an adapter."""
@@ -189,13 +221,16 @@ class VllmEngine:
         return self._open_session
 
 
-def _generation(answer: bytes, name: str, policy: PolicyVersion) -> Generation:
+def _generation(answer: bytes, name: str, policy: PolicyVersion, weights: str | None) -> Generation:
+    """`weights`: what the server shall call those that it sampled with; None: whatever it likes."""
     told = json.loads(answer)
     choice = told["choices"][0]
     ids: tuple[int, ...] = tuple(choice["token_ids"])
     logprobs: tuple[float, ...] = tuple([token["logprob"] for token in choice["logprobs"]["content"]])
     if told.get("model", name) != name or len(choice.get("weight_versions") or ()) > 1:
         raise EngineError(f"asked for {name!r}, sampled by {told['model']!r} {choice['weight_versions']}")
+    if weights is not None and [span["version"] for span in choice["weight_versions"]] != [weights]:
+        raise EngineError(f"asked for the weights {weights}, sampled by {choice['weight_versions']}")
     if choice["finish_reason"] not in ("stop", "length"):
         raise EngineError(f"the server ended an answer with {choice['finish_reason']!r}")
     if len(ids) != len(logprobs) or not ids:
@@ -216,3 +251,8 @@ def _authorization(api_key_env: str | None) -> dict[str, str]:
     if not (key := os.environ.get(api_key_env, "").strip()):
         raise ValueError(f"api_key_env={api_key_env!r}: the environment has no such variable, or it is empty")
     return {"Authorization": f"Bearer {key}"}
+
+
+def _for_the_server(folder: Path) -> str:
+    """It may have been started elsewhere."""
+    return str(folder.absolute())

@@ -18,6 +18,7 @@ import aiohttp
 from ..errors import EngineError
 
 _GUARD = Path(__file__).with_name("guard.py")
+_EXTENSION = Path(__file__).with_name("inside_vllm")
 _ENVIRONMENT = {
     "VLLM_SERVER_DEV_MODE": "1",
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
@@ -56,14 +57,15 @@ class VllmServer:
         python: str | Path | None = None,
         port: int = 0,
         dtype: str = "float32",
-        max_lora_rank: int = 16,
+        max_lora_rank: int | None = 16,
         max_loras: int = 4,
         max_context: int | None = None,
         args: Sequence[str] = (),
         start_timeout_s: float = 300.0,
         progress: Progress | None = None,
     ) -> None:
-        """`max_loras`: versions in one batch. `port` 0 picks a free one. `args`: more flags of vLLM's own.
+        """`max_lora_rank` None: whole models are published, not adapters. `max_loras`: versions in one batch.
+        `port` 0 picks a free one. `args`: more flags of vLLM's own.
 
         `python`: an interpreter that can import vllm; otherwise PALAESTRA_VLLM_PYTHON,
         `.venv-vllm/bin/python` here, or this interpreter.
@@ -76,13 +78,7 @@ class VllmServer:
             *("--logprobs-mode", "processed_logprobs", "--enable-scale-out", "--enforce-eager"),
             # On a CPU, vLLM 0.32 dies of a seeded request whose prompt it splits: no offset in its generator.
             "--no-enable-chunked-prefill",
-            *(
-                "--enable-lora",
-                "--max-lora-rank",
-                str(served_rank(max_lora_rank)),
-                "--max-loras",
-                str(max_loras),
-            ),
+            *_publishing(max_lora_rank, max_loras),
             *(() if max_context is None else ("--max-model-len", str(max_context))),
             *args,
         ]
@@ -113,7 +109,7 @@ class VllmServer:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                env=_ENVIRONMENT | os.environ,
+                env=_ENVIRONMENT | os.environ | _path_with_extension(),
                 process_group=0,
             )
         try:
@@ -165,6 +161,25 @@ class VllmServer:
             log.seek(max(0, log.seek(0, os.SEEK_END) - 16_384))
             lines = log.read().decode("utf-8", "replace").splitlines()
         return "\n".join(lines[-count:])
+
+
+def _publishing(max_lora_rank: int | None, max_loras: int) -> list[str]:
+    """Flags for what is published to the server: adapters, or whole models."""
+    if max_lora_rank is None:
+        return ["--worker-extension-cls", "palaestra_vllm.WeightLoader"]
+    return [
+        "--enable-lora",
+        "--max-lora-rank",
+        f"{served_rank(max_lora_rank)}",
+        "--max-loras",
+        f"{max_loras}",
+    ]
+
+
+def _path_with_extension() -> dict[str, str]:
+    """PYTHONPATH with the one module of ours that vLLM's workers load."""
+    before = os.environ.get("PYTHONPATH")
+    return {"PYTHONPATH": os.pathsep.join([str(_EXTENSION), *([before] if before else [])])}
 
 
 def find_vllm_python(given: str | Path | None = None) -> Path:

@@ -54,7 +54,6 @@ WRONG = [
     ),
     (["grpo.loss=nope:Loss"], ["grpo.loss", "'nope:Loss'", "PYTHONPATH"]),
     (["grpo.loss_options.clip=1"], ["grpo.loss", "no option 'clip'", "clip_low"]),
-    (["engine.kind=vllm"], ["engine.kind", "vllm", "`lora:`"]),
     (["engine.url=http://127.0.0.1:1"], ["engine.url", "http://127.0.0.1:1", "model.path"]),
 ]
 

@@ -1,21 +1,27 @@
 """What the trainer writes is what vLLM serves: the model made on the spot, and its adapter."""
 
+import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
+import aiohttp
 import pytest
 from support import require, run_async, vllm_python
 
-from palaestra.agents.canary import canary
-from palaestra.agents.engine import PolicyVersion, WeightUpdate
+from palaestra.agents.canary import PolicyDrift, canary
+from palaestra.agents.engine import PolicyVersion, Sampling, WeightUpdate
 from palaestra.agents.engines.vllm import VllmEngine
 from palaestra.agents.engines.vllm_server import VllmServer
+from palaestra.agents.errors import EngineRefused
 from palaestra.agents.renderer import Renderer
 from palaestra.agents.trajectory import EpisodeKey
 from palaestra.envs import UserMessage
+from palaestra.trainer._torch import read_tensors, write_tensors
 from palaestra.trainer.config import LearnerConfig, LoraConfig
 from palaestra.trainer.learner import Learner
 from palaestra.trainer.model import load_model
+from palaestra.trainer.publisher import Publisher, answer_logprobs
 from palaestra.trainer.recipe import TinyModel
 from palaestra.trainer.rows import make_batch
 from palaestra.trainer.schedule import OptimizerConfig
@@ -28,11 +34,75 @@ KEY = EpisodeKey(epoch=0, task_id="t", sample=0)
 TEMPERATURE = 0.7
 
 
-def test_model_and_adapter_are_served_with_the_learners_own_logprobs(tmp_path: Path) -> None:
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
     require("vllm")
     texts = [f"Calculate {a} - {b}. Answer: {a - b}" for a in range(30) for b in range(9)]
     make_tiny_model(TinyModel(), tmp_path / "model", texts)
-    run_async(compare(tmp_path))
+    return tmp_path / "model"
+
+
+def test_model_and_adapter_are_served_with_the_learners_own_logprobs(tmp_path: Path, model: Path) -> None:
+    run_async(compare(model.parent))
+
+
+def tie(model: Path) -> None:
+    """Make the embeddings of a model folder its head, too."""
+    config = json.loads((model / "config.json").read_text()) | {"tie_word_embeddings": True}
+    (model / "config.json").write_text(json.dumps(config))
+    weights = read_tensors(model / "model.safetensors")
+    weights.pop("lm_head.weight")
+    write_tensors(weights, model / "model.safetensors")
+
+
+def test_whole_models_replace_each_other_and_their_tied_head_is_theirs(tmp_path: Path, model: Path) -> None:
+    tie(model)
+    run_async(replace_whole(model))
+
+
+async def replace_whole(model: Path) -> None:
+    renderer = Renderer.from_pretrained(model)
+    prompts = [renderer.opening((UserMessage(text),), ()) for text in ("Calculate 1 - 2.", "hi")]
+    lora = LearnerConfig(lora=LoraConfig(rank=4), optimizer=OptimizerConfig(lr=1e-2))
+    first = Learner(load_model(model), lora)
+
+    async def check(learner: Learner, version: int) -> None:
+        await canary(engine, partial(answer_logprobs, learner), PolicyVersion(version), prompts, 1e-4)
+
+    log = model.parent / "vllm.log"
+    async with VllmServer(model, log=log, python=vllm_python(), max_lora_rank=None) as server:
+        engine = VllmEngine(server.url, model=server.model)
+        try:
+            await engine.check()
+            await check(first, 0)
+            train(first)
+            first.export_merged(model.parent / "merged")  # what `palaestra export` writes
+            config = LearnerConfig(optimizer=OptimizerConfig(lr=1e-2))
+            second = Learner(load_model(model.parent / "merged"), config)
+            policies = model.parent / "policies"
+            publisher = Publisher(second, engine, adapters=policies, probes=prompts, bound=1e-4)
+            await publisher.publish(PolicyVersion(1))
+            await check(first, 1)
+            for version in (2, 3):
+                train(second)
+                await publisher.publish(PolicyVersion(version))
+            assert [path.name for path in (model.parent / "policies").iterdir()] == ["policy-000003"]
+            with pytest.raises(EngineRefused, match="version 0 is gone: the server holds version 3 alone"):
+                await engine.generate(prompts[0], Sampling(max_tokens=1), policy=PolicyVersion(0), seed=0)
+            await by_vllm_alone(server.url, model)
+            with pytest.raises(PolicyDrift):  # when this fails, vLLM has learned it and our loader may go
+                await check(Learner(load_model(model)), 3)
+        finally:
+            await engine.close()
+
+
+async def by_vllm_alone(url: str, model: Path) -> None:
+    """vLLM's own reload of the model that it started with, without our part."""
+    order = {"method": "reload_weights", "kwargs": {"weights_path": str(model)}}
+    async with aiohttp.ClientSession() as session:
+        for path, body in (("collective_rpc", order), ("reset_prefix_cache", None)):
+            async with session.post(f"{url}/{path}", json=body) as response:
+                assert response.status == 200, await response.text()
 
 
 async def compare(folder: Path) -> None:

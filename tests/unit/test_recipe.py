@@ -51,13 +51,14 @@ def test_a_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
     ("sets", "words"),
     [
         (["grpo.group_sise=4"], ["grpo.group_sise", "no such field", "group_size"]),
-        (["grpo.steps=0"], ["grpo.steps", "0", "greater than 0"]),
+        (["grpo.steps=-1"], ["grpo.steps", "-1", "greater than or equal to 0"]),
+        (["grpo.steps=0"], ["grpo.steps", "0", "warm_start"]),
+        (["model.start=/nowhere"], ["model.start", "/nowhere", "runs/NAME"]),
         (["grpo.group_size=1"], ["grpo.group_size", "1", "greater than or equal to 2"]),
         (["grpo.min_group=9"], ["grpo.min_group", "9", "grpo.group_size=8", "lower it"]),
         (["env.budget.max_trns=3"], ["env.budget.max_trns", "max_turns"]),
         (["model.path=/nowhere", "model.tiny.layers=2"], ["model", "exactly one"]),
         (["model.path=/nowhere"], ["model.path", "/nowhere", "model.tiny"]),
-        (["engine.kind=vllm"], ["engine.kind", "vllm", "lora"]),
         (["engine.kind=sglang"], ["engine.kind", "sglang", "'local' or 'vllm'"]),
         (["name=a/b"], ["name", "a/b"]),
         (["steps"], ["--set", "a.b=value"]),
@@ -93,7 +94,7 @@ def test_a_wrong_field_is_named_with_its_value_and_the_cure(
 
 def test_all_wrong_fields_are_reported_at_once(tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as error:
-        load_recipe(write(tmp_path, MINIMAL), ["grpo.steps=0", "seed=x"])
+        load_recipe(write(tmp_path, MINIMAL), ["grpo.steps=-1", "seed=x"])
     assert "grpo.steps" in str(error.value) and "seed" in str(error.value)
 
 
@@ -234,3 +235,11 @@ def test_a_rate_that_nobody_names_follows_the_width_of_the_model(tmp_path: Path)
     for config, width in (({"hidden_size": 64}, 64), ({"text_config": {"hidden_size": 32}}, 32), ({}, 2560)):
         (tmp_path / "config.json").write_text(json.dumps(config))
         assert model_width(tmp_path) == width
+
+
+def test_whole_models_are_not_published_to_a_server_of_somebody_else(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    server = ["engine.kind=vllm", "engine.url=http://x", f"model.path={tmp_path}"]
+    with pytest.raises(RecipeError, match=r"engine\.url: http://x .* `lora:`"):
+        load_recipe(write(tmp_path, MINIMAL), server)
+    assert load_recipe(write(tmp_path, MINIMAL), ["engine.kind=vllm"]).lora is None

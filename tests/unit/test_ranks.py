@@ -1,0 +1,75 @@
+"""Two processes that share a learner, against one: the same loss, gradient, norm and weights."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from several_ranks import backward, gradient, steps, together
+from torch import Tensor
+from trainer_builders import make_learner, random_rows
+
+from palaestra.trainer._torch import read_tensors
+from palaestra.trainer.config import LoraConfig
+from palaestra.trainer.ranks import deal
+from palaestra.trainer.rows import Row, make_batch
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def shares(world: int) -> list[list[Row]]:
+    """Rows of very different length and number; an episode's rows stay together."""
+    rows = random_rows(9)
+    last = max(index for index, row in enumerate(rows) if row.key.sample == 6)
+    return [rows[: last + 1], rows[last + 1 :], []][:world]
+
+
+@pytest.mark.parametrize(("aggregation", "world"), [("token", 2), ("episode", 3)])
+def test_two_ranks_with_uneven_rows_have_the_loss_and_gradient_of_one(
+    tmp_path: Path, aggregation: str, world: int
+) -> None:
+    share = shares(world)
+    alone = make_learner()
+    batch = make_batch([row for rows in share for row in rows], aggregation)
+    loss = alone.forward_backward(batch).loss
+    expected = gradient(alone)
+    found = together(tmp_path, backward, share, aggregation, world=world)
+    size = max(abs(loss), float(expected.abs().max()))
+    assert abs(sum(each for each, _ in found) - loss) <= 1e-12 * size
+    for _, ours in found:
+        assert float((ours - expected).abs().max()) <= 1e-12 * size
+    assert len({len(rows) for rows in share}) == world
+
+
+@pytest.mark.parametrize("lora", [None, LoraConfig(rank=4, lr_ratio=4.0)])
+def test_two_ranks_train_export_and_check_point_as_one(tmp_path: Path, lora: LoraConfig | None) -> None:
+    """In fp32, where sums in another order differ in their last bits."""
+    share = shares(2)
+    (tmp_path / "one").mkdir()
+    alone = steps(None, tmp_path / "one", [[row for rows in share for row in rows]], lora)
+    first, second = together(tmp_path, steps, tmp_path, share, lora)
+    for found in (first, second):
+        assert found["norms"] == pytest.approx(alone["norms"], rel=1e-4)
+        check_close(found["state"], alone["state"])
+        assert found["again"] == found["norms"][-1]
+        assert all(torch.equal(found["state"][name], found["state again"][name]) for name in found["state"])
+    for name in ("logprobs", "reference"):
+        together_ = [value for row in first[name] + second[name] for value in row]
+        assert together_ == pytest.approx([value for row in alone[name] for value in row], abs=1e-3)
+    files = [path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.safetensors")]
+    assert len(files) == (3 if lora is None else 4)
+    for file in files:
+        check_close(read_tensors(tmp_path / file), read_tensors(tmp_path / "one" / file))
+
+
+def check_close(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], atol=1e-4, rtol=1e-3, msg=name)
+
+
+def test_rows_are_dealt_so_that_no_rank_waits_long() -> None:
+    sizes = [900, 10, 20, 800, 30, 40, 50]
+    hands = deal(sizes, 3)
+    assert sorted(index for hand in hands for index in hand) == list(range(7))
+    assert sorted(sum(sizes[index] for index in hand) for hand in hands) == [150, 800, 900]
+    assert deal([5], 2) == [[0], []]
