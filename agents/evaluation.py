@@ -106,12 +106,13 @@ def summarize(split: str, groups: Sequence[Group], reward_range: tuple[float, fl
         ),
         pass_at={k: rate_interval([pass_at_k(n, c, k) for c, n in passes]) for k in ks},
         pass_hat={k: rate_interval([pass_hat_k(n, c, k) for c, n in passes]) for k in ks},
-        components=_components(members),
+        components=component_means(members),
         turn_rewards=_turn_rewards(members),
     )
 
 
-def _components(members: Sequence[Trajectory]) -> dict[str, float]:
+def component_means(members: Sequence[Trajectory]) -> dict[str, float]:
+    """The graders' named parts: the mean of each over the episodes that have it."""
     parts: defaultdict[str, list[float]] = defaultdict(list)
     for member in members:
         if isinstance(member.outcome, Scored):

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
@@ -211,74 +212,20 @@ class DockerRun(DockerSdk):
         return tree_cpu_s() + engine_cpu_s("")
 
 
-class SweRex(Contestant):
-    """The runtime of SWE-ReX's local deployment: its smallest cost, without the HTTP server of the others.
-
-    Both of its calls block the event loop, so that one is in flight whatever is asked.
-    """
-
-    def __init__(self, python: str) -> None:
-        self._python = python
-        self._deployment: Any = None
-        self._requests: Any = None
-
-    async def setup(self) -> None:
-        os.environ.setdefault("SWE_REX_LOG_STREAM_LEVEL", "ERROR")
+async def set_up(
+    stack: contextlib.AsyncExitStack, wanted: Sequence[Contestant]
+) -> tuple[list[Contestant], dict[str, str]]:
+    """(who can take part, what the others lack)."""
+    ready: list[Contestant] = []
+    missing: dict[str, str] = {}
+    for who in wanted:
+        stack.push_async_callback(who.teardown)
         try:
-            self._deployment = import_module("swerex.deployment.local").LocalDeployment()
-            self._requests = import_module("swerex.runtime.abstract")
-        except ImportError as error:
-            raise Missing("pip install swe-rex") from error
-        await self._deployment.start()
-
-    async def teardown(self) -> None:
-        if self._deployment is not None:
-            await self._deployment.stop()
-
-
-class SweRexExecute(SweRex):
-    """A command without a session, which is a plain subprocess."""
-
-    name = "swe-rex execute"
-
-    async def once(self, number: int) -> bytes:
-        command = self._requests.Command(command=[self._python, "-c", code(number)])
-        output: str = (await self._deployment.runtime.execute(command)).stdout
-        return output.encode()
-
-
-class SweRexSession(SweRex):
-    """A command in its bash session, which is what its agents use."""
-
-    name = "swe-rex session"
-
-    async def setup(self) -> None:
-        await super().setup()
-        await self._deployment.runtime.create_session(
-            self._requests.CreateBashSessionRequest(startup_timeout=30)
-        )
-
-    async def once(self, number: int) -> bytes:
-        action = self._requests.BashAction(command=f"{self._python} -c '{code(number)}'", timeout=60)
-        output: str = (await self._deployment.runtime.run_in_session(action)).output
-        return output.strip().encode() + b"\n"  # its terminal adds blank lines around every output
-
-
-def contestants(folder: Path) -> list[Contestant]:
-    """All of them, ours last; `folder` is empty and stays until they are done."""
-    python = clean_python(folder)
-    return [
-        Subprocess("subprocess", python),
-        Subprocess("subprocess -S", BASE_PYTHON, "-S"),
-        Subprocess("subprocess (host)", BASE_PYTHON),
-        DockerExec(),
-        DockerRun(),
-        SweRexExecute(python),
-        SweRexSession(python),
-        DockerAgent(),
-        Embedded("namespaces"),
-        Embedded("landlock"),
-    ]
+            await who.setup()
+            ready.append(who)
+        except Missing as reason:
+            missing[who.name] = str(reason)
+    return ready, missing
 
 
 def clean_python(folder: Path) -> str:

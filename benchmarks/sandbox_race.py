@@ -14,6 +14,10 @@ LOST_AFTER_S = 120.0
 """When an output that has not come is given up."""
 
 
+REST_S = 2.0
+"""The longest rest between two turns."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Turn:
     """One contestant for a short while, with so many in flight."""
@@ -94,6 +98,7 @@ class Race:
             for who in self._contestants:
                 if flight in self.turns[who.name]:
                     self.turns[who.name][flight].append(await turn(who, flight, seconds=turn_s))
+                    await _rest(who)
 
     def row(self, name: str) -> dict[str, float]:
         """Figure -> its median over the rounds. Latencies and processor time are in ms."""
@@ -132,6 +137,15 @@ class Race:
         # Of a whole round: the clock of another process ticks 100 times a second.
         figures["cpu"] = [_cpu_ms(one_round) for one_round in zip(*turns.values(), strict=True)]
         return figures
+
+
+async def _rest(who: Contestant) -> None:
+    """What a contestant still works off after its last answer is not to slow the next one."""
+    until = time.perf_counter() + REST_S
+    before = -math.inf
+    while (now := who.cpu_s()) > before and time.perf_counter() < until:
+        before = now
+        await asyncio.sleep(0.05)
 
 
 def _cpu_ms(turns: Sequence[Turn]) -> float:

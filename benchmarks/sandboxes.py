@@ -7,7 +7,8 @@ rounds' ratios, and says more than any figure on a busy machine. An execution is
 and its output is held against what it must be. For our embedded tiers it is open, run and close.
 
 "subprocess" is a python3 without packages. "subprocess (host)" is this machine's, whose .pth files run at
-each start; "subprocess -S" leaves `site` out.
+each start; "subprocess -S" leaves `site` out. SWE-ReX is one warm deployment for everybody, as `docker exec`
+is one container. Who cannot take part here is in the table with the reason.
 """
 
 import argparse
@@ -24,12 +25,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))  # PYTHONSAFEPATH leaves it out
-from sandbox_contestants import MAX_IN_FLIGHT, Contestant, Missing, contestants
+from sandbox_contestants import (
+    BASE_PYTHON,
+    MAX_IN_FLIGHT,
+    Contestant,
+    DockerAgent,
+    DockerExec,
+    DockerRun,
+    Embedded,
+    Subprocess,
+    clean_python,
+    set_up,
+)
 from sandbox_race import Race, turn
+from sandbox_swerex import SweRex, SweRexDocker
+from sandbox_table import ratios, table
 from workspace_fork import measure_fork
 
-MEASURES = {"subprocess": None, "docker exec": "docker agent"}
-"""Who is the measure of whom; None: of everybody."""
 SOAKED = "namespaces"
 
 
@@ -88,7 +100,7 @@ async def measure(options: argparse.Namespace) -> Report:
                 rows[who.name] |= await soak(who, options.soak)
             if who.name == SOAKED:
                 rows[who.name] |= await measure_fork(who.name, options.rounds * 10)
-    print_table(race, rows, options.in_flight, missing)
+    print(*table(race, rows, options.in_flight, missing), sep="\n")
     found = ratios(race)
     figures = dict(found)
     for name, row in rows.items():
@@ -108,6 +120,28 @@ async def measure(options: argparse.Namespace) -> Report:
     return Report(ratios=found, bars=bars, conditions=conditions)
 
 
+def contestants(folder: Path) -> list[Contestant]:
+    """All of them, ours last; `folder` is empty and stays until they are done."""
+    python = clean_python(folder / "python")
+    execute, session = folder / "execute", folder / "session"
+    execute.mkdir()
+    session.mkdir()
+    return [
+        Subprocess("subprocess", python),
+        Subprocess("subprocess -S", BASE_PYTHON, "-S"),
+        Subprocess("subprocess (host)", BASE_PYTHON),
+        DockerExec(),
+        DockerRun(),
+        SweRex("swe-rex execute", python, in_session=False),
+        SweRex("swe-rex session", python, in_session=True),
+        SweRexDocker("swe-rex docker execute", execute, in_session=False),
+        SweRexDocker("swe-rex docker session", session, in_session=True),
+        DockerAgent(),
+        Embedded("namespaces"),
+        Embedded("landlock"),
+    ]
+
+
 def chosen(everybody: Sequence[Contestant], names: Sequence[str] | None) -> list[Contestant]:
     known = [who.name for who in everybody]
     if unknown := set(names or ()) - set(known):
@@ -115,55 +149,11 @@ def chosen(everybody: Sequence[Contestant], names: Sequence[str] | None) -> list
     return [who for who in everybody if names is None or who.name in names]
 
 
-async def set_up(
-    stack: AsyncExitStack, wanted: Sequence[Contestant]
-) -> tuple[list[Contestant], dict[str, str]]:
-    """(who can take part, what the others lack)."""
-    ready: list[Contestant] = []
-    missing: dict[str, str] = {}
-    for who in wanted:
-        stack.push_async_callback(who.teardown)
-        try:
-            await who.setup()
-            ready.append(who)
-        except Missing as reason:
-            missing[who.name] = str(reason)
-    return ready, missing
-
-
 async def soak(who: Contestant, executions: int) -> dict[str, float]:
     result = await turn(who, MAX_IN_FLIGHT, executions=executions)
     because = f", for one: {result.why:.200}" if result.lost else ""
     print(f"{who.name}: {executions} executions, {MAX_IN_FLIGHT} in flight: {result.lost} lost{because}")
     return {"soak": executions, "soak_lost": result.lost, "soak_per_s": result.per_s}
-
-
-def ratios(race: Race) -> dict[str, float]:
-    found: dict[str, float] = {}
-    for base, only in MEASURES.items():
-        for name in race.turns:
-            if base in race.turns and name != base and only in (None, name):
-                found |= race.ratios(name, base)
-    return found
-
-
-def print_table(
-    race: Race, rows: Mapping[str, Mapping[str, float]], in_flight: Sequence[int], missing: Mapping[str, str]
-) -> None:
-    columns = {"p50": "p50 ms", "p95": "p95 ms"}
-    columns |= {f"per_s_at_{flight}": f"/s at {flight}" for flight in in_flight}
-    columns |= {"cpu": "cpu ms", "lost": "lost"}
-    print(f"{'':24}", *(f"{title:>9}" for title in columns.values()))
-    for name, row in rows.items():
-        print(f"{name:24}", *(f"{_cell(row.get(column, math.nan)):>9}" for column in columns))
-        if why := race.why_lost(name):
-            print(f"{'':24} lost, for one: {why:.200}")
-    for name, reason in missing.items():
-        print(f"{name:24} not measured: {reason}")
-
-
-def _cell(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.0f}" if value == int(value) else f"{value:.1f}"
 
 
 def read_options() -> argparse.Namespace:

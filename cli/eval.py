@@ -15,8 +15,9 @@ from ..agents.evaluation import Evaluation
 from ..agents.evaluation import evaluate as run_evaluation
 from ..agents.grading.stage import Grading
 from ..agents.ledger import Ledger
-from ..trainer.folder import QUESTION, RECIPE, fingerprint, make_folder
+from ..trainer.folder import FILES, QUESTION, RECIPE, make_folder
 from ..trainer.grading import open_grading
+from ..trainer.inputs import changed, fingerprint, fingerprints
 from ..trainer.metrics import troubles
 from ..trainer.parts import make_collector
 from ..trainer.recipe import NAME, Recipe
@@ -114,9 +115,16 @@ class _Question:
         }
         if recipe.grading is not None:
             question["grading"] = recipe.grading.model_dump(mode="json", include={"kind", "command", "files"})
+        files = fingerprints(recipe)
+        if (stored := ledger.meta(FILES)) is not None and (odd := changed(json.loads(stored), files)):
+            raise RecipeError(
+                f"--name {self.name}: {odd} not what {ledger.path} was made with; "
+                "bring back what it was, or choose another name"
+            )
         asked = json.dumps(redacted(question), sort_keys=True)
         if (before := ledger.meta(QUESTION)) is None:
             ledger.set_meta(QUESTION, asked)
+            ledger.set_meta(FILES, json.dumps(files))
             ledger.set_meta(RECIPE, json.dumps(redacted(recipe.model_dump(mode="json"))))
         elif before != asked:
             raise RecipeError(

@@ -42,7 +42,10 @@ def grade(
     ] = "regrade",
     as_json: Json = False,
 ) -> None:
-    """Grade stored episodes again, without new rollouts. Only RUN/grade.NAME is written."""
+    """Grade stored episodes again, without new rollouts. Only RUN/grade.NAME is written.
+
+    Without --grader the recipe's grading.kind says where: inline, subprocess, sandbox, http, or lambda.
+    """
     if not re.fullmatch(NAME, name):
         raise RecipeError(
             f"--name {name!r}: use letters, digits, '.', '_' and '-', and begin with a letter or a digit"

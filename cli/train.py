@@ -8,7 +8,9 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from ..trainer.estimate import estimate
 from ..trainer.folder import check_folder
+from ..trainer.lint import lint
 from ..trainer.preflight import preflight
 from ..trainer.recipe import Recipe
 from ..trainer.recipe_file import load_recipe
@@ -60,7 +62,7 @@ def _plan(recipe: Recipe, as_json: bool) -> None:
     """What would be run, after every check that needs no model."""
     with only_json(as_json):
         arena = asyncio.run(preflight(recipe))
-    grpo = recipe.grpo
+    grpo, size, advice = recipe.grpo, estimate(recipe), lint(recipe, arena)
     max_turns = arena.env.budget.merged(recipe.source.budget).max_turns
     plan: dict[str, Any] = {
         "folder": str(recipe.folder),
@@ -71,6 +73,10 @@ def _plan(recipe: Recipe, as_json: bool) -> None:
         "max_sampled_tokens_per_episode": None
         if max_turns is None
         else max_turns * recipe.sampling.max_tokens,
+        "parameters": None if size is None else size.parameters,
+        "trained_parameters": None if size is None else size.trained_parameters,
+        "memory_mb": None if size is None else size.memory_mb,
+        "look_again": [str(each) for each in advice],
     }
     resolved = redacted(recipe.model_dump(mode="json"))
     if as_json:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from .datasets import iter_tasks
 from .env import Observation, Step
-from .graders.grading import Grader
+from .graders.grading import AnyGrader
 from .graders.named import NamedReward
 from .message import AssistantMessage
 from .policy import Policy
@@ -65,7 +65,7 @@ class DatasetEnv(ToolEnv[Task]):
 
 def dataset_env(
     data: str | Path,
-    reward: Grader,
+    reward: AnyGrader,
     *,
     functions: Mapping[str, Callable[..., Any]] = NO_FUNCTIONS,
     reward_range: tuple[float, float] = (0.0, 1.0),

@@ -1,6 +1,7 @@
 """A grader behind HTTP that does what a test says: it takes jobs, forgets them, answers, calls back."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +32,8 @@ class GradeService:
     location: str = "/jobs/{key}"
     at_once: dict[str, Any] | None = None
     """The answer to the submission itself."""
+    judge: Callable[[ServedJob], Awaitable[dict[str, Any] | None]] | None = None
+    """What a job's answer is when somebody looks; None: not yet."""
     jobs: dict[str, ServedJob] = field(default_factory=dict[str, ServedJob])
     keys: list[str] = field(default_factory=list[str])
     """Of every submission that came."""
@@ -86,6 +89,8 @@ class GradeService:
         if (job := self.jobs.get(request.match_info["key"])) is None:
             return web.Response(status=404)
         job.num_polls += 1
+        if self.judge is not None and job.answer is None:
+            job.answer = await self.judge(job)
         if job.answer is not None:
             return web.json_response(job.answer)
         beat = {"beat": job.num_polls} if job.is_alive else {}

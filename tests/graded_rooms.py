@@ -3,17 +3,34 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from support import run_async
 
 from palaestra.agents.collector import GroupRequest
 from palaestra.agents.engine import PolicyVersion
-from palaestra.agents.grading.job import Answer, GradeRequest, Inbox, Running
+from palaestra.agents.grading.job import Answer, GradeAdapter, GradeLimits, GradeRequest, Inbox, Running
+from palaestra.agents.grading.stage import Grading
 from palaestra.agents.ledger import Ledger
 from palaestra.agents.tokengraph import TokenGraph
 from palaestra.agents.trajectory import EpisodeKey, Played, Trajectory
-from palaestra.envs import AssistantMessage, Episode, Score, StopReason, Task, UserMessage, Workspace
+from palaestra.envs import (
+    AssistantMessage,
+    Episode,
+    Failed,
+    Score,
+    Scored,
+    StopReason,
+    Task,
+    Ungraded,
+    UserMessage,
+    Workspace,
+)
 
 V0 = PolicyVersion(0)
 RANGE = (0.0, 1.0)
+TASK = Task(id="t", reference="the-reference")
+QUICK = GradeLimits(poll_s=0.02, retry_s=0.0, attempt_s=30.0)
 
 
 def key_of(task: str = "t", sample: int = 0) -> EpisodeKey:
@@ -39,6 +56,21 @@ def keep(ledger: Ledger, *keys: EpisodeKey) -> None:
     for key in keys:
         ledger.issue(key, V0)
         ledger.grades.keep_played(played(key))
+
+
+def graded(adapter: GradeAdapter, folder: Path, limits: GradeLimits = QUICK) -> Scored | Ungraded | Failed:
+    """The outcome of one episode in a new run file."""
+
+    async def main() -> Scored | Ungraded | Failed:
+        with Ledger(folder) as ledger:
+            keep(ledger, key_of())
+            async with Grading(ledger, adapter, limits, reward_range=RANGE) as grading:
+                await grading.grade([key_of()], TASK)
+            found = ledger.finished(key_of())
+            assert found is not None
+            return found.outcome
+
+    return run_async(main())
 
 
 def requests(tasks: int, samples: int) -> list[GroupRequest]:

@@ -1,5 +1,6 @@
 """Environments for whole training runs, which load them by "trained_envs:Class"."""
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -25,6 +26,21 @@ class Sums(Arithmetic):
     """Siblings nearly always differ in reward, so that every step has something to learn."""
 
     grader: AnyGrader | None = Digits()
+
+
+@dataclass(frozen=True, slots=True)
+class Slowly(Digits):
+    """Takes its time."""
+
+    async def grade(self, task: Task, episode: Episode, workspace: Workspace | None) -> Score:
+        await asyncio.sleep(0.2)
+        return await Digits.grade(self, task, episode, workspace)
+
+
+class SlowSums(Sums):
+    """`Sums` that nobody grades at once."""
+
+    grader: AnyGrader | None = Slowly()
 
 
 class Plus(ToolEnv[Task]):

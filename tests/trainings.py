@@ -47,6 +47,7 @@ TINY_RECIPE: dict[str, Any] = {
 
 Key = tuple[str, int, str, int, int]
 KEY = "split, epoch, task_id, sample, attempt"
+HAS_ENDED = "state NOT IN ('issued', 'played')"
 
 LIMIT_S = 600.0
 """Longest that one start of a run may take."""
@@ -83,7 +84,7 @@ class Training:
 
     def num_finished(self, split: str) -> int:
         """Episodes that have ended, of a split or of all ("%")."""
-        sql = "SELECT count(*) FROM episodes WHERE split LIKE ? AND state != 'issued'"
+        sql = f"SELECT count(*) FROM episodes WHERE split LIKE ? AND {HAS_ENDED}"
         return next((count for (count,) in self.query(sql, split)), 0)
 
     def query(self, sql: str, *values: object) -> list[Any]:
@@ -130,11 +131,57 @@ def timeless(metrics: dict[str, Any]) -> dict[str, Any]:
 def check_same(run: Training, reference: Training) -> None:
     """Not a bit, an episode or a figure apart."""
     assert result(run) == result(reference)
-    for folder in ("warm-start", "policy"):
+    folders = [
+        path.name for path in (reference.run / "warm-start", reference.run / "policy") if path.exists()
+    ]
+    assert "policy" in folders
+    for folder in folders:
         (name,) = (path.name for path in (reference.run / folder).glob("*.safetensors"))
         ours, theirs = read_tensors(run.run / folder / name), read_tensors(reference.run / folder / name)
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[tensor], theirs[tensor]) for tensor in ours), folder
+
+
+def finished(run: Training) -> dict[Key, tuple[float, float]]:
+    """When each episode that has ended was issued and finished."""
+    rows = run.query(f"SELECT {KEY}, issued_at, finished_at FROM episodes WHERE {HAS_ENDED}")
+    return {row[:5]: row[5:] for row in rows}
+
+
+def check_whole(run: Training, steps: int) -> None:
+    """Every step stands once where it should, and no sample was trained twice."""
+    found = result(run)
+    assert (
+        [step for step, _ in found.steps]
+        == [line["step"] for line in found.metrics]
+        == [*range(1, steps + 1)]
+    )
+    trained = [tuple(key[:3]) for _, record in found.steps for group in record["groups"] for key in group]
+    assert len(set(trained)) == len(trained)
+    updated = {
+        tuple(row["key"][:3]) for _, r in found.steps for update in r["updates"] for row in update["rows"]
+    }
+    assert updated and updated <= set(trained)
+    assert all(outcome is not None for outcome, *_ in found.episodes.values())
+
+
+def go_on(run: Training, stop: Callable[[Training], int]) -> int:
+    """Start the run once more and stop it; what had ended before is as it was."""
+    before = finished(run)
+    code = stop(run)
+    after = finished(run)
+    assert {key: after.get(key) for key in before} == before
+    return code
+
+
+def after(split: str, number: int) -> Callable[[Training], int]:
+    """kill -9 as soon as so many episodes of a split have ended."""
+    return lambda run: run.start().stop_when(lambda: run.num_finished(split) >= number)
+
+
+def inside(where: str, number: int) -> Callable[[Training], int]:
+    """kill -9 at a file event."""
+    return lambda run: run.start(kill_at=(where, number)).wait()
 
 
 class Started:

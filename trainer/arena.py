@@ -8,11 +8,12 @@ from ..agents.chat import ChatPolicy
 from ..envs import Env, TaskSet, load_env
 from ..envs.dataset_env import dataset_env
 from ..envs.errors import no_exit, where
-from ..envs.graders import UnknownReward, load_reward
-from ..envs.graders.load import load_code
+from ..envs.graders import AnyGrader, UnknownReward
+from ..envs.graders.load import load_any, load_code
 from ..envs.row_tools import functions_of
 from .recipe import Recipe
-from .recipe_file import RecipeError
+from .recipe_file import RecipeError, make_spec
+from .sources import RewardSection
 
 
 class Arena(NamedTuple):
@@ -76,10 +77,7 @@ def _dataset_env(recipe: Recipe) -> type[Env[Any]]:
     """The rows, the reward and the tools of a recipe as an environment."""
     data, reward = recipe.data, recipe.reward
     assert data is not None and reward is not None, "the recipe was validated"
-    try:
-        judge = load_reward(reward.function, **reward.options)
-    except UnknownReward as error:
-        raise RecipeError(f"reward: {error}") from error
+    judge = _load_judge(reward)
     try:
         functions = {} if recipe.tools is None else functions_of(load_code(recipe.tools))
     except UnknownReward as error:
@@ -92,6 +90,18 @@ def _dataset_env(recipe: Recipe) -> type[Env[Any]]:
         prompt=data.prompt,
         reference=data.reference,
     )
+
+
+def _load_judge(reward: RewardSection) -> AnyGrader:
+    call = reward.call
+    if reward.sandbox:
+        call["sandbox"] = make_spec("reward.sandbox", reward.sandbox)
+    if twice := sorted(reward.options.keys() & call.keys()):
+        raise RecipeError(f"reward.options.{twice[0]}: stands in reward too; leave it out there")
+    try:
+        return load_any(reward.function, **reward.options, **call)
+    except UnknownReward as error:
+        raise RecipeError(f"reward: {error}") from error
 
 
 def _num_held_out(recipe: Recipe, tasks: TaskSet) -> int:

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from ._torch import random_state, read_tensors, set_random_state, write_tensors
 from .errors import CorruptCheckpoint
-from .folder import sha256, writing
+from .folder import writing
+from .inputs import sha256
 from .learner import Learner
 
 _FILES = ("weights.safetensors", "optimizer.safetensors", "state.json")

@@ -1,6 +1,5 @@
 """The folder of a run, and files in it that are whole or not there."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -13,6 +12,7 @@ import yaml
 
 from ..agents.ledger import Ledger
 from .errors import DiskError
+from .inputs import changed, fingerprints
 from .recipe import Recipe
 from .recipe_file import RecipeError
 from .redaction import redacted
@@ -27,8 +27,11 @@ _FREE = {
     "engine.port",
     "engine.stuck_after_s",
     "engine.url",
+    "grading.answers",
     "grading.callback_port",
     "grading.callback_url",
+    "grading.endpoint_url",
+    "grading.function",
     "grading.max_outstanding",
     "grading.poll_s",
     "grading.retry_s",
@@ -42,8 +45,14 @@ _FREE = {
 """Fields that say where and how a run works, not what comes out: they may change on the way. (The number of
 threads is in the last bits, which count in deterministic mode.)"""
 
+_NOTHING = ("None", "{}", "[]")
+"""How a field that nobody has set stands in a recipe."""
+
 QUESTION = "question"
 """The fact in a run file that makes it an evaluation's, and says what was asked (`palaestra eval`)."""
+
+FILES = "files"
+"""The fact in a run file that says what was in the files that its recipe names."""
 
 RECIPE = "recipe"
 """The fact in an evaluation's run file that holds its recipe, as far as it is no secret."""
@@ -73,6 +82,7 @@ def open_folder(recipe: Recipe, ledger: Ledger, model: Mapping[str, str] | None,
         )
     if model is not None:
         _keep_model(recipe, ledger, json.dumps(model), resume=resume)
+    _keep_files(recipe, ledger, resume=resume)
     if resume:
         return
     stored = recipe.folder / "recipe.yaml"
@@ -107,8 +117,9 @@ def _differences(stored: Path, recipe: Recipe) -> list[str]:
         raise RecipeError(f"{stored} is not YAML any more: {error}") from error
     now = _leaves(yaml.safe_load(_resolved(recipe)))
     free = _FREE - {"threads"} if recipe.deterministic else _FREE
-    if now.get("grading") == "None":  # a run that began before there was such a field
-        before.setdefault("grading", "None")
+    for name in now.keys() - before.keys():
+        if now[name] in _NOTHING:  # a run that began before there was such a field
+            before[name] = now[name]
     return [
         f"{name} was {before.get(name, 'not there')}, is {now.get(name, 'not there')}"
         for name in sorted(before.keys() | now.keys())
@@ -139,18 +150,16 @@ def _keep_model(recipe: Recipe, ledger: Ledger, model: str, *, resume: bool) -> 
         )
 
 
-def fingerprint(model: Path) -> dict[str, str]:
-    """SHA-256 of each file that makes the model, by name: the same folder may hold another one later.
-
-    Reads all of it: seconds for billions of parameters.
-    """
-    files = (path for ending in ("safetensors", "json", "jinja") for path in model.glob(f"*.{ending}"))
-    return {path.name: sha256(path) for path in sorted(files)}
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _keep_files(recipe: Recipe, ledger: Ledger, *, resume: bool) -> None:
+    """The run file remembers what is in the recipe's other files. Raises `RecipeError` where that changed."""
+    now, before = fingerprints(recipe), ledger.meta(FILES) if resume else None
+    if before is None:  # it is new, or began before there was such a fact
+        ledger.set_meta(FILES, json.dumps(now))
+    elif odd := changed(json.loads(before), now):
+        raise RecipeError(
+            f"{odd} not what {recipe.folder} was started with; bring back what it was, "
+            "or start a new run by --set name=..."
+        )
 
 
 def _resolved(recipe: Recipe) -> str:

@@ -12,11 +12,11 @@ from ..agents.ledger import Ledger
 from ..envs.errors import no_exit
 from ..envs.graders.grading import AnyGrader, GroupGrader
 from ..envs.graders.load import load_object
-from ..sandboxes import SandboxSpec
 from .recipe import GradingSection, Recipe
-from .recipe_file import RecipeError
+from .recipe_file import RecipeError, make_spec
 
 if TYPE_CHECKING:
+    from ..agents.grading.callback import CallbackServer
     from .arena import Arena
 
 
@@ -61,10 +61,10 @@ async def open_grading(
     if section is None or (grader is None and recipe.grading is None):
         yield None
         return
-    if grader is None and not section.command and section.url is None:
+    if grader is None and not (section.command or section.url or section.function):
         raise RecipeError(
-            f"grading: {recipe.source.id} has no grader, only step rewards; name one by grading.command or "
-            "grading.url, or leave the section out"
+            f"grading: {recipe.source.id} has no grader, only step rewards; name one by grading.command, "
+            "grading.url or grading.function, or leave the section out"
         )
     async with Grading(
         ledger,
@@ -109,19 +109,38 @@ def make_adapter(
                 from ..agents.grading.boxed import Boxed
 
                 files = {path.name: path.read_bytes() for path in section.files}
-                return Boxed(section.command, SandboxSpec(**section.sandbox), files=files)
+                return Boxed(section.command, make_spec("grading.sandbox", section.sandbox), files=files)
             case "http":
                 return _web(section, ledger)
+            case "lambda":
+                return _event(section, ledger)
     except (TypeError, ValueError, OSError) as error:
         raise RecipeError(f"grading: {error}") from error
 
 
 def _web(section: GradingSection, ledger: Ledger) -> GradeAdapter:
-    from ..agents.grading.callback import CallbackServer
     from ..agents.grading.web import Web
 
-    callback = None
-    if section.callback:
-        callback = CallbackServer(ledger, port=section.callback_port, public_url=section.callback_url)
     assert section.url is not None, "load_recipe checked it"
-    return Web(section.url, token_env=section.token_env, callback=callback)
+    return Web(section.url, token_env=section.token_env, callback=_callback(section, ledger))
+
+
+def _event(section: GradingSection, ledger: Ledger) -> GradeAdapter:
+    from ..agents.grading.event import LambdaEvent
+
+    assert section.function is not None, "load_recipe checked it"
+    return LambdaEvent(
+        section.function,
+        answers=section.answers,
+        token_env=section.token_env,
+        callback=_callback(section, ledger),
+        endpoint_url=section.endpoint_url,
+    )
+
+
+def _callback(section: GradingSection, ledger: Ledger) -> "CallbackServer | None":
+    from ..agents.grading.callback import CallbackServer
+
+    if not section.callback:
+        return None
+    return CallbackServer(ledger, port=section.callback_port, public_url=section.callback_url)

@@ -29,6 +29,7 @@ from .metrics import MetricsFile, bias_metrics, episode_metrics, judgement_metri
 from .progress import Progress
 from .publisher import Publisher
 from .recipe import Recipe
+from .trackers.several import Trackers
 from .update import Updater
 
 MAX_OUTAGE_TRIES = 10
@@ -58,6 +59,7 @@ class Trainer:
     ledger: Ledger
     checkpoints: Checkpoints
     metrics: MetricsFile
+    trackers: Trackers
     interrupt: Interrupt
     progress: Progress
 
@@ -99,6 +101,7 @@ class Trainer:
         }
         self.ledger.record_step(self.num_steps, record)
         self.metrics.write(metrics)
+        await self.trackers.log(self.num_steps, metrics)
         self.progress.step(metrics)
         if self.num_steps % self.recipe.checkpoint.every == 0:
             await self.checkpoint()
@@ -146,7 +149,9 @@ class Trainer:
         """Go on from the newest good checkpoint, if there is one."""
         self.num_steps = await asyncio.to_thread(self.checkpoints.restore, self.updater.learner)
         records = (self.ledger.step(step) for step in self.ledger.step_numbers() if step <= self.num_steps)
-        self.metrics.rewrite(record["metrics"] for record in records if record is not None)
+        rows = [record["metrics"] for record in records if record is not None]
+        self.metrics.rewrite(rows)
+        await self.trackers.resume(rows)
         if self.num_steps:
             self.progress.note(f"going on after step {self.num_steps}")
             await self.publisher.publish(PolicyVersion(self.num_steps))

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, cast
 
-from ..agents.evaluation import is_solved
+from ..agents.evaluation import component_means, is_solved
 from ..agents.trajectory import Group, Trajectory
 from ..envs import Failed, Ungraded
 from .advantages import Reason
@@ -37,6 +37,7 @@ def episode_metrics(groups: Sequence[Group], maximum: float) -> dict[str, float]
             "reward_max": max(rewards),
             "pass_rate": fmean(is_solved(reward, maximum) for reward in rewards),
         }
+    found |= {f"component_{name}": mean for name, mean in component_means(members).items()}
     return found
 
 

@@ -20,7 +20,10 @@ from .config import LearnerConfig, LoraConfig
 from .progress import Progress, waiting_for_episodes
 from .recipe import LoraSection, OptimizerSection, Recipe
 from .recipe_file import RecipeError
+from .redaction import redacted
 from .schedule import OptimizerConfig, model_width, usual_rate
+from .trackers import RunInfo, Tracker, UnknownTracker, open_tracker
+from .trackers.several import Trackers
 
 
 def load_renderer(recipe: Recipe, model: Path) -> Renderer:
@@ -196,3 +199,20 @@ def learner_config(
         micro_batch_tokens=recipe.grpo.micro_batch_tokens,
         seed=recipe.seed,
     )
+
+
+@asynccontextmanager
+async def open_trackers(recipe: Recipe, progress: Progress) -> AsyncGenerator[Trackers, None]:
+    """The recipe's trackers. Raises `RecipeError` for one that there is not."""
+    run = RunInfo(name=recipe.name, folder=recipe.folder, recipe=redacted(recipe.model_dump(mode="json")))
+    opened: dict[str, Tracker] = {}
+    for section in recipe.trackers:
+        try:
+            opened[section.kind] = open_tracker(section.kind, run, section.options)
+        except UnknownTracker as error:
+            raise RecipeError(f"trackers: {error}") from error
+    trackers = Trackers(opened, progress.note)
+    try:
+        yield trackers
+    finally:
+        await trackers.close()

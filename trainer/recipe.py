@@ -193,9 +193,9 @@ class GrpoSection(Section):
 class GradingSection(Section):
     """Detached grading: the environment's grader, or another one, off the rollout slots."""
 
-    kind: Literal["inline", "subprocess", "sandbox", "http"] = "inline"
-    """Where grades are made: in this process, in a process each, in a sandbox each, behind HTTP. The first
-    two use the environment's grader, unless there is a `command`."""
+    kind: Literal["inline", "subprocess", "sandbox", "http", "lambda"] = "inline"
+    """Where grades are made: in this process, in a process each, in a sandbox each, behind HTTP, by events on
+    AWS Lambda. The first two use the environment's grader, unless there is a `command`."""
     command: list[str] = Field(default_factory=list)
     """The grader as a program (subprocess, sandbox)."""
     files: list[AnyPath] = Field(default_factory=list[Path])
@@ -204,10 +204,16 @@ class GradingSection(Section):
     """Fields of its `SandboxSpec`, such as {backend: docker, image: "judge:1"}."""
     url: str | None = None
     """Where jobs are posted (http)."""
+    function: str | None = None
+    """The ARN or the name of a function that takes events (lambda)."""
+    answers: str | None = None
+    """Where the function puts answers: s3://bucket/prefix, or a URL (lambda)."""
+    endpoint_url: str | None = None
+    """Another server that speaks Lambda's API (lambda)."""
     token_env: str | None = None
-    """Environment variable with the bearer token for `url`."""
+    """Environment variable with the bearer token for `url` or `answers`."""
     callback: bool = False
-    """Listen on the loopback for answers (http)."""
+    """Listen on the loopback for answers (http, lambda)."""
     callback_port: Annotated[int, Field(ge=0, le=65535)] = 0
     """0: a free one, the same after a restart."""
     callback_url: str | None = None
@@ -245,6 +251,20 @@ class CheckpointSection(Section):
     keep: PositiveInt = 2
 
 
+class TrackerSection(Section):
+    """`trackers: [csv, tensorboard]` is short for a list of these."""
+
+    kind: str
+    """A name in `palaestra.trainer.trackers`: csv, mlflow, tensorboard, wandb; or "module:Class"."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Of that tracker, such as {project: mine, mode: offline} for wandb."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spell_out(cls, given: Any) -> Any:
+        return {"kind": given} if isinstance(given, str) else given
+
+
 class Recipe(Section):
     """Everything about a run. What is played is `env`, or `data` with `reward`.
 
@@ -277,6 +297,8 @@ class Recipe(Section):
     """None: an episode is graded before its place is free again."""
     evaluation: EvaluationSection = EvaluationSection()
     checkpoint: CheckpointSection = CheckpointSection()
+    trackers: list[TrackerSection] = Field(default_factory=list[TrackerSection])
+    """Where each step's numbers go besides `metrics.jsonl`."""
 
     _spell_out = model_validator(mode="before")(spelled_out)
 

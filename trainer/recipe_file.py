@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ..agents.formats import tool_format
+from ..envs.options import from_options
+from ..sandboxes import SandboxSpec
 from .recipe import GradingSection, OptimizerSection, Recipe, TinyModel
 from .sources import spelled_out
 
@@ -123,6 +125,15 @@ def check_recipe(recipe: Recipe) -> None:
         _check_schedule("warm_start.optimizer", warm.optimizer, warm.steps)
 
 
+def make_spec(field: str, fields: Mapping[str, Any]) -> SandboxSpec:
+    """The sandbox that `field` of a recipe asks for. Raises `RecipeError`."""
+    try:
+        return from_options(SandboxSpec, fields)
+    except ValueError as error:
+        dotted = f"{field}: {error}" if str(error).startswith("SandboxSpec") else f"{field}.{error}"
+        raise RecipeError(dotted) from error
+
+
 def _check_flags(args: Sequence[str]) -> None:
     for flag in args:
         if flag.partition("=")[0].replace("_", "-") in BIASED_FLAGS:
@@ -134,14 +145,17 @@ def _check_flags(args: Sequence[str]) -> None:
 
 def _check_grading(grading: GradingSection) -> None:
     kind = grading.kind
-    needs = (("command", "sandbox"), ("url", "http"))
+    needs = (("command", "sandbox"), ("url", "http"), ("function", "lambda"))
     takes: dict[str, tuple[str, ...]] = {
         "command": ("subprocess", "sandbox"),
         "files": ("sandbox",),
         "sandbox": ("sandbox",),
         "url": ("http",),
-        "token_env": ("http",),
-        "callback": ("http",),
+        "function": ("lambda",),
+        "answers": ("lambda",),
+        "endpoint_url": ("lambda",),
+        "token_env": ("http", "lambda"),
+        "callback": ("http", "lambda"),
     }
     for field, needed in needs:
         if kind == needed and not getattr(grading, field):
@@ -151,6 +165,12 @@ def _check_grading(grading: GradingSection) -> None:
             raise RecipeError(
                 f"grading.{field}: {kind} does not use it; set grading.kind to {' or '.join(kinds)}"
             )
+    if kind == "lambda" and not (grading.answers or grading.callback):
+        raise RecipeError(
+            "grading.answers: is missing; nobody waits for an event: name where the function puts its "
+            "answers, such as s3://bucket/prefix, or set grading.callback"
+        )
+    make_spec("grading.sandbox", grading.sandbox)
     if grading.total_s < grading.attempt_s:
         raise RecipeError(
             f"grading.total_s: {grading.total_s:g} is under grading.attempt_s={grading.attempt_s:g}, so that "

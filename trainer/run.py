@@ -24,10 +24,12 @@ from .arena import Arena
 from .checkpoint import Checkpoints
 from .config import LearnerConfig
 from .errors import NothingGraded
-from .folder import check_folder, fingerprint, make_folder, make_whole, open_folder
+from .folder import check_folder, make_folder, make_whole, open_folder
 from .grading import open_grading
+from .inputs import fingerprint
 from .interrupt import Interrupt, Interrupted
 from .learner import Learner
+from .lint import lint
 from .loop import Trainer
 from .metrics import MetricsFile
 from .model import load_model
@@ -39,6 +41,7 @@ from .parts import (
     make_rollout,
     open_engine,
     open_local_engine,
+    open_trackers,
 )
 from .preflight import preflight
 from .progress import Progress
@@ -48,6 +51,7 @@ from .recipe_file import RecipeError
 from .rows import Row
 from .summary import Summary, counting_seconds, summarize_run
 from .tiny import make_tiny_model
+from .trackers.several import Trackers
 from .update import Updater
 from .warm_start import demonstrate, oracle_texts, warm_start
 
@@ -72,6 +76,8 @@ async def train(
     """
     use_processor(recipe.threads, deterministic=recipe.deterministic)
     async with aclosing(await preflight(recipe)) as arena:
+        for advice in lint(recipe, arena):
+            progress.note(f"look again: {advice}")
         check_folder(recipe, resume=resume)
         make_folder(recipe.folder)
         progress.waiting("the model's fingerprint")
@@ -80,13 +86,17 @@ async def train(
         with Ledger(recipe.folder) as ledger:
             open_folder(recipe, ledger, model, resume=resume)
             with counting_seconds(ledger), Interrupt() as interrupt:
-                async with open_grading(recipe, arena, ledger, recipe.folder) as grading:
+                async with (
+                    open_trackers(recipe, progress) as trackers,
+                    open_grading(recipe, arena, ledger, recipe.folder) as grading,
+                ):
                     await _Run(
                         recipe=recipe,
                         arena=arena,
                         progress=progress,
                         ledger=ledger,
                         grading=grading,
+                        trackers=trackers,
                         interrupt=interrupt,
                         wrap_engine=wrap_engine,
                     ).to_the_end()
@@ -110,6 +120,7 @@ class _Run:
     progress: Progress
     ledger: Ledger
     grading: Grading | None
+    trackers: Trackers
     interrupt: Interrupt
     wrap_engine: Callable[[Engine], Engine]
 
@@ -246,6 +257,7 @@ class _Run:
             ledger=self.ledger,
             checkpoints=Checkpoints(recipe.folder / "checkpoints", keep=recipe.checkpoint.keep),
             metrics=MetricsFile(recipe.folder / "metrics.jsonl"),
+            trackers=self.trackers,
             interrupt=self.interrupt,
             progress=self.progress,
         )

@@ -77,14 +77,18 @@ def _rising(bounds: tuple[float, float]) -> tuple[float, float]:
 class RewardSection(Section):
     """How the rows' answers are judged; `reward: my_rewards.py:score` is short for its `function`.
 
-    What stands below `range` is for a `lambda_handler` and its like alone.
+    What stands below `options` is for a `lambda_handler` and its like alone.
     """
 
     function: str
     """See `palaestra.envs.graders.load_reward`."""
     range: Annotated[tuple[float, float], AfterValidator(_rising)] = (0.0, 1.0)
     """Floor and maximum: a reward outside is no reward, and the maximum is a pass."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Fields of a preset, or of a grader's class: {rel_tol: 0.02} for finqa."""
     where: Literal["worker", "sandbox"] | None = None
+    sandbox: dict[str, Any] = Field(default_factory=dict)
+    """Fields of the `SandboxSpec` of where: sandbox, such as {backend: docker, image: "rewards:1"}."""
     batch: PositiveInt | None = None
     """Samples of one call; None: 16."""
     concurrency: PositiveInt | None = None
@@ -99,9 +103,9 @@ class RewardSection(Section):
     """Another server that speaks Lambda's API."""
 
     @property
-    def options(self) -> dict[str, Any]:
-        """What is said of the call."""
-        return self.model_dump(exclude={"function", "range"}, exclude_none=True)
+    def call(self) -> dict[str, Any]:
+        """What is said of the call, but for its sandbox."""
+        return self.model_dump(exclude={"function", "range", "options", "sandbox"}, exclude_none=True)
 
 
 SHORT = {"data": "path", "reward": "function"}

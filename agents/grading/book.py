@@ -10,6 +10,7 @@ import json
 import secrets
 from collections import Counter
 from collections.abc import Sequence
+from sqlite3 import Connection
 from typing import TYPE_CHECKING, Any
 
 from ...envs import Scored, Ungraded
@@ -27,7 +28,7 @@ CREATE TABLE grade_jobs (
     members TEXT NOT NULL,      -- JSON: [[split, epoch, task, sample, attempt], ...]
     state TEXT NOT NULL,        -- open, done, given up
     attempt INTEGER NOT NULL,   -- tries that came to nothing
-    handle TEXT,                -- of the try under way
+    handle TEXT,                -- of the try under way; of a job that is over: to be told to the grader
     opened_at REAL NOT NULL, submitted_at REAL, ended_at REAL   -- seconds since 1970
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE grade_results (
@@ -129,7 +130,7 @@ class GradeBook:
                 " WHERE id = ? AND attempt = ? AND state = 'open'",
                 (job.id, job.attempt),
             )
-        self.note(job.id, job.attempt, Fate.BROKEN, why)
+            self._note(db, job.id, job.attempt, Fate.BROKEN, why)
 
     def settle(
         self,
@@ -148,32 +149,47 @@ class GradeBook:
         if job is None:
             return Fate.UNKNOWN
         fate = Fate.KEPT if job.is_open else Fate.DUPLICATE if job.state == "done" else Fate.LATE
-        if fate is Fate.KEPT:
-            self._settle(job, outcomes, "given up" if gives_up else "done")
-        self.note(name, attempt, Fate.BROKEN if gives_up else fate, said)
+        with self._ledger.transaction() as db:
+            if fate is Fate.KEPT:
+                self._settle(db, job, outcomes, "given up" if gives_up else "done")
+            self._note(db, name, attempt, Fate.BROKEN if gives_up else fate, said)
         return fate
 
-    def _settle(self, job: GradeJob, outcomes: Sequence[Scored | Ungraded], state: str) -> None:
+    def _settle(
+        self, db: Connection, job: GradeJob, outcomes: Sequence[Scored | Ungraded], state: str
+    ) -> None:
+        now = self._ledger.now()
+        for key, outcome in zip(job.members, outcomes, strict=True):
+            reward = outcome.reward if isinstance(outcome, Scored) else None
+            done = db.execute(
+                "UPDATE episodes SET state = ?, finished_at = ?, reward = ?, outcome = ?"
+                f" WHERE {_THIS_EPISODE} AND state = 'played'",
+                (outcome.kind, now, reward, outcome_json(outcome), *key.primary),
+            )
+            assert done.rowcount == 1, f"{key} was graded without being played, or twice"
+        ended = "UPDATE grade_jobs SET state = ?, ended_at = ? WHERE id = ?"
+        db.execute(ended, (state, now, job.id))
+
+    def leftovers(self) -> list[str]:
+        """The handles of jobs that are over, of which the grader has not been told."""
+        rows = self._ledger.select(
+            "SELECT handle FROM grade_jobs WHERE state != 'open' AND handle IS NOT NULL"
+        )
+        return [handle for (handle,) in rows]
+
+    def released(self, handle: str) -> None:
+        """The grader knows that the try is over."""
         with self._ledger.transaction() as db:
-            now = self._ledger.now()
-            for key, outcome in zip(job.members, outcomes, strict=True):
-                reward = outcome.reward if isinstance(outcome, Scored) else None
-                done = db.execute(
-                    "UPDATE episodes SET state = ?, finished_at = ?, reward = ?, outcome = ?"
-                    f" WHERE {_THIS_EPISODE} AND state = 'played'",
-                    (outcome.kind, now, reward, outcome_json(outcome), *key.primary),
-                )
-                assert done.rowcount == 1, f"{key} was graded without being played, or twice"
-            ended = "UPDATE grade_jobs SET state = ?, handle = NULL, ended_at = ? WHERE id = ?"
-            db.execute(ended, (state, now, job.id))
+            db.execute("UPDATE grade_jobs SET handle = NULL WHERE handle = ? AND state != 'open'", (handle,))
 
     def note(self, name: str, attempt: int, fate: Fate, said: str) -> None:
         """A result came in; this is what became of it."""
         with self._ledger.transaction() as db:
-            db.execute(
-                "INSERT INTO grade_results VALUES (?, ?, ?, ?, ?)",
-                (name, attempt, self._ledger.now(), fate.value, said),
-            )
+            self._note(db, name, attempt, fate, said)
+
+    def _note(self, db: Connection, name: str, attempt: int, fate: Fate, said: str) -> None:
+        values = (name, attempt, self._ledger.now(), fate.value, said)
+        db.execute("INSERT INTO grade_results VALUES (?, ?, ?, ?, ?)", values)
 
     def fates(self) -> Counter[str]:
         """How many results came in, by what became of them."""

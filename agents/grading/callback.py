@@ -9,6 +9,8 @@ from .job import Broken, Fate, GradeRequest, Inbox, Running
 from .wire import MAX_ANSWER_BYTES, read_answer
 
 _PORT = "grading_port"
+CALLBACK_POLL_S = 60.0
+"""How often to look beside callbacks, which may get lost."""
 
 
 class CallbackServer:

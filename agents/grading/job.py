@@ -99,7 +99,8 @@ class GradeJob:
     attempt: int = 0
     """Counts the tries that came to nothing."""
     handle: str | None = None
-    """By which the adapter knows the try under way; None: not known to be submitted."""
+    """By which the adapter knows the try under way; None: not known to be submitted. Of a job that is over:
+    the grader has not been told so."""
 
     @property
     def is_open(self) -> bool:

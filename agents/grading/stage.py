@@ -73,6 +73,8 @@ class Grading:
 
     async def __aenter__(self) -> "Grading":
         await self._adapter.open(self)
+        for handle in self._book.leftovers():  # of a start that was killed before it could say so
+            self._release_soon(handle)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -103,9 +105,7 @@ class Grading:
         self._give_up(job, Ungraded(reason=reason, is_late=is_late))
         self.wake(job.id)
         if job.handle is not None:
-            release = asyncio.create_task(self._release(job.handle))
-            self._releases.add(release)
-            release.add_done_callback(self._releases.discard)
+            self._release_soon(job.handle)
 
     def wake(self, job: str) -> None:
         """Something happened to a job: look at it now."""
@@ -286,10 +286,14 @@ class Grading:
 
     async def _release(self, handle: str) -> None:
         """Tell the adapter that a try is over. One that cannot be told finds out by itself."""
-        try:
+        with suppress(EpisodeFailed):
             await self._called(self._adapter.release(handle))
-        except EpisodeFailed:
-            return
+        self._book.released(handle)
+
+    def _release_soon(self, handle: str) -> None:
+        release = asyncio.create_task(self._release(handle))
+        self._releases.add(release)
+        release.add_done_callback(self._releases.discard)
 
     async def _called(self, call: Awaitable[T]) -> T:
         with boundary("grade"):

@@ -1,21 +1,16 @@
 """Graders behind HTTP: 202 and a place to ask, or a callback to us."""
 
 import json
-import os
 from typing import Any
 
-import aiohttp
 from yarl import URL
 
-from .callback import CallbackServer
-from .job import Answer, Broken, GraderBusy, GradeRequest, GraderRefused, Inbox, Running
-from .wire import MAX_ANSWER_BYTES, read_answer, request_json
+from .callback import CALLBACK_POLL_S, CallbackServer
+from .client import Client
+from .job import Answer, Broken, GradeRequest, GraderRefused, Inbox, Running
+from .wire import read_answer, request_json
 
-_BUSY = frozenset({408, 409, 425, 429})
-"""Below 500; everything from there on is, too."""
 _GONE = frozenset({404, 410})
-CALLBACK_POLL_S = 60.0
-"""Beside callbacks that may get lost."""
 
 
 class Web:
@@ -39,27 +34,25 @@ class Web:
         self._url = URL(url)
         if not self._url.is_absolute() or self._url.user is not None:
             raise ValueError(f"url {url!r}: give http(s)://host/path; a password goes into token_env")
-        self._headers = {} if token_env is None else {"Authorization": f"Bearer {_token(token_env)}"}
-        self._callback, self._timeout = callback, aiohttp.ClientTimeout(total=timeout_s)
+        self._client, self._callback = Client(token_env=token_env, timeout_s=timeout_s), callback
         self.poll_s: float | None = None if callback is None else CALLBACK_POLL_S
 
     async def open(self, inbox: Inbox) -> None:
-        # Redirects are not followed: what is submitted has the answers in it.
-        self._session = aiohttp.ClientSession(
-            headers=self._headers, timeout=self._timeout, connector=aiohttp.TCPConnector(limit=32)
-        )
+        await self._client.open()
         if self._callback is not None:
             await self._callback.open(inbox)
 
     async def close(self) -> None:
-        await self._session.close()
+        await self._client.close()
         if self._callback is not None:
             await self._callback.close()
 
     async def submit(self, request: GradeRequest) -> str:
         more = {} if self._callback is None else {"callback": self._callback.address(request)}
         headers = {"Idempotency-Key": request.key, "Content-Type": "application/json"}
-        status, location, text = await self._ask("POST", self._url, request_json(request, **more), headers)
+        status, location, text = await self._client.ask(
+            "POST", self._url, request_json(request, **more), headers
+        )
         if status == 200:
             return json.dumps({"answer": text.decode(errors="replace")})
         if status != 202:
@@ -79,7 +72,7 @@ class Web:
             return read_answer(known["answer"])
         if known["url"] is None:
             return Running()
-        status, _, text = await self._ask("GET", URL(known["url"]))
+        status, _, text = await self._client.ask("GET", URL(known["url"]))
         if status in _GONE:
             return Broken(reason=f"lost: {known['url']} answered {status}")
         if status not in (200, 202):
@@ -93,27 +86,4 @@ class Web:
     async def release(self, handle: str) -> None:
         """Many graders have no DELETE; then there is nothing to do."""
         if (url := json.loads(handle).get("url")) is not None:
-            await self._ask("DELETE", URL(url))
-
-    async def _ask(
-        self, method: str, url: URL, body: bytes | None = None, headers: dict[str, str] | None = None
-    ) -> tuple[int, str | None, bytes]:
-        """(status, Location, body). Raises `GraderBusy`."""
-        try:
-            async with self._session.request(
-                method, url, data=body, headers=headers, allow_redirects=False
-            ) as answer:
-                text = await answer.content.read(MAX_ANSWER_BYTES)
-                while not answer.content.at_eof() and len(text) < MAX_ANSWER_BYTES:
-                    text += await answer.content.read(MAX_ANSWER_BYTES - len(text))
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise GraderBusy(f"{method} {url}: {type(error).__name__}: {error}") from error
-        if answer.status in _BUSY or answer.status >= 500:
-            raise GraderBusy(f"{method} {url} answered {answer.status}: {text[:200]!r}")
-        return answer.status, answer.headers.get("Location"), text
-
-
-def _token(variable: str) -> str:
-    if not (token := os.environ.get(variable)):
-        raise ValueError(f"token_env: the environment variable {variable} is not set; export the token in it")
-    return token
+            await self._client.ask("DELETE", URL(url))

@@ -53,6 +53,8 @@ class LambdaReward:
         seconds, twice as long each time, with jitter. `api_key_env`: variable with a bearer token, for HTTP.
         `endpoint_url`: another server that speaks Lambda's API.
         """
+        if sandbox is not None and where != "sandbox":
+            raise ValueError(f"sandbox: {sandbox!r:.200} is used only with where: sandbox; set that too")
         self.source = source
         self._batch, self._concurrency = batch, concurrency
         self._retries, self._retry_s = retries, retry_s
@@ -77,8 +79,9 @@ class LambdaReward:
         return f"LambdaReward({self.source!r})"
 
     async def check(self) -> None:
-        """Raise `RewardFailed` for a file that a worker cannot load; elsewhere the first call tells."""
-        if isinstance(self._invoke, InWorker):
+        """Raise `RewardFailed` for a file that a worker cannot load, and `SandboxUnavailable`; the first call
+        tells the rest."""
+        if isinstance(self._invoke, InWorker | InSandbox):
             await self._invoke.check()
 
     async def grade(self, task: Task, episode: Episode, workspace: Workspace | None) -> Score:

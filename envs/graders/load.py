@@ -5,11 +5,12 @@ import importlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from ..errors import no_exit, where
+from ..options import from_options
 from ._lambda.host import load_module
-from .grading import Grader
+from .grading import AnyGrader, Grader, GroupGrader
 from .lambda_reward import HANDLER, LambdaReward
 from .named import NamedReward
 from .presets import PRESETS, preset
@@ -22,7 +23,18 @@ class UnknownReward(ValueError):
 
 
 def load_reward(source: str, **options: Any) -> Grader:
-    """The grader called `source`; `options` are those of `LambdaReward`, or a preset's fields.
+    """`load_any`, of what judges an episode by itself. Raises `UnknownReward`."""
+    found = load_any(source, **options)
+    if isinstance(found, GroupGrader):
+        raise UnknownReward(
+            f"{source} judges the siblings of a group together, and here is one episode; name a grader with "
+            "`grade`, or use it as the `reward` of a recipe"
+        )
+    return found
+
+
+def load_any(source: str, **options: Any) -> AnyGrader:
+    """The grader called `source`; `options` are those of `LambdaReward`, or the fields of a class.
 
     >>> load_reward("gsm8k")                             # a preset, see `preset`
     >>> load_reward("lambda_function.py")                # its lambda_handler(event, context)
@@ -45,15 +57,12 @@ def load_reward(source: str, **options: Any) -> Grader:
         name = name or _default_name(Path(file))
         if name == HANDLER:
             return _lambda(f"{file}:{HANDLER}", options)
-    if options:
-        given = ", ".join(options)
-        raise UnknownReward(f"{source!r} is no {HANDLER} and takes no {given}; leave that out")
     if not name:
         presets = ", ".join(PRESETS)
         raise UnknownReward(
             f'{source!r} names no function; write one as in "my_rewards.py:score"; the presets are: {presets}'
         )
-    return _as_grader(source, load_object(f"{file}:{name}"))
+    return _as_grader(source, load_object(f"{file}:{name}"), options)
 
 
 def load_object(source: str) -> Any:
@@ -83,7 +92,7 @@ def _require_file(file: str) -> None:
 
 def _lambda(source: str, options: dict[str, Any]) -> LambdaReward:
     try:
-        return LambdaReward(source, **options)
+        return from_options(LambdaReward, {"source": source, **options})
     except ValueError as error:
         raise UnknownReward(str(error)) from error
 
@@ -123,11 +132,17 @@ def _attribute(module: ModuleType, name: str, source: str) -> Any:
     return getattr(module, name)
 
 
-def _as_grader(source: str, found: Any) -> Grader:
+def _as_grader(source: str, found: Any, options: dict[str, Any]) -> AnyGrader:
+    if options and not isinstance(found, type):
+        raise UnknownReward(
+            f"{source} is neither a {HANDLER} nor a class, and takes no {', '.join(options)}; leave that out"
+        )
     try:
-        grader = found() if isinstance(found, type) else found
-    except (TypeError, ValueError) as error:
-        raise UnknownReward(f"{source}: {error}; name one that is made already") from error
+        grader: Any = from_options(cast(type[Any], found), options) if isinstance(found, type) else found
+    except ValueError as error:
+        raise UnknownReward(f"{source}: {error}; give it options, or name one that is made") from error
+    if isinstance(grader, GroupGrader):
+        return grader
     if callable(getattr(grader, "grade", None)):
         made: Grader = grader
         return made

@@ -1,9 +1,10 @@
 """Graders by name, as a recipe says them: `reward: gsm8k`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from ..options import from_options
 from .constraints import Constraints
 from .exact import Exact
 from .finqa import FinQA
@@ -17,7 +18,7 @@ from .regex import Regex
 from .sql import SqlResult
 from .unit_tests import UnitTests
 
-PRESETS: Mapping[str, Callable[..., Grader]] = MappingProxyType(
+PRESETS: Mapping[str, type[Grader]] = MappingProxyType(
     {
         "code": UnitTests,
         "exact_match": Exact,
@@ -44,6 +45,6 @@ def preset(name: str, **options: Any) -> Grader:
     if name not in PRESETS:
         raise ValueError(f"there is no preset {name!r}; the presets are: {', '.join(PRESETS)}")
     try:
-        return PRESETS[name](**options)
-    except TypeError as error:
-        raise ValueError(f"preset {name!r} with {options!r}: {error}; its options are its fields") from error
+        return from_options(PRESETS[name], options)
+    except ValueError as error:
+        raise ValueError(f"preset {name!r}: {error}") from error

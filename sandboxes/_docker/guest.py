@@ -23,6 +23,7 @@ from .._inside.cell import Check, Events, descendants
 from .._inside.files import Refused
 from .._inside.loop import Loop
 from .._inside.program import run as run_program
+from .._inside.reactor import Reactor
 from .._inside.warmup import load_ahead, warm_up
 from .._inside.wire import DriverGone, Inbox, Outbox, Text
 from .guest_walls import missing_walls, oom_kills, pid_refusals
@@ -49,6 +50,9 @@ class ContainerHome:
         self._all_cpus = sorted(os.sched_getaffinity(0))
         self._num_cpus = min(opening["cpus"], len(self._all_cpus))
 
+    def renew(self) -> None:
+        pass
+
     def confine(self) -> None:
         # As many processors as it may use in all: runtimes size their thread pools by this.
         first = int.from_bytes(os.urandom(2), "big") % len(self._all_cpus)
@@ -70,6 +74,9 @@ class ContainerHome:
     def use(self, pids: list[int], broken: str) -> int:
         """Nothing is found broken here."""
         return 0
+
+    def attend(self, reactor: Reactor) -> None:
+        pass
 
     def events(self) -> Events:
         return Events(ooms=oom_kills() or 0, refused_forks=pid_refusals() or 0)

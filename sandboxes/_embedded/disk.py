@@ -47,6 +47,11 @@ class DiskMeter:
             self._max_bytes, self._max_entries = self._limits
         return over
 
+    def renew(self, processes: Iterable[int]) -> None:
+        """Before a program: if what broke the limit is gone, the limit is whole again."""
+        if self._was_over:
+            self.is_over(processes)
+
     def _is_within_limits(self) -> bool:
         """Whether what broke them was cleaned up."""
         max_bytes, max_entries = self._limits

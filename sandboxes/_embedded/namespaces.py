@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from .._inside import linux
 from .._inside.cell import Check, Events
 from .._inside.linux import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_PRIVATE, MS_RDONLY, MS_REC
+from .._inside.reactor import Reactor
 from . import seccomp
 from .layers import Layers
 from .supervisor import Opening, Pin, limit_files, settle
@@ -251,6 +252,9 @@ class NamespaceHome:
             linux.rest_capabilities()
             self._enter_workspace()
 
+    def renew(self) -> None:
+        pass
+
     def confine(self) -> None:
         linux.drop_capabilities()
         limit_files()
@@ -262,6 +266,9 @@ class NamespaceHome:
 
     def use(self, pids: list[int], broken: str) -> int:
         return self._watch.use(pids, broken)
+
+    def attend(self, reactor: Reactor) -> None:
+        pass
 
     def events(self) -> Events:
         return Events()

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 from contextlib import AbstractContextManager
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from .reactor import Reactor
 
 
 class Check(NamedTuple):
@@ -34,6 +37,10 @@ class Home(Protocol):
     workspace: int
     """The open workspace directory."""
 
+    def renew(self) -> None:
+        """In the supervisor, before a program: what an earlier one was granted for a while is over."""
+        ...
+
     def confine(self) -> None:
         """In the child, before the program: give up what is left of its rights."""
         ...
@@ -44,6 +51,10 @@ class Home(Protocol):
 
     def use(self, pids: list[int], broken: str) -> int:
         """How much these processes have of what `check` found broken."""
+        ...
+
+    def attend(self, reactor: Reactor) -> None:
+        """In the supervisor, once: have it watch what the walls themselves hear from programs."""
         ...
 
     def events(self) -> Events:

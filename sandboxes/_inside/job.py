@@ -82,6 +82,7 @@ class Job:
         theirs: dict[int, int] = {}
         payload = self._order.payload
         payload.show_to_forks(True)
+        self._home.renew()
         try:
             with self._home.as_program():  # theirs, so that a program may open /dev/stdout by name
                 self._open_pipes(theirs)

@@ -25,8 +25,9 @@ FULL = {
     "for n in range(COUNT): f.seek(n << 20); f.write(b'x' * (1 << 20))",
     "elsewhere": "import tempfile\nfor n in range(COUNT):\n"
     " tempfile.NamedTemporaryFile(delete=False, buffering=0).write(b'x' * (1 << 20))",
-    "hidden": "os.mkdir('d'); d = os.open('d', 0); os.chmod('d', 0)\n"
-    "try: os.chdir(d)\nexcept OSError: os.chmod('d', 0o300); os.chdir('d')\n"
+    "hidden": "os.mkdir('d'); d = os.open('d', 0)\n"
+    "try: os.chmod('d', 0); os.chdir(d)\nexcept OSError:\n"
+    " try: os.chmod('d', 0o300); os.chdir('d')\n except OSError: os.mkdir('e', 0o300); os.chdir('e')\n"
     "for n in range(COUNT): open(str(n), 'wb', 0).write(b'x' * (1 << 20))",
     "unlinked": "kept = []\nfor n in range(COUNT):\n"
     " f = open(str(n), 'wb', 0); os.unlink(str(n)); kept.append(f); f.write(b'x' * (1 << 20))",

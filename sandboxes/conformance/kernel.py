@@ -180,15 +180,16 @@ for path in special:
     try: done = subprocess.run(argv, capture_output=True, stdin=-3, timeout=1)
     except (OSError, subprocess.TimeoutExpired): continue
     if done.returncode == 0 and does: print("gained by", path)
-copy = shutil.copy(os.path.realpath(shutil.which("python3")), "mine")
+with open("mine", "xb", opener=lambda path, flags: os.open(path, flags, 0o755)) as copy:
+    with open(shutil.which("python3"), "rb") as original: shutil.copyfileobj(original, copy)
 for mode in (0o6755, 0o4755):
-    try: os.chmod(copy, mode)
+    try: os.chmod("mine", mode)
     except OSError: continue
     try: shown = subprocess.run(["./mine", "-S", "-c", print_id], capture_output=True, text=True).stdout
     except OSError: continue
     if shown not in ("", plain): print("a copy with the setuid bit runs as", shown)
 capability = bytes.fromhex("0000000200000020") + bytes(12)
-try: os.setxattr(copy, "security.capability", capability); print("file capability set")
+try: os.setxattr("mine", "security.capability", capability); print("file capability set")
 except OSError: pass
 print("done")
 """

@@ -41,6 +41,10 @@ PRETRAINING: dict[str, Any] = {
     "warm_start": {"demonstrations": 324, "steps": 40, "batch_size": 16, "optimizer": {"lr": 3e-3}},
     "grpo": {"steps": 1, "tasks_per_step": 2, "group_size": 2, "reference": False},
 }
+ONE = """
+def lambda_handler(event, context):
+    return [{"id": sample["id"], "aggregate_reward_score": 1.0} for sample in event]
+"""
 RECIPE = """
 model: {path: runs/model/warm-start}
 data: train.jsonl
@@ -121,6 +125,60 @@ def test_three_lines_train_and_evaluate(tmp_path: Path) -> None:
         found = forked("eval", "recipe.yaml", "--json", *policy, *words, cwd=tmp_path)
     assert found.code == 0, found.stderr
     assert json.loads(found.stdout)["outcomes"] == {"scored": 6} and sum(server.calls) == 6
+    write(tmp_path, BEDROCK.replace("float(", "0.5 * float("))
+    again = forked("train", "recipe.yaml", "--resume", *sets, cwd=tmp_path)
+    assert again.code == 2 and "reward.function: lambda_function.py has changed and is not" in again.stderr
+
+
+RANKS = """
+from palaestra.envs import Score
+
+class Ranks:
+    def __init__(self, *, bonus=0.0):
+        self.bonus = bonus
+
+    async def grade_group(self, task, episodes):
+        lengths = [len(episode.answers[-1].content) for episode in episodes]
+        parts = {"siblings": len(lengths), "bonus": self.bonus}
+        return [Score(reward=n / (1 + max(lengths)), components=parts, turns=(0.25,)) for n in lengths]
+"""
+
+
+def test_a_reward_of_rows_may_judge_siblings_up_to_the_step_and_the_report(tmp_path: Path) -> None:
+    user_files(tmp_path)
+    pretrain(tmp_path, steps=2)
+    write(tmp_path, RANKS, "ranks.py")
+    small = ("grpo.steps=2", "grpo.tasks_per_step=4", "grpo.group_size=3", "data.held_out=4", "threads=1")
+    reward = "reward={function: ranks.py:Ranks, options: {bonus: 0.5}}"
+    sets = [word for each in (*small, "sampling.max_tokens=8", reward) for word in ("--set", each)]
+    done = forked("train", "recipe.yaml", "--json", *sets, cwd=tmp_path)
+    assert done.code == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["train"]["issued"] == summary["train"]["scored"] == 24
+    steps = [json.loads(line) for line in (tmp_path / "runs/recipe/metrics.jsonl").read_text().splitlines()]
+    assert [(step["component_siblings"], step["component_bonus"]) for step in steps] == [(3.0, 0.5)] * 2
+    assert all(step["accepted"] > 0 for step in steps)
+    final = summary["evaluations"]["final"]
+    assert final["components"] == {"bonus": 0.5, "siblings": 1.0} and final["turn_rewards"] == [0.25]
+
+
+def test_an_evaluation_does_not_go_on_with_another_reward_or_other_rows(tmp_path: Path) -> None:
+    user_files(tmp_path)
+    (tmp_path / "recipe.yaml").write_text("{data: train.jsonl, reward: lambda_function.py}")
+    rows = [{"prompt": f"{n}", "reference_answer": "1"} for n in range(20)]
+    write_rows(tmp_path / "train.jsonl", iter(rows))
+    write(tmp_path, ONE)
+    arguments = ("eval", "recipe.yaml", "--policy", "oracle", "--json")
+    assert forked(*arguments, cwd=tmp_path).code == 0
+    assert forked(*arguments, cwd=tmp_path).code == 0
+    write(tmp_path, ONE + "\n# better")
+    found = forked(*arguments, cwd=tmp_path)
+    assert found.code == 2 and "reward.function: lambda_function.py has changed" in found.stderr
+    write(tmp_path, ONE)
+    write_rows(tmp_path / "train.jsonl", iter(rows[:-1]))
+    found = forked(*arguments, cwd=tmp_path)
+    assert found.code == 2 and "data.path: train.jsonl has changed" in found.stderr
+    assert forked(*arguments, "--name", "other", cwd=tmp_path).code == 0
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pytest
 from command import MAIN, TinyRun, forked, write_recipe
 from grade_service import GradeService
+from lambda_service import ARN, LambdaService
 from support import ROOT, run_async
 
 DONE = {"scores": [{"reward": 1.0, "evidence": "after 25 minutes"}]}
@@ -124,6 +126,41 @@ def test_what_a_grader_cannot_tell_is_a_number_nowhere(tmp_path: Path, tiny_run:
             assert each["reward"]["value"] == 0.5
             missing = each["outcomes"].get("ungraded", 0) / 5
             assert each["bounds"] == [0.5 * (1 - missing), 0.5 * (1 - missing) + missing]
+
+
+LAMBDA = """
+import json, os
+from urllib.request import Request, urlopen
+
+def lambda_handler(event, context):
+    said = event["episodes"][0]["messages"][-1]["content"]
+    answer = {"scores": [{"reward": 0.5, "components": {"letters": len(said)}}]}
+    urlopen(Request(event["answer_at"], json.dumps(answer).encode(), method="PUT"))
+"""
+
+
+def test_a_recipe_names_a_function_on_lambda_that_grades(tmp_path: Path) -> None:
+    pytest.importorskip("boto3")
+    (tmp_path / "function.py").write_text(LAMBDA)
+
+    async def main() -> None:
+        async with LambdaService(tmp_path / "function.py") as service:
+            service.gate.set()
+            places = {"answers": f"{service.url}/grades", "endpoint_url": service.url}
+            recipe = write_recipe(
+                tmp_path,
+                env={"id": "cli_envs:NeverGraded", "held_out": 4},
+                grading={"kind": "lambda", "function": ARN, "poll_s": 0.1, **places},
+            )
+            keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
+            arguments = ("eval", recipe, "--policy", "oracle", "--json")
+            done = await asyncio.to_thread(forked, *arguments, cwd=tmp_path, env=keys)
+            assert done.code == 0, done.stderr
+            found = json.loads(done.stdout)
+            assert found["reward"]["value"] == 0.5 and found["components"]["letters"] > 0
+            assert len(service.events) == len(service.objects) == 4
+
+    run_async(main())
 
 
 def test_an_evaluation_is_graded_again_and_stays_as_it_is(tmp_path: Path) -> None:

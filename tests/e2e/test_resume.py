@@ -5,56 +5,12 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 from support import ROOT
-from trainings import KEY, TINY_RECIPE, Key, Training, check_same, result
-
-
-def finished(run: Training) -> dict[Key, tuple[float, float]]:
-    """When each episode that has ended was issued and finished."""
-    rows = run.query(f"SELECT {KEY}, issued_at, finished_at FROM episodes WHERE state != 'issued'")
-    return {row[:5]: row[5:] for row in rows}
-
-
-def check_whole(run: Training, steps: int) -> None:
-    """Every step stands once where it should, and no sample was trained twice."""
-    found = result(run)
-    assert (
-        [step for step, _ in found.steps]
-        == [line["step"] for line in found.metrics]
-        == [*range(1, steps + 1)]
-    )
-    trained = [tuple(key[:3]) for _, record in found.steps for group in record["groups"] for key in group]
-    assert len(set(trained)) == len(trained)
-    updated = {
-        tuple(row["key"][:3]) for _, r in found.steps for update in r["updates"] for row in update["rows"]
-    }
-    assert updated and updated <= set(trained)
-    assert all(outcome is not None for outcome, *_ in found.episodes.values())
-
-
-def go_on(run: Training, stop: Callable[[Training], int]) -> int:
-    """Start the run once more and stop it; what had ended before is as it was."""
-    before = finished(run)
-    code = stop(run)
-    after = finished(run)
-    assert {key: after.get(key) for key in before} == before
-    return code
-
-
-def after(split: str, number: int) -> Callable[[Training], int]:
-    """kill -9 as soon as so many episodes of a split have ended."""
-    return lambda run: run.start().stop_when(lambda: run.num_finished(split) >= number)
-
-
-def inside(where: str, number: int) -> Callable[[Training], int]:
-    """kill -9 at a file event."""
-    return lambda run: run.start(kill_at=(where, number)).wait()
-
+from trainings import TINY_RECIPE, Training, after, check_same, check_whole, go_on, inside, result
 
 pytestmark = pytest.mark.timeout(600)
 

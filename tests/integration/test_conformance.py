@@ -47,6 +47,7 @@ def test_a_row_holds_or_is_refused_as_the_matrix_says(tier: str, number: int) ->
 
 
 @pytest.mark.acceptance
+@pytest.mark.timeout(900)
 @on_each_tier
 @pytest.mark.parametrize("number", ROWS)
 def test_a_row_holds_in_its_full_size(tier: str, number: int) -> None:
@@ -88,6 +89,7 @@ def test_a_row_holds_for_an_ordinary_user(number: int) -> None:
 
 
 @pytest.mark.acceptance
+@pytest.mark.timeout(900)  # the first of a tier and size plays all rows
 @pytest.mark.parametrize(
     ("tier", "size"), [("landlock", "quick"), ("namespaces", "full"), ("landlock", "full")]
 )

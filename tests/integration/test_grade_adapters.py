@@ -9,28 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from graded_rooms import RANGE, keep, key_of, played
+from graded_rooms import QUICK, TASK, graded, key_of, played
 from processes import wait_until_gone
 from support import require, run_async
 
 from palaestra.agents.grading.boxed import Boxed
 from palaestra.agents.grading.job import (
     GradeAdapter,
-    GradeLimits,
     GradeRequest,
     GraderRefused,
     Running,
     Verdicts,
 )
 from palaestra.agents.grading.program import Program, own_process
-from palaestra.agents.grading.stage import Grading
-from palaestra.agents.ledger import Ledger
-from palaestra.envs import Failed, Score, Scored, Task, Ungraded
+from palaestra.envs import Score, Scored, Task, Ungraded
 from palaestra.sandboxes import SandboxSpec
 from palaestra.sandboxes.errors import SandboxUnavailable
-
-TASK = Task(id="t", reference="the-reference")
-QUICK = GradeLimits(poll_s=0.02, retry_s=0.0, attempt_s=30.0)
 
 JUDGE = """
 import json, sys
@@ -42,21 +36,6 @@ print(json.dumps({"scores": [{
     "evidence": asked["task"]["reference"] + " " + str(episode["workspace"]["files"]),
 }]}))
 """
-
-
-def graded(adapter: GradeAdapter, folder: Path, limits: GradeLimits = QUICK) -> Scored | Ungraded | Failed:
-    """The outcome of one episode in a new run file."""
-
-    async def main() -> Scored | Ungraded | Failed:
-        with Ledger(folder) as ledger:
-            keep(ledger, key_of())
-            async with Grading(ledger, adapter, limits, reward_range=RANGE) as grading:
-                await grading.grade([key_of()], TASK)
-            found = ledger.finished(key_of())
-            assert found is not None
-            return found.outcome
-
-    return run_async(main())
 
 
 def python(code: str) -> list[str]:

@@ -5,15 +5,21 @@ import os
 import time
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from rewards import BEDROCK, SAGEMAKER, RewardServer, episode, serving, write
-from support import run_async
+from support import require, run_async
 
 from palaestra.envs import Scored, Task, Ungraded
 from palaestra.envs.graders import Grader, LambdaReward, UnknownReward, grade_episode, load_reward
 from palaestra.envs.outcome import Failed
 from palaestra.envs.worker import Worker
+from palaestra.sandboxes import SandboxSpec, SandboxUnavailable
+from palaestra.trainer.arena import Arena
+from palaestra.trainer.preflight import preflight
+from palaestra.trainer.recipe_file import load_recipe
 
 TASK = Task(id="t", reference={"answer": "4"}, metadata={"my_key": "sample-001"})
 HANGS = "import time\n" + SAGEMAKER.replace("rows = []", "rows = []\n    time.sleep(60)")
@@ -64,6 +70,41 @@ def test_metrics_are_components_and_the_episodes_shared_a_call(tmp_path: Path) -
         {"accuracy": 1.0, "batch": 2.0},
         {"accuracy": 0.0, "batch": 2.0},
     ]
+
+
+@pytest.mark.parametrize("backend", ["auto", pytest.param("docker", marks=pytest.mark.docker)])
+def test_a_recipe_says_in_which_sandbox_the_function_runs(tmp_path: Path, backend: str) -> None:
+    if backend == "docker":
+        require("docker")
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "reference_answer": "4"}\n' * 2)
+    code = "import os\n" + SAGEMAKER.replace("float(right)", "float(os.environ['WORTH'])")
+    code = code.replace('["answer"]', "").replace(
+        "rows = []", "rows, big = [], bytearray(int(os.environ['SIZE']))"
+    )
+    sandbox = {"backend": backend, "memory_mb": 64, "env": {"WORTH": "0.25", "SIZE": "1000"}}
+    path = tmp_path / "recipe.yaml"
+
+    def arena(sandbox: dict[str, Any]) -> Arena:
+        reward = {"function": str(write(tmp_path, code)), "where": "sandbox", "sandbox": sandbox}
+        rows = {"path": str(tmp_path / "rows.jsonl"), "held_out": 1}
+        path.write_text(yaml.safe_dump({"data": rows, "reward": reward, "model": {"tiny": {}}}))
+        return run_async(preflight(load_recipe(path), trains=False))
+
+    grader = arena(sandbox).env.grader
+    assert isinstance(grader, LambdaReward) and rewards(grade(grader, "4")) == [0.25]
+    over = arena(sandbox | {"env": {"WORTH": "1", "SIZE": str(1 << 28)}}).env.grader
+    assert isinstance(over, LambdaReward) and "ended in its sandbox without a reply" in reasons(
+        grade(over, "4")
+    )
+
+
+@pytest.mark.docker
+def test_a_sandbox_that_is_not_there_is_found_before_a_run(tmp_path: Path) -> None:
+    require("docker")
+    spec = SandboxSpec(backend="docker", image="no-such-image:1")
+    reward = LambdaReward(str(write(tmp_path, SAGEMAKER)), where="sandbox", sandbox=spec)
+    with pytest.raises(SandboxUnavailable, match="no-such-image:1"):
+        run_async(reward.check())
 
 
 @pytest.mark.parametrize("where", ["worker", "sandbox"])

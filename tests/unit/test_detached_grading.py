@@ -244,6 +244,46 @@ def test_one_result_counts_and_the_others_are_on_record(tmp_path: Path) -> None:
     run_async(main())
 
 
+@pytest.mark.parametrize("answer", [score(0.25), Broken(reason="died")])
+def test_a_result_that_cannot_be_put_on_record_settles_nothing(
+    answer: Verdicts | Broken, tmp_path: Path
+) -> None:
+    """A kill between the two would leave a grade that nobody gave."""
+
+    async def main() -> None:
+        with Ledger(tmp_path) as ledger:
+            keep(ledger, key_of())
+            job = ledger.grades.open([key_of()])
+            ledger.select(
+                "CREATE TEMP TRIGGER t BEFORE INSERT ON grade_results BEGIN SELECT raise(ABORT, 'no'); END"
+            )
+            async with Grading(ledger, Counter(), QUICK, reward_range=RANGE) as grading:
+                with pytest.raises(LedgerError):
+                    grading.receive(job.id, 0, answer)
+            assert ledger.grades.job(job.id) == job and ledger.counts("train") == {"played": 1}
+
+    run_async(main())
+
+
+def test_a_restart_tells_the_grader_what_the_start_before_could_not(tmp_path: Path) -> None:
+    """kill -9 between a result and the release of its try."""
+
+    async def main() -> None:
+        counter = Counter()
+        with Ledger(tmp_path) as ledger:
+            keep(ledger, key_of())
+            job = ledger.grades.open([key_of()])
+            ledger.grades.submitted(job, "the-handle")
+            ledger.grades.settle(job.id, 0, [Scored(reward=0.5)], said="", gives_up=False)
+        for _ in range(2):
+            with Ledger(tmp_path) as ledger:
+                async with Grading(ledger, counter, QUICK, reward_range=RANGE):
+                    pass
+        assert counter.released == ["the-handle"] and not counter.taken
+
+    run_async(main())
+
+
 def test_a_result_after_the_deadline_is_late_and_changes_nothing(tmp_path: Path) -> None:
     limits = GradeLimits(poll_s=0.01, attempt_s=0.05, max_attempts=1)
     before = outcome_by(Counter(lambda request, polls: Running()), tmp_path, limits)

@@ -57,7 +57,11 @@ def stage_of(env: type[Env[Task]], asked: Recipe, folder: Path) -> Grading | Non
         ({"kind": "inline", "command": ["judge"]}, "set grading.kind to subprocess or sandbox"),
         ({"kind": "subprocess", "callback": True}, "grading.callback: subprocess does not use it"),
         ({"attempt_s": 60, "total_s": 30}, "grading.total_s: 30 is under grading.attempt_s=60"),
-        ({"kind": "lambda"}, "grading.kind: 'lambda'"),
+        ({"kind": "lamda"}, "grading.kind: 'lamda'"),
+        ({"kind": "lambda", "answers": "s3://b"}, "grading.function: is missing"),
+        ({"kind": "lambda", "function": "judge"}, "grading.answers: is missing; nobody waits for an event"),
+        ({"kind": "http", "url": "http://h", "answers": "s3://b"}, "set grading.kind to lambda"),
+        ({"kind": "inline", "function": "judge"}, "grading.function: inline does not use it"),
         ({"closes": "wait"}, "did you mean 'close'"),
     ],
 )
@@ -81,6 +85,24 @@ def test_a_stage_without_any_grader_is_refused_and_a_program_is_one(tmp_path: Pa
     assert asked.grading is not None
     with Ledger(tmp_path) as ledger:
         assert isinstance(make_adapter(asked, asked.grading, None, ledger, tmp_path), Program)
+
+
+def test_a_function_on_lambda_is_a_grader_and_where_its_answers_go_must_make_sense(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("boto3")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    arn = "arn:aws:lambda:eu-west-1:123456789012:function:judge"
+    asked = recipe(tmp_path, kind="lambda", function=arn, answers="s3://bucket/grades", callback=True)
+    assert stage_of(Plain, asked, tmp_path) is not None
+    for function, answers, why in (
+        (arn, "bucket", "give s3://bucket/prefix"),
+        ("judge", "s3://b", "AWS_REGION"),
+    ):
+        with pytest.raises(RecipeError, match=why):
+            stage_of(Plain, recipe(tmp_path, kind="lambda", function=function, answers=answers), tmp_path)
 
 
 @pytest.mark.parametrize(

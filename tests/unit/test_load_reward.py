@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rewards import SAGEMAKER, episode, write
@@ -14,10 +15,12 @@ from palaestra.envs.graders import (
     LambdaReward,
     NamedReward,
     Numeric,
+    UnitTests,
     UnknownReward,
     grade_episode,
     load_reward,
 )
+from palaestra.sandboxes import SandboxSpec
 
 TASK = Task(
     id="7",
@@ -97,8 +100,67 @@ def test_a_handler_is_known_by_its_name_and_the_only_function_needs_none(tmp_pat
 
 def test_a_preset_is_named_alone_and_takes_its_fields() -> None:
     assert load_reward("gsm8k", method="strict") == Gsm8k(method="strict")
-    with pytest.raises(UnknownReward, match=r"preset 'gsm8k' with .*'batch'"):
+    with pytest.raises(UnknownReward, match=r"preset 'gsm8k': batch: 4: no such field; known: method"):
         load_reward("gsm8k", batch=4)
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "why"),
+    [
+        ("finqa", {"rel_tol": "high"}, r"rel_tol: 'high': .*valid number"),
+        ("finqa", {"reltol": 0.1}, r"reltol: 0.1: no such field; did you mean 'rel_tol'\?"),
+        ("gsm8k", {"method": "strikt"}, r"method: 'strikt': .*'flexible' or 'strict'"),
+        ("prime_math", {"method": "strict"}, "no such field; known: none"),
+        (
+            "code",
+            {"sandbox": {"memry_mb": 64}},
+            "sandbox.memry_mb: 64: .*did you mean 'memory_mb'",
+        ),
+        ("code", {"sandbox": {"memory_mb": -1}}, r"SandboxSpec.memory_mb must be over 0 and finite, got -1"),
+        ("palaestra.envs.graders:Numeric", {"rel_tol": []}, r"rel_tol: \[\]: "),
+        (
+            "palaestra.envs.graders:final_answer",
+            {"prefix": "x"},
+            "neither .* nor a class, and takes no prefix",
+        ),
+        ("lambda_function.py", {"wher": "sandbox"}, "wher: 'sandbox': no such field; did you mean 'where'"),
+        ("lambda_function.py", {"sandbox": SandboxSpec()}, "only with where: sandbox; set that too"),
+    ],
+)
+def test_options_that_do_not_fit_name_the_field_the_value_and_the_cure(
+    source: str, options: dict[str, Any], why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, SAGEMAKER)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UnknownReward, match=why):
+        load_reward(source, **options)
+
+
+def test_what_judges_siblings_is_no_reward_of_one_episode(tmp_path: Path) -> None:
+    path = write(tmp_path, "class Ranks:\n    async def grade_group(self, task, episodes): ...", "ranks.py")
+    with pytest.raises(UnknownReward, match="judges the siblings of a group together"):
+        load_reward(f"{path}:Ranks")
+
+
+def test_a_class_is_made_from_its_fields(tmp_path: Path) -> None:
+    assert load_reward("palaestra.envs.graders:Numeric", prefix="Answer:") == Numeric(prefix="Answer:")
+    code = UnitTests(partial_credit=True, sandbox=SandboxSpec(memory_mb=64, network=("pypi.org",)))
+    found = load_reward("code", partial_credit=True, sandbox={"memory_mb": 64, "network": ["pypi.org"]})
+    assert found == code
+    plain = """
+from palaestra.envs import Score
+class Fixed:
+    def __init__(self, reward, *, bonus=0.0):
+        self.reward = reward + bonus
+    async def grade(self, task, episode, workspace):
+        return Score(reward=self.reward)
+"""
+    path = write(tmp_path, plain, "fixed.py")
+    reward = load_reward(f"{path}:Fixed", reward=0.25, bonus=0.5)
+    assert run_async(reward.grade(TASK, episode("4"), None)) == Score(reward=0.75)
+    for options, why in (({}, "missing 1 required"), ({"reward": 0, "bonas": 1}, "did you mean 'bonus'")):
+        with pytest.raises(UnknownReward, match=why):
+            load_reward(f"{path}:Fixed", **options)
 
 
 def test_a_module_that_can_be_imported_holds_graders_too() -> None:

@@ -2,10 +2,15 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from palaestra.envs.graders import FinQA, Gsm8k, UnitTests
+from palaestra.sandboxes import SandboxSpec
+from palaestra.trainer.arena import load_arena
+from palaestra.trainer.recipe import Recipe
 from palaestra.trainer.recipe_file import RecipeError, load_recipe
 from palaestra.trainer.schedule import model_width, usual_rate
 
@@ -139,9 +144,53 @@ def test_fields_of_rows_and_reward_can_be_overridden_where_they_are_one_word(tmp
     recipe = load_recipe(path, ["data.held_out=5", "reward.batch=1", "data.budget.max_turns=3"])
     assert recipe.data is not None and recipe.reward is not None
     assert (recipe.data.path, recipe.data.held_out, recipe.source.budget.max_turns) == ("train.jsonl", 5, 3)
-    assert recipe.reward.options == {"batch": 1}
+    assert recipe.reward.call == {"batch": 1}
     other = load_recipe(path, ["data=other.jsonl"])
     assert other.source.id == "other.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("reward", "grader"),
+    [
+        ({"function": "finqa", "options": {"rel_tol": 0.2}}, FinQA(rel_tol=0.2)),
+        ({"function": "gsm8k", "options": {"method": "strict"}}, Gsm8k(method="strict")),
+        (
+            {"function": "code", "options": {"sandbox": {"memory_mb": 64}}},
+            UnitTests(sandbox=SandboxSpec(memory_mb=64)),
+        ),
+    ],
+)
+def test_a_reward_of_a_recipe_has_the_options_that_it_names(
+    reward: dict[str, Any], grader: Any, tmp_path: Path
+) -> None:
+    assert load_arena(of_rows(tmp_path, reward)).env.grader == grader
+
+
+@pytest.mark.parametrize(
+    ("reward", "why"),
+    [
+        ({"function": "finqa", "options": {"rel_tol": "big"}}, "reward: preset 'finqa': rel_tol: 'big': "),
+        ({"function": "gsm8k", "batch": 4}, "reward: preset 'gsm8k': batch: 4: no such field"),
+        ({"function": "gsm8k", "option": {}}, "reward.option: no such field; did you mean 'options'"),
+        ({"function": "r.py", "sandbox": {"pids": 9}}, "reward: sandbox: .* only with where: sandbox"),
+        ({"function": "r.py", "where": "sandbox", "sandbox": {"pid": 9}}, "reward.sandbox.pid: 9: "),
+        ({"function": "r.py", "where": "sandbox", "sandbox": {"pids": 0}}, "reward.sandbox: .*pids must be"),
+        ({"function": "r.py", "batch": 2, "options": {"batch": 3}}, "reward.options.batch: stands in"),
+    ],
+)
+def test_a_reward_of_a_recipe_that_does_not_fit_is_explained(
+    reward: dict[str, Any], why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r.py").write_text("def lambda_handler(event, context): ...")
+    with pytest.raises(RecipeError, match=why):
+        load_arena(of_rows(tmp_path, reward))
+
+
+def of_rows(folder: Path, reward: dict[str, Any]) -> Recipe:
+    rows = folder / "rows.jsonl"
+    rows.write_text("".join(f'{{"prompt": "{n}", "reference_answer": "1"}}\n' for n in range(9)))
+    return load_recipe(write(folder, {"data": str(rows), "reward": reward}))
 
 
 def test_files_beside_the_recipe_are_found_from_elsewhere(

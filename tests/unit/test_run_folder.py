@@ -1,6 +1,7 @@
 """The folder of a run: whole files, no secrets, and no run mistaken for another."""
 
 import asyncio
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,12 @@ from palaestra.trainer import run
 from palaestra.trainer.folder import (
     QUESTION,
     check_folder,
-    fingerprint,
     make_folder,
     make_whole,
     open_folder,
     write_whole,
 )
+from palaestra.trainer.inputs import fingerprint
 from palaestra.trainer.progress import Silent
 from palaestra.trainer.recipe import Recipe
 from palaestra.trainer.recipe_file import RecipeError
@@ -110,6 +111,94 @@ def test_a_run_does_not_go_on_from_another_model_in_the_same_folder(tmp_path: Pa
     other = recipe(tmp_path, model=model(tmp_path / "model", b"WEIGHTS"))
     with pytest.raises(RecipeError, match=r"model.path: .* other weights"):
         start(other, resume=True)
+
+
+FILES = {"data.path": "train.jsonl", "reward.function": "rewards.py", "tools": "tools.py"}
+
+
+def of_files(folder: Path) -> dict[str, Any]:
+    """The fields of a recipe that names four files."""
+    for name in (*FILES.values(), "judge.py"):
+        (folder / name).write_text("as it was")
+    return {
+        "env": None,
+        "data": {"path": str(folder / "train.jsonl")},
+        "reward": {"function": f"{folder / 'rewards.py'}:score"},
+        "tools": str(folder / "tools.py"),
+        "grading": {"kind": "sandbox", "command": ["judge"], "files": [folder / "judge.py"]},
+    }
+
+
+@pytest.mark.parametrize(("field", "name"), [*FILES.items(), ("grading.files.0", "judge.py")])
+def test_a_run_does_not_go_on_when_a_file_of_its_recipe_has_changed(
+    field: str, name: str, tmp_path: Path
+) -> None:
+    asked = recipe(tmp_path, **of_files(tmp_path))
+    start(asked)
+    start(asked, resume=True)
+    path = tmp_path / name
+    path.write_text("as it is")
+    why = rf"{field}: {path} has changed and is not what {asked.folder} was started with; bring back .* name="
+    for _ in range(2):
+        with pytest.raises(RecipeError, match=why):
+            start(asked, resume=True)
+    path.unlink()
+    with pytest.raises(RecipeError, match=why):
+        start(asked, resume=True)
+    path.write_text("as it was")
+    start(asked, resume=True)
+
+
+def test_every_file_that_has_changed_is_named_and_one_that_was_touched_has_not(tmp_path: Path) -> None:
+    asked = recipe(tmp_path, **of_files(tmp_path))
+    start(asked)
+    os.utime(tmp_path / "rewards.py", (1, 1))
+    start(asked, resume=True)
+    for name in FILES.values():
+        (tmp_path / name).write_text("as it is")
+    with pytest.raises(
+        RecipeError, match=r"data\.path: .*reward\.function: .*tools: .*have changed and are not"
+    ):
+        start(asked, resume=True)
+
+
+def test_the_rows_may_be_a_folder_that_was_saved(tmp_path: Path) -> None:
+    rows = tmp_path / "rows"
+    rows.mkdir()
+    for name in ("dataset_info.json", "data-0.arrow"):
+        (rows / name).write_text("as it was")
+    asked = recipe(tmp_path, env=None, data={"path": str(rows)}, reward={"function": "gsm8k"})
+    start(asked)
+    start(asked, resume=True)
+    (rows / "data-0.arrow").rename(rows / "data-1.arrow")
+    with pytest.raises(RecipeError, match=r"data\.path: .* has changed"):
+        start(asked, resume=True)
+
+
+def test_a_run_that_began_before_files_were_remembered_goes_on_and_remembers_them(tmp_path: Path) -> None:
+    asked = recipe(tmp_path, **of_files(tmp_path))
+    start(asked)
+    with Ledger(asked.folder) as ledger:
+        ledger.select("DELETE FROM meta WHERE key = 'files'")
+    (tmp_path / "tools.py").write_text("as it is")
+    start(asked, resume=True)
+    (tmp_path / "tools.py").write_text("as it will be")
+    with pytest.raises(RecipeError, match=r"tools: .* has changed"):
+        start(asked, resume=True)
+
+
+def test_a_run_that_began_before_there_was_a_field_goes_on_when_nobody_has_set_it(tmp_path: Path) -> None:
+    asked = recipe(tmp_path, **of_files(tmp_path))
+    start(asked)
+    stored = asked.folder / "recipe.yaml"
+    fields = yaml.safe_load(stored.read_text())
+    del fields["reward"]["options"], fields["reward"]["sandbox"], fields["grading"]["answers"]
+    stored.write_text(yaml.safe_dump(fields))
+    start(asked, resume=True)
+    changes = of_files(tmp_path)
+    changes["reward"]["options"] = {"rel_tol": 0.5}
+    with pytest.raises(RecipeError, match=r"reward\.options\.rel_tol was not there, is 0\.5"):
+        start(recipe(tmp_path, **changes), resume=True)
 
 
 def test_a_recipe_that_cannot_be_read_any_more_is_named(tmp_path: Path) -> None:

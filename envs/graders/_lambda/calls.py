@@ -14,6 +14,7 @@ from typing import Any, ParamSpec, Protocol
 from ....sandboxes import ExecResult, ExecStatus, SandboxSpec, open_sandbox
 from ...threads import in_thread
 from ...worker import Worker, WorkerDied
+from .aws import aws_client
 from .host import call_handler, load_handler
 from .reply import RewardBusy, RewardFailed, failure, parse_json
 from .sample import Sample
@@ -89,6 +90,11 @@ class InSandbox:
             )
         return _said(self._answer(result, nonce))
 
+    async def check(self) -> None:
+        """Raise `SandboxUnavailable` where there is no such sandbox."""
+        async with open_sandbox(self.spec):
+            pass
+
     def _answer(self, result: ExecResult, nonce: str) -> tuple[bool, str]:
         if result.status is ExecStatus.TIMEOUT:
             raise _too_slow(self.path.name, self.timeout_s)
@@ -160,26 +166,9 @@ class OnLambda:
 
     def __init__(self, function: str, *, timeout_s: float, endpoint_url: str | None = None) -> None:
         """`function`: an ARN, or a name. Raises `ValueError` where boto3 finds no region."""
-        boto3, config = import_module("boto3"), import_module("botocore.config")
+        self._client = aws_client("lambda", timeout_s=timeout_s, function=function, endpoint_url=endpoint_url)
         self._errors: Any = import_module("botocore.exceptions")
         self._function, self._timeout_s = function, timeout_s
-        region = function.split(":")[3] if function.startswith("arn:") else None
-        # Its own retries ask again after a timeout too, and the function would run twice.
-        once = config.Config(
-            retries={"total_max_attempts": 1},
-            read_timeout=timeout_s,
-            connect_timeout=min(timeout_s, 10.0),
-            max_pool_connections=64,
-        )
-        try:
-            session = boto3.session.Session()
-            self._client: Any = session.client(
-                "lambda", region_name=region, endpoint_url=endpoint_url, config=once
-            )
-        except self._errors.BotoCoreError as error:
-            raise ValueError(
-                f"{function}: {error}; name the function by its ARN, or set AWS_REGION"
-            ) from error
 
     async def __call__(self, event: Sequence[Sample]) -> object:
         payload = json.dumps(event).encode()

@@ -1,0 +1,63 @@
+"""The linter of recipes: each rule has a recipe that breaks it, and ours break none."""
+
+from typing import Any
+
+import pytest
+from support import ROOT
+
+from palaestra.envs import Env, Task, TaskSet, UserMessage
+from palaestra.trainer.arena import Arena, load_arena
+from palaestra.trainer.lint import RULES, lint
+from palaestra.trainer.recipe import Recipe
+from palaestra.trainer.recipe_file import load_recipe
+
+BASE: dict[str, Any] = {"name": "x", "env": {"id": "arithmetic"}, "grpo": {"steps": 3}}
+BROKEN: dict[str, dict[str, Any]] = {
+    "nearly_greedy": {"sampling": {"temperature": 0.1, "max_tokens": 64}},
+    "rows_below_batch": {"grpo": {"steps": 3, "tasks_per_step": 101}},
+    "many_epochs": {"grpo": {"steps": 1000}},
+    "few_held_out": {"env": {"id": "arithmetic", "held_out": 29}},
+    "empty_updates": {"grpo": {"tasks_per_step": 2, "group_size": 8, "updates_per_step": 3}},
+    "pair_groups": {"grpo": {"group_size": 2}},
+    "answers_over_context": {"sampling": {"max_tokens": 256}},
+    "rate_far_off": {"optimizer": {"lr": 0.1}},
+    "never_kept": {"grpo": {"steps": 20}, "checkpoint": {"every": 20}},
+    "long_ones_dropped": {"grpo": {"truncated": "drop"}},
+    "late_ones_dropped": {"grading": {"close": "partial"}},
+    "not_repeatable": {"deterministic": True, "engine": {"kind": "vllm"}},
+    "shuffled": {"grpo": {"shuffle_rewards": True}},
+}
+FINE = {"sampling": {"max_tokens": 64}, "checkpoint": {"every": 2}}
+
+
+def tasks(number: int) -> TaskSet:
+    return TaskSet([Task(id=f"{n}", messages=(UserMessage(f"{n}"),)) for n in range(number)])
+
+
+def broken_rules(changes: dict[str, Any]) -> list[str]:
+    recipe = Recipe.model_validate({**BASE, **FINE, **changes})
+    held_out = recipe.source.held_out or 0
+    return [each.rule for each in lint(recipe, Arena(Env, tasks(100), tasks(min(held_out, 200))))]
+
+
+def test_every_rule_has_a_recipe_that_breaks_it() -> None:
+    assert BROKEN.keys() == RULES.keys()
+    assert broken_rules({}) == []
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_recipe_that_breaks_one_rule_is_told_of_that_one(rule: str) -> None:
+    assert broken_rules(BROKEN[rule]) == [rule]
+
+
+def test_an_advice_names_the_field_the_value_and_the_cure() -> None:
+    recipe = Recipe.model_validate({**BASE, **FINE, "optimizer": {"lr": 0.1}})
+    (advice,) = lint(recipe, Arena(Env, tasks(100), tasks(100)))
+    assert str(advice).startswith("optimizer.lr: 0.1 is 250 times what a model of width 128 usually takes")
+    assert "leave it out for 0.0004" in str(advice)
+
+
+@pytest.mark.parametrize("name", ["quickstart", "frozen_lake"])
+def test_the_recipes_of_the_front_page_break_no_rule(name: str) -> None:
+    recipe = load_recipe(ROOT / "examples" / f"{name}.yaml")
+    assert [str(each) for each in lint(recipe, load_arena(recipe))] == []

@@ -1,0 +1,194 @@
+"""What a recipe says and hardly means: allowed, and yet most who write it regret it.
+
+What cannot be right is an error of `recipe_file.py`. A rule here is one function; it is told what is known
+before a model is loaded, and gives an `Advice` or None.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .arena import Arena
+from .recipe import Recipe
+from .schedule import model_width, usual_rate
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Advice:
+    """One thing to look at again."""
+
+    rule: str
+    """The rule's name, such as "rows_below_batch"."""
+    field: str
+    text: str
+    """The value, what follows from it, and the cure."""
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.text} ({self.rule})"
+
+
+Rule = Callable[[Recipe, Arena], tuple[str, str] | None]
+"""(field, words) when the recipe breaks it."""
+
+
+def lint(recipe: Recipe, arena: Arena) -> list[Advice]:
+    """Every rule that the recipe breaks, in the order of `RULES`."""
+    broken = ((name, rule(recipe, arena)) for name, rule in RULES.items())
+    return [Advice(rule=name, field=found[0], text=found[1]) for name, found in broken if found is not None]
+
+
+def _nearly_greedy(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
+    if recipe.sampling.temperature >= 0.3:
+        return None
+    return (
+        "sampling.temperature",
+        f"{recipe.sampling.temperature:g} makes the episodes of a group nearly the same, and a group of "
+        "equals teaches nothing; 1.0 is usual",
+    )
+
+
+def _rows_below_batch(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
+    wanted = recipe.grpo.tasks_per_step
+    if len(arena.train) >= wanted:
+        return None
+    return (
+        "grpo.tasks_per_step",
+        f"{wanted} is more than the {len(arena.train)} training tasks, so that a step holds some of them "
+        "twice; lower it, or bring more tasks",
+    )
+
+
+def _many_epochs(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
+    epochs = recipe.grpo.steps * recipe.grpo.tasks_per_step / len(arena.train)
+    if epochs <= 50:
+        return None
+    return (
+        "grpo.steps",
+        f"{recipe.grpo.steps} steps see each of the {len(arena.train)} training tasks {epochs:.0f} times; "
+        "look at the held-out tasks as it goes (evaluation.every), or bring more tasks",
+    )
+
+
+def _few_held_out(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
+    if len(arena.held_out) >= 30:
+        return None
+    return (
+        f"{recipe.source_field}.held_out",
+        f"{len(arena.held_out)} tasks give an interval of +-{98 / len(arena.held_out) ** 0.5:.0f} points or "
+        "so around a pass rate of one half; 200 give +-7",
+    )
+
+
+def _empty_updates(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
+    grpo = recipe.grpo
+    episodes = grpo.tasks_per_step * grpo.group_size
+    if grpo.updates_per_step * 8 <= episodes or grpo.updates_per_step == 1:
+        return None
+    return (
+        "grpo.updates_per_step",
+        f"{grpo.updates_per_step} updates share {episodes} episodes, fewer than 8 each; lower it, or raise "
+        "grpo.tasks_per_step",
+    )
+
+
+def _pair_groups(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
+    if recipe.grpo.group_size >= 4 or recipe.grpo.advantage != "grpo":
+        return None
+    return (
+        "grpo.group_size",
+        f"{recipe.grpo.group_size} members give a standard deviation that says little; take 8 or so, or set "
+        "grpo.advantage to rloo",
+    )
+
+
+def _answers_over_context(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
+    tiny = recipe.model.tiny
+    made_for = tiny.max_context if tiny is not None else None
+    room = min((n for n in (recipe.engine.max_context, made_for) if n is not None), default=None)
+    if room is None or recipe.sampling.max_tokens < room:
+        return None
+    return (
+        "sampling.max_tokens",
+        f"{recipe.sampling.max_tokens} tokens of one answer leave nothing of the {room} of the context for a "
+        "prompt, so that the context cuts answers off and not this limit; lower it",
+    )
+
+
+def _rate_far_off(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
+    lr, model = recipe.optimizer.lr, recipe.model
+    if lr is None:
+        return None
+    width = model.tiny.hidden if model.tiny is not None else model_width(model.path) if model.path else 2560
+    usual = usual_rate(width, is_adapter=recipe.lora is not None)
+    if lr <= 30 * usual:
+        return None
+    return (
+        "optimizer.lr",
+        f"{lr:g} is {lr / usual:.0f} times what a model of width {width} usually takes; most policies "
+        f"collapse so; leave it out for {usual:.2g}",
+    )
+
+
+def _never_kept(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
+    if recipe.checkpoint.every < recipe.grpo.steps or recipe.grpo.steps < 20:
+        return None
+    return (
+        "checkpoint.every",
+        f"{recipe.checkpoint.every} is not under grpo.steps={recipe.grpo.steps}: whatever stops the run "
+        "before its end costs all of its learning; lower it",
+    )
+
+
+def _long_ones_dropped(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
+    if recipe.grpo.truncated == "keep":
+        return None
+    return (
+        "grpo.truncated",
+        "drop leaves out what the policy itself made long, so that it learns to make bad episodes long; keep "
+        "is without that bias",
+    )
+
+
+def _late_ones_dropped(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
+    if recipe.grading is None or recipe.grading.close == "wait":
+        return None
+    return (
+        "grading.close",
+        f"{recipe.grading.close} leaves out what takes long to grade, which may be the hard tasks; wait is "
+        "without that bias",
+    )
+
+
+def _not_repeatable(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
+    if not recipe.deterministic or recipe.engine.kind == "local":
+        return None
+    return (
+        "deterministic",
+        f"true does not reach engine.kind: {recipe.engine.kind}, whose batches may differ from run to run; "
+        "set engine.kind to local, or leave it out",
+    )
+
+
+def _shuffled(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
+    if not recipe.grpo.shuffle_rewards:
+        return None
+    return (
+        "grpo.shuffle_rewards",
+        "true is the control experiment, in which nothing can be learned; leave it out to train",
+    )
+
+
+RULES: dict[str, Rule] = {
+    "nearly_greedy": _nearly_greedy,
+    "rows_below_batch": _rows_below_batch,
+    "many_epochs": _many_epochs,
+    "few_held_out": _few_held_out,
+    "empty_updates": _empty_updates,
+    "pair_groups": _pair_groups,
+    "answers_over_context": _answers_over_context,
+    "rate_far_off": _rate_far_off,
+    "never_kept": _never_kept,
+    "long_ones_dropped": _long_ones_dropped,
+    "late_ones_dropped": _late_ones_dropped,
+    "not_repeatable": _not_repeatable,
+    "shuffled": _shuffled,
+}
