@@ -1,5 +1,4 @@
-"""How far the trained policy is from the one that sampled: over all tokens, by lag of versions and by
-turn."""
+"""How far the trained policy is from the one that sampled: over all tokens, by lag and by turn."""
 
 import math
 from collections.abc import Iterable, Sequence

@@ -1,9 +1,9 @@
 """Divergence PPO, total variation (arXiv 2602.04879): a token is let go when its probability, not its ratio,
 has moved too far. A rare token may double; a common one may not.
 
-    loss_n = - M_n * r_n * A_n         M_n = 0 where |pi_n - anchor_n| > delta and the step leads further
-    away:
-                                       A_n > 0 and r_n > 1, or A_n < 0 and r_n < 1; else 1
+    loss_n = - M_n * r_n * A_n
+    M_n = 0 where |pi_n - anchor_n| > delta and the step leads further away, that is where A_n > 0 and r_n > 1
+    or A_n < 0 and r_n < 1; else 1
 """
 
 from dataclasses import dataclass
