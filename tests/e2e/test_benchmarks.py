@@ -33,6 +33,24 @@ def test_an_episode_costs_under_six_times_a_bare_client(tmp_path: Path) -> None:
     assert all(value < 6 for value in episodes.values()), found
 
 
+def validations(folder: Path, *options: str) -> dict[str, Any]:
+    found: dict[str, Any] = figures("dataset_validation.py", folder, *options)["datasets"]
+    assert list(found) == ["questions", "with tools", "prompts", "against"]
+    return found
+
+
+def test_a_validation_of_a_few_rows_costs_at_most_three_times_their_parsing(tmp_path: Path) -> None:
+    found = validations(tmp_path, "--rows", "20000", "--rounds", "2")
+    assert max(each["ratio"] for each in found.values()) <= 3, found
+
+
+@pytest.mark.acceptance
+@pytest.mark.timeout(600)
+def test_so_does_one_of_a_hundred_thousand_and_at_most_64_bytes_a_row(tmp_path: Path) -> None:
+    found = validations(tmp_path)
+    assert all(each["ratio"] <= 3 and each["bytes_per_row"] <= 64 for each in found.values()), found
+
+
 def outstanding_grades(*options: str) -> dict[str, Any]:
     command = [sys.executable, "-P", str(BENCHMARKS / "grading.py"), "--jobs", "1000", *options]
     found: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
