@@ -1,6 +1,7 @@
 """What a validation costs beside reading and parsing alone: the same 100,000 rows, in one run.
 
-    python benchmarks/dataset_validation.py [--rows N] [--rounds N] [--json PATH]
+    python benchmarks/dataset_validation.py [--rows N] [--rounds N] [--max-ratio X] [--max-bytes N]
+        [--json PATH]
 
 The rows have the form of those for reinforcement fine-tuning: a system and a user message, a reference, an
 id, metadata, and in the second dataset two tools. In the third they are a prompt and an answer. The fourth
@@ -166,7 +167,9 @@ def measure(folder: Path, kind: Kind, rows: int, rounds: int) -> dict[str, Any]:
         for way, costs in found.items():
             costs.append(cost(way, *large))
     least = {way: min(costs, key=lambda each: each.cpu_s) for way, costs in found.items()}
-    peaks = [min(cost("validate", *paths).peak_bytes for _ in range(2)) for paths in (small, large)]
+    peaks = [
+        min(cost("validate", *paths).peak_bytes for _ in range(min(2, rounds))) for paths in (small, large)
+    ]
     return {
         "rows": rows,
         **{way: asdict(each) for way, each in least.items()},
@@ -188,6 +191,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rows", type=int, default=ROWS)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--max-ratio", type=float, default=MAX_RATIO)
+    parser.add_argument("--max-bytes", type=float, default=MAX_BYTES)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     datasets: dict[str, Any] = {}
@@ -198,14 +203,14 @@ def main() -> None:
             print(
                 f"{name:12} parse {found['parse']['cpu_s']:6.2f} s"
                 f"   validate {found['validate']['cpu_s']:6.2f} s"
-                f"   ratio {found['ratio']:.2f} (at most {MAX_RATIO:.0f})"
-                f"   {found['bytes_per_row']:.0f} bytes a row (at most {MAX_BYTES})"
+                f"   ratio {found['ratio']:.2f} (at most {options.max_ratio:.0f})"
+                f"   {found['bytes_per_row']:.0f} bytes a row (at most {options.max_bytes:.0f})"
             )
     conditions = {"python": platform.python_version(), "machine": platform.machine(), "cores": os.cpu_count()}
     if options.json:
         options.json.write_text(json.dumps({"conditions": conditions, "datasets": datasets}, indent=2))
-    bars = [each["ratio"] <= MAX_RATIO and each["bytes_per_row"] <= MAX_BYTES for each in datasets.values()]
-    sys.exit(0 if all(bars) else 1)
+    bars = {"ratio": options.max_ratio, "bytes_per_row": options.max_bytes}
+    sys.exit(any(each[name] > bar for each in datasets.values() for name, bar in bars.items()))
 
 
 if __name__ == "__main__":
