@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from ..budget import Budget
-from ..calculator import calculate
 from ..env import Observation
 from ..errors import ToolError
 from ..graders import AnyGrader, FinQA
@@ -11,7 +10,8 @@ from ..message import Message, SystemMessage, UserMessage
 from ..policy import Policy
 from ..scripted import ScriptedPolicy, call_tool
 from ..task import Task, TaskSet
-from ..tools import ToolEnv, tool
+from ..tools import tool
+from ._calculator import WithCalculator
 from ._finqa_rows import FinQARow, Report, TableRows
 from ._rows import DEMO, read_rows
 
@@ -21,7 +21,7 @@ INSTRUCTIONS = (
 )
 
 
-class FinancialReports(ToolEnv[Task]):
+class FinancialReports(WithCalculator):
     """Look it up, work it out, then say "Answer: 10.9%"."""
 
     grader: AnyGrader | None = FinQA()
@@ -51,18 +51,6 @@ class FinancialReports(ToolEnv[Task]):
         (head, *body) = self._table
         found = _named(row, [line[0] for line in body], "row")
         return body[found][_named(column, list(head), "column")]
-
-    @tool
-    async def calculator(self, expression: str) -> str:
-        """Work out an expression, such as (5829 - 5735) / 5735.
-
-        Args:
-            expression: numbers, + - * / ** % and brackets
-        """
-        try:
-            return calculate(expression)
-        except ValueError as error:
-            raise ToolError(str(error)) from error
 
     @classmethod
     def tasks(

@@ -6,15 +6,13 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from ..budget import Budget
-from ..calculator import calculate
 from ..env import Env
-from ..errors import ToolError
 from ..graders import AnyGrader, Gsm8k
 from ..message import Message, SystemMessage, UserMessage
 from ..policy import Policy
 from ..scripted import ScriptedPolicy, call_tool
 from ..task import Task, TaskSet
-from ..tools import ToolEnv, tool
+from ._calculator import WithCalculator
 from ._rows import DEMO, read_rows
 
 INSTRUCTIONS = "Think step by step. End with the answer, a number, on a line of its own: #### 72"
@@ -56,23 +54,11 @@ class WordProblems(Env[Task]):
         return ScriptedPolicy([_ANNOTATION.sub("", task.private["solution"])])
 
 
-class WordProblemsWithCalculator(ToolEnv[Task]):
+class WordProblemsWithCalculator(WithCalculator):
     """Work it out call by call, then say "#### 72"."""
 
     grader: AnyGrader | None = Gsm8k()
     budget = Budget(max_turns=16)
-
-    @tool
-    async def calculator(self, expression: str) -> str:
-        """Work out an expression, such as (48 / 2 + 48) * 15%.
-
-        Args:
-            expression: numbers, + - * / ** % and brackets
-        """
-        try:
-            return calculate(expression)
-        except ValueError as error:
-            raise ToolError(str(error)) from error
 
     @classmethod
     def tasks(

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 
 from ..task import Task, TaskSet
@@ -14,6 +14,10 @@ from .row import Row
 from .shape import Malformed, explain
 from .source import open_source
 from .tasks import to_tasks
+
+CAPITAL_N, CAPITAL_I = b"NI"
+_PARSER = TypeAdapter(Row).validator
+"""It parses as `Row.model_validate_json` does, which is a call of Python's around it."""
 
 
 def read_rows(path: str | Path, *, prompt: str | None = None, reference: str | None = None) -> Iterator[Row]:
@@ -55,15 +59,19 @@ def rows_of(source: Iterable[Record], name: str) -> Iterator[Row]:
 def parse_row(data: bytes) -> Row:
     """Raises `Malformed`."""
     try:
-        row = Row.model_validate_json(data)
+        row: Row = _PARSER.validate_json(data)
     except ValidationError as error:
         raise Malformed(explain(data, error)) from error
-    # JSON knows neither NaN nor Infinity, which pydantic takes.
-    if not (row.messages or row.prompt) or b"NaN" in data or b"Infinity" in data:
+    if not (row.prompt or row.messages) or _says_not_finite(data):
         found = explain(data, None)
         if found:
             raise Malformed(found)
     return row
+
+
+def _says_not_finite(data: bytes) -> bool:
+    """JSON knows neither NaN nor Infinity, which pydantic takes. One letter is sought ten times as fast."""
+    return (CAPITAL_N in data and b"NaN" in data) or (CAPITAL_I in data and b"Infinity" in data)
 
 
 def renamed(

@@ -102,6 +102,12 @@ class Row(BaseModel):
             return _user_says(self.prompt)
         return self.prompt or ()
 
+    @property
+    def question(self) -> str | None:
+        """The whole conversation, where it is one text that the user says; None where it is messages."""
+        prompt = self.prompt
+        return prompt if isinstance(prompt, str) and self.messages is None else None
+
     @cached_property
     def tools_json(self) -> bytes:
         """The tools in one piece, for those who compare them; nothing where there are none."""
@@ -112,7 +118,7 @@ class Row(BaseModel):
         """`reference_answer`, or else `reward_model.ground_truth`, or else `answer`."""
         if self.reference_answer is not None:
             return self.reference_answer
-        truth = (self.reward_model or {}).get("ground_truth")
+        truth = None if self.reward_model is None else self.reward_model.get("ground_truth")
         return self.answer if truth is None else truth
 
     @property

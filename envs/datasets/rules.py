@@ -27,17 +27,20 @@ where the template cannot show it."""
 
 SYSTEM = ("system", "developer")
 TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+NOTHING: tuple[Found, ...] = ()
 _TOOLS = TypeAdapter(list[RowTool])
 
 
-def problems_of(row: Row, more: Sequence[RowRule] = ()) -> list[Found]:
+def problems_of(row: Row, more: Sequence[RowRule] = ()) -> Sequence[Found]:
     """What the rules find, and `more` rules of the caller's."""
+    if row.question and not row.tools:  # none of the rules has anything to look at
+        return [Found(rule.__name__, *each) for rule in more for each in rule(row)] if more else NOTHING
     conversation = row.conversation
-    found = [
-        Found(rule, f"{_field(row)}{field}", message)
-        for rule, field, message in _of_roles(tuple([each.role for each in conversation]))
-    ]
+    wrong = _of_roles(tuple([each.role for each in conversation]))
     rules = more if _is_ordinary(conversation) else (*MESSAGE_RULES, *more)
+    if not (wrong or rules or row.tools):
+        return NOTHING
+    found = [Found(rule, f"{_field(row)}{field}", message) for rule, field, message in wrong]
     found += [Found(rule.__name__, *each) for rule in rules for each in rule(row)]
     return found + _of_tools(row.tools_json) if row.tools else found
 

@@ -1,11 +1,13 @@
 """Every rule on every row of a dataset, in one pass and little memory."""
 
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import nsmallest
 
-from .census import Census
+from .census import Census, prompt_hash
+from .hashes import Hashes, common, repeats
 from .problem import Problem
 from .reading import parse_row
 from .record import Record
@@ -46,8 +48,8 @@ def validate(
 ) -> Report:
     """Raises `DatasetError` only where a file cannot be read on.
 
-    `against` is the test set, of which no prompt may stand here. Memory: 64 bytes a row at most, of both
-    datasets, beyond a constant.
+    `against` is the test set, of which no prompt may stand here. Memory: 64 bytes a row at most, beyond
+    a constant.
 
     >>> validate(open_source("train.jsonl"), "train.jsonl").passed  # doctest: +SKIP
     True
@@ -60,8 +62,8 @@ def validate(
             found.add(rule.__name__, line, field, message)
     if not len(census) + malformed:
         found.add("not_empty", 0, "", "there is no row; write one JSON object a line")
-    if against is not None:
-        for line, field, message in leak(census, _prompts(against), against_name):
+    if against is not None and census.prompts is not None:
+        for line, field, message in leak(census.prompts, _prompts(against), against_name):
             found.add("leak", line, field, message)
     return Report(
         rows=len(census) + malformed, counts=dict(sorted(found.counts.items())), problems=found.sorted()
@@ -69,28 +71,28 @@ def validate(
 
 
 def duplicate_rows(census: Census) -> Iterator[Finding]:
-    for line, first in census.repeated_rows():
+    for line, first in repeats(census.rows):
         cure = "drop it, as `palaestra data filter --duplicates` does"
         yield line, "", f"the same conversation, tools and reference as in line {first}; {cure}"
 
 
 def duplicate_ids(census: Census) -> Iterator[Finding]:
-    for line, first in census.repeated_ids():
+    for line, first in repeats(census.ids):
         yield line, "id", f"the same as in line {first}; give each row an id of its own"
 
 
 def field_in_all_or_none(census: Census) -> Iterator[Finding]:
     """A loader that makes columns of the rows would fill the gaps with something."""
     for field in sorted(frozenset[str]().union(*census.kinds)):
-        lacking = [found for kind, found in census.kinds.items() if field not in kind]
+        lacking = [kind for fields, kind in census.kinds.items() if field not in fields]
         if lacking:
-            line, count = min(first for first, _ in lacking), sum(count for _, count in lacking)
+            line, count = min(kind.first for kind in lacking), sum(kind.count for kind in lacking)
             cure = f"give {field!r} to all rows or to none"
             yield line, field, f"not in this row; {count} of {len(census)} rows lack it; {cure}"
 
 
-def leak(census: Census, other: Census, other_name: str) -> Iterator[Finding]:
-    for line, there in census.prompts_also_in(other):
+def leak(prompts: Hashes, others: Hashes, other_name: str) -> Iterator[Finding]:
+    for line, there in common(prompts, others):
         cure = "take the row out of one of them"
         yield line, "", f"the same conversation as in line {there} of {other_name}; {cure}"
 
@@ -125,19 +127,20 @@ def _walk(source: Iterable[Record], extra_rules: Sequence[RowRule], census: Cens
             continue
         for rule, field, message in problems_of(row, extra_rules):
             found.add(rule, line, field, message)
-        census.add(line, row, has_nulls=b"null" in data)
+        census.add(line, row)
     return malformed
 
 
-def _prompts(source: Iterable[Record]) -> Census:
+def _prompts(source: Iterable[Record]) -> Hashes:
     """Malformed rows have none; who wants to know validates that dataset too."""
-    census = Census(with_prompts=True)
+    found = Hashes(array("I"), array("q"))
     for line, data in source:
         try:
-            census.add(line, parse_row(data))
+            found.values.append(prompt_hash(parse_row(data)))
         except Malformed:
             continue
-    return census
+        found.lines.append(line)
+    return found
 
 
 class _Found:

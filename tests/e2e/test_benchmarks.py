@@ -35,6 +35,26 @@ def test_an_episode_costs_under_six_times_a_bare_client(tmp_path: Path) -> None:
     assert all(value < 6 for value in episodes.values()), found
 
 
+def validations(folder: Path, *options: str) -> dict[str, Any]:
+    found: dict[str, Any] = figures("dataset_validation.py", folder, *options)["datasets"]
+    assert list(found) == ["questions", "with tools", "prompts", "against"]
+    return found
+
+
+def test_a_validation_of_a_few_rows_costs_about_three_times_their_parsing_at_most(tmp_path: Path) -> None:
+    # A fourth, for one short round; the constants are most of the memory of so few rows.
+    short = ("--rows", "20000", "--rounds", "1", "--max-ratio", "4", "--max-bytes", "1000")
+    found = validations(tmp_path, *short)
+    assert max(each["ratio"] for each in found.values()) <= 4, found
+
+
+@pytest.mark.acceptance
+@pytest.mark.timeout(600)
+def test_one_of_a_hundred_thousand_costs_three_times_at_most_and_64_bytes_a_row(tmp_path: Path) -> None:
+    found = validations(tmp_path)
+    assert all(each["ratio"] <= 3 and each["bytes_per_row"] <= 64 for each in found.values()), found
+
+
 def outstanding_grades(*options: str) -> dict[str, Any]:
     command = [sys.executable, "-P", str(BENCHMARKS / "grading.py"), "--jobs", "1000", *options]
     found: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)

@@ -19,8 +19,9 @@ from palaestra.envs import (
     call_tool,
     play,
 )
+from palaestra.envs.catalog._lake_maps import shortest_way
 from palaestra.envs.catalog.arithmetic import Arithmetic
-from palaestra.envs.catalog.frozen_lake import FrozenLake, shortest_way
+from palaestra.envs.catalog.frozen_lake import FrozenLake
 from palaestra.envs.graders import grade_episode
 from palaestra.envs.message import SystemMessage, UserMessage
 

@@ -334,6 +334,27 @@ def test_rows_whose_tools_differ_are_no_duplicates(tmp_path: Path) -> None:
     assert check(write_rows(tmp_path / "a.jsonl", *rows)).passed
 
 
+def test_a_prompt_and_the_same_as_a_message_are_duplicates_and_a_leak(tmp_path: Path) -> None:
+    rows = ({"prompt": "Hi", "answer": "4"}, row(user("Hi")))
+    path = write_rows(tmp_path / "a.jsonl", *rows)
+    held_out = write_rows(tmp_path / "b.jsonl", row(user("Hi")), {"prompt": "Hi"})
+    report = check(path, against=open_source(held_out))
+    assert report.counts["duplicate_rows"] == 1
+    assert [
+        (each.line, "in line 1 of" in each.message) for each in report.problems if each.rule == "leak"
+    ] == [
+        (1, True),
+        (2, True),
+    ]
+
+
+def test_two_rows_with_the_same_fields_of_which_different_ones_are_null_differ(tmp_path: Path) -> None:
+    texts = ({"prompt": "a", "level": None, "answer": "4"}, {"prompt": "b", "level": 3, "answer": None})
+    report = check(write_rows(tmp_path / "a.jsonl", *texts))
+    fields = {each.field: (each.line, each.rule) for each in report.problems}
+    assert fields == {"answer": (2, "field_in_all_or_none"), "level": (1, "field_in_all_or_none")}
+
+
 def test_problems_come_by_line_and_are_all_counted_though_few_are_kept(tmp_path: Path) -> None:
     bad = [row(user(f"{number}"), {"role": "system", "content": "late"}, user()) for number in range(50)]
     report = check(write_rows(tmp_path / "a.jsonl", *bad, bad[0]), max_problems=3)
