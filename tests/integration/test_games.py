@@ -289,6 +289,22 @@ def test_an_opponent_that_breaks_fails_the_episode(textarena: Any) -> None:
     assert episode.failure is not None and "define the method `opponent`" in episode.failure.message
 
 
+def test_the_time_of_an_opponent_is_not_the_envs(textarena: Any) -> None:
+    class Slow(noughts()):
+        def opponent(self, task: Task, player: int) -> Policy:
+            quick = super().opponent(task, player)
+
+            async def slow(heard: Sequence[Message], tools: Any) -> AssistantMessage:
+                await asyncio.sleep(1.0)
+                return await quick(heard, tools)
+
+            return slow
+
+    (task,) = Slow.tasks(game="TicTacToe-v0", num_players=2, size=1, player=0)
+    timing = run_async(play(Slow(), Slow.oracle(task), task, seed=0)).timing
+    assert timing.wall_s - timing.env_s >= 2.0, timing  # two moves at least
+
+
 def halving(heard: Sequence[Message]) -> str:
     low, high = 1, 20
     for said, told in itertools.pairwise(heard[1:]):
