@@ -3,7 +3,7 @@
 from .budget import Budget
 from .env import Env, Observation, Step
 from .episode import Episode, StopReason, Workspace
-from .errors import OutOfBudget, Tampered, ToolError
+from .errors import OutOfBudget, Tampered, ToolBroken, ToolError
 from .graders.grading import Grader
 from .gym import GymnasiumEnv, register_all
 from .message import AssistantMessage, Message, SystemMessage, ToolCall, ToolMessage, ToolSpec, UserMessage
@@ -41,6 +41,7 @@ __all__ = [
     "Tampered",
     "Task",
     "TaskSet",
+    "ToolBroken",
     "ToolCall",
     "ToolEnv",
     "ToolError",

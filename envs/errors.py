@@ -1,6 +1,7 @@
 """What environments and policies may raise, and the one boundary where the rest becomes data.
 
 ToolError        a tool says that it failed: the policy reads the message and goes on
+ToolBroken       what a row's tool stands on is gone: the episode fails
 CodeExited       foreign code called `sys.exit`
 Tampered         a grader has evidence that it was attacked: the episode is scored the floor
 OutOfBudget      a policy cannot answer within what is left: the episode stops, and is graded
@@ -23,6 +24,15 @@ T = TypeVar("T")
 
 class ToolError(Exception):
     """Raised inside a `@tool`; its text is shown to the policy as the tool's answer."""
+
+
+class ToolBroken(Exception):
+    """Raised by a row's tool when what it stands on is gone, such as its database. What else such a function
+    raises may be the doing of the policy, which reads it. Worth another try, unless told otherwise."""
+
+    def __init__(self, problem: str, *, is_retryable: bool = True) -> None:
+        super().__init__(problem)
+        self.is_retryable = is_retryable
 
 
 class OutOfBudget(Exception):

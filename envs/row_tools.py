@@ -9,7 +9,7 @@ from jsonschema import SchemaError
 from jsonschema.validators import validator_for
 
 from .env import Env
-from .errors import ToolError
+from .errors import ToolBroken, ToolError, no_exit
 from .message import ToolCall, ToolSpec
 from .task import Task
 from .threads import in_thread
@@ -17,8 +17,6 @@ from .tools import AnyTool
 
 TIMEOUT_S = 60.0
 """Of one call."""
-POLICY_ERRORS = (ValueError, LookupError, ArithmeticError)
-"""What a plain function raises about its arguments; the policy reads it. All else is a failure of ours."""
 
 
 class RowTool(AnyTool):
@@ -42,11 +40,17 @@ class RowTool(AnyTool):
         return arguments
 
     async def call(self, env: Env[Any], arguments: dict[str, Any]) -> Any:
+        """Raises `ToolError` for what the function raises, and `ToolBroken` as it is."""
         try:
             if inspect.iscoroutinefunction(self._function):
-                return await self._function(**arguments)
+                with no_exit():
+                    return await self._function(**arguments)
             return await in_thread(lambda: self._function(**arguments))
-        except POLICY_ERRORS as error:
+        except (ToolError, ToolBroken):
+            raise
+        except (
+            Exception
+        ) as error:  # every kind: the arguments are the policy's, which must not end its episode
             raise ToolError(f"{type(error).__name__}: {error}") from error
 
 

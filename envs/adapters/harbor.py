@@ -20,6 +20,8 @@ from ..task import Task
 
 Files = Mapping[str, bytes]
 """Contents by relative path."""
+NOT_RUN = 126
+"""A shell's exit codes from here: a command cannot be run, is not there, or was killed."""
 HOME = "/app"
 """Where Harbor's tasks have their work; here it is the sandbox's workspace."""
 
@@ -123,7 +125,9 @@ def _copied(context: Files, source: str, target: str) -> dict[str, bytes]:
 class TestScript:
     """What the task's tests/test.sh says, in a fresh sandbox, of the files that the episode left.
 
-    The reward is the number in /logs/verifier/reward.txt, or without that file 1 for exit code 0. /app,
+    The reward is the number in /logs/verifier/reward.txt, or without that file 1 for exit code 0. A script
+    that comes to no end (over its time, killed, or a command of its own is not there) is lost where it
+    comes to one with the task's files as they were; where not, there is no number. /app,
     /tests and /logs in the tests' texts become paths of the sandbox, with names that are new each time: a
     reward file or a pytest.ini that the policy planted is not the one that counts. Links and the right to
     execute do not outlive the episode. A script that runs a program of the policy shares its sandbox with
@@ -134,7 +138,7 @@ class TestScript:
     sandbox: SandboxSpec = field(default_factory=SandboxSpec)
 
     async def grade(self, task: Task, episode: Episode, workspace: Workspace | None) -> Score:
-        """Raises `ValueError` for a reward that is no number."""
+        """Raises `ValueError` for a reward that is no number, `RuntimeError` for tests that cannot judge."""
         folder: Folder = task.private["folder"]
         left = folder.files if workspace is None else dict(workspace.files)
         async with open_sandbox(self.sandbox) as box:
@@ -143,9 +147,21 @@ class TestScript:
                     await box.write(path, data)
             except SandboxFileError as error:
                 return Score(reward=0.0, evidence=f"the workspace has no place in a sandbox: {error}")
-            return await self._run(box, folder)
+            score, told = await self._run(box, folder)
+        return score or await self._control(folder, told)
 
-    async def _run(self, box: Sandbox, folder: Folder) -> Score:
+    async def _control(self, folder: Folder, told: str) -> Score:
+        """The tests came to no end: the work's doing, unless without any work they fare no better."""
+        async with open_sandbox(self.sandbox) as box:
+            for path, data in folder.files.items():
+                await box.write(path, data)
+            score, why = await self._run(box, folder)
+        if score is None:
+            raise RuntimeError(f"the tests judge nothing, not even the task's own files: {why}")
+        return Score(reward=0.0, evidence=told)
+
+    async def _run(self, box: Sandbox, folder: Folder) -> tuple[Score | None, str]:
+        """What the tests say, and their last words; None where they came to no end."""
         name = f".palaestra-{secrets.token_hex(8)}"
         home = (await box.run(["pwd"])).stdout.decode().strip()
         places = {HOME: home, "/tests": f"{home}/{name}/tests", "/logs": f"{home}/{name}/logs"}
@@ -159,15 +175,17 @@ class TestScript:
         )
         told = (result.stdout + result.stderr).decode(errors="replace").strip()[-500:]
         if result.status not in (ExecStatus.OK, ExecStatus.NONZERO):
-            return Score(reward=0.0, evidence=f"the tests were ended: {result.status.value}; {told}")
+            return None, f"the tests were ended: {result.status.value}; {told}"
         try:
             written = (await box.read(f"{name}/logs/verifier/reward.txt", max_bytes=1000)).decode()
         except SandboxFileError:
+            if result.exit_code is None or result.exit_code >= NOT_RUN:
+                return None, f"the tests ended with {result.exit_code} and wrote no reward; {told}"
             written = str(float(result.ok))
         reward = float(written)
         if not math.isfinite(reward):
             raise ValueError(f"the tests wrote the reward {written.strip()!r}; it must be a number")
-        return Score(reward=reward, evidence=told)
+        return Score(reward=reward, evidence=told), told
 
 
 def moved(data: bytes, places: Mapping[str, str]) -> bytes:

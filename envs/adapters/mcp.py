@@ -20,6 +20,8 @@ from .errors import PeerLost
 
 START_S = 30.0
 """Seconds for a server to start and to list its tools."""
+STOP_S = 5.0
+"""Seconds for a session to end in good manners; over them it is cut off."""
 PROBE_S = 5.0
 """Seconds for a server that answered with an error to show that it lives."""
 
@@ -126,6 +128,7 @@ class _Session:
         self._client: Any = None
         self._keeper: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
+        self._is_ready = False
 
     async def open(self) -> list[ToolSpec]:
         """Connect; the tools on offer."""
@@ -146,7 +149,9 @@ class _Session:
         async with contextlib.AsyncExitStack() as stack:
             transport = await self._transport(stack, log)
             self._client = await stack.enter_async_context(self._mcp.Client(transport))
-            ready.set_result(await self._list())
+            found = await self._list()
+            self._is_ready = True
+            ready.set_result(found)
             await self._stop.wait()
 
     async def _transport(self, stack: contextlib.AsyncExitStack, log: TextIO) -> Any:
@@ -210,8 +215,9 @@ class _Session:
         if self._keeper is None:
             return
         self._stop.set()
-        if self._client is None:
-            self._keeper.cancel()
+        if self._is_ready:
+            await asyncio.wait({self._keeper}, timeout=STOP_S)
+        self._keeper.cancel()  # no news to one that has ended
         await asyncio.wait({self._keeper})
         _innermost(self._keeper)  # looked at, or asyncio would complain of it
 

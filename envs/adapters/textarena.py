@@ -100,7 +100,7 @@ class TextArenaEnv(Env[Task]):
         while (player := self._now()) != self._player:
             heard = self._heard[player]
             heard.append(self._told())
-            said = await self._others[player](tuple(heard), ())
+            said = await self.partner(self._others[player])(tuple(heard), ())
             heard.append(said)
             if self._move(said.content):
                 return True

@@ -63,6 +63,8 @@ class Import:
             response = row.pop("response", None)
             if response is None:
                 raise Unreadable("no response that could be the reference")
+            if not response["content"]:
+                raise Unreadable("the response has no text that could be the reference: it is calls of tools")
             row["reference_answer"] = response["content"]
         return row
 

@@ -21,6 +21,7 @@ from palaestra.envs import (
     ScriptedPolicy,
     StopReason,
     Task,
+    ToolSpec,
     play,
 )
 from palaestra.envs.catalog.blackjack import CARDS, Blackjack
@@ -287,6 +288,22 @@ def test_an_opponent_that_breaks_fails_the_episode(textarena: Any) -> None:
     (task,) = TextArenaEnv.tasks(game="TicTacToe-v0", num_players=2, size=1)
     episode = run_async(play(TextArenaEnv(), ScriptedPolicy([]), task, seed=0))
     assert episode.failure is not None and "define the method `opponent`" in episode.failure.message
+
+
+def test_the_time_of_an_opponent_is_not_the_envs(textarena: Any) -> None:
+    from palaestra.envs.adapters.textarena import TextArenaEnv
+
+    class Slow(TextArenaEnv):
+        def opponent(self, task: Task, player: int) -> Policy:
+            async def slow(messages: Sequence[Message], tools: Sequence[ToolSpec]) -> AssistantMessage:
+                await asyncio.sleep(1.0)
+                return AssistantMessage(f"[{free(messages)[0]}]")
+
+            return slow
+
+    (task,) = Slow.tasks(game="TicTacToe-v0", num_players=2, size=1, player=0)
+    timing = run_async(play(Slow(), ScriptedPolicy([perfect] * 9), task, seed=0)).timing
+    assert timing.wall_s - timing.env_s >= 2.0, timing  # two moves at least
 
 
 def halving(heard: Sequence[Message]) -> str:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,26 @@ def test_a_server_that_does_not_start_fails_the_reset_and_says_why(
 ) -> None:
     failure = lost(play_with(McpServer(command=command)))
     assert failure.stage == "reset" and said in failure.message and failure.retryable is is_weather
+
+
+def test_a_server_that_lists_no_tools_is_ended_with_its_episode(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("palaestra.envs.adapters.mcp.START_S", 2.0)
+    code = """
+import json, sys
+for line in sys.stdin:
+    asked = json.loads(line)
+    if asked.get("method") == "initialize":
+        about = {"protocolVersion": asked["params"]["protocolVersion"], "capabilities": {"tools": {}},
+                 "serverInfo": {"name": "silent", "version": "1"}}
+        print(json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": about}), flush=True)
+    elif "id" in asked and asked["method"] != "tools/list":
+        no = {"code": -32601, "message": "no"}
+        print(json.dumps({"jsonrpc": "2.0", "id": asked["id"], "error": no}), flush=True)
+"""
+    started = time.monotonic()
+    failure = lost(play_with(McpServer(command=(sys.executable, "-c", code))))
+    assert time.monotonic() - started < 20.0  # `play` waits 30 s for an env that does not close
+    assert failure.stage == "reset" and "no answer within 2 s" in failure.message
 
 
 def test_a_server_sees_nothing_of_our_environment_but_what_it_is_given(

@@ -147,10 +147,20 @@ def test_without_a_reward_file_the_exit_code_decides(tmp_path: Path) -> None:
     assert (reward(read_folder(path), "touch b"), reward(read_folder(path), "touch c")) == (1.0, 0.0)
 
 
-def test_tests_that_hang_are_lost_and_nonsense_is_no_number(tmp_path: Path) -> None:
+@pytest.mark.parametrize("broken", ["sleep 60", "pytest-not-there /tests", "kill -9 $$"])
+def test_tests_that_come_to_no_end_by_themselves_are_no_number(tmp_path: Path, broken: str) -> None:
     config = "[verifier]\ntimeout_sec = 1.0"
-    hanging = folder(tmp_path / "a", instruction="x", test="sleep 60", config=config)
-    assert reward(read_folder(hanging)) == 0.0
+    task = read_folder(folder(tmp_path / "a", instruction="x", test=broken, config=config))
+    _, outcome = played(Terminal(), ScriptedPolicy([]), task)
+    assert isinstance(outcome, Ungraded) and "judge nothing" in outcome.reason, outcome
+
+
+def test_work_that_keeps_the_tests_from_their_end_is_lost_and_nonsense_is_no_number(tmp_path: Path) -> None:
+    config = "[verifier]\ntimeout_sec = 1.0"
+    test = "test ! -e /app/slow || sleep 60\ntest ! -e /app/deadly || kill -9 $$"
+    task = read_folder(folder(tmp_path / "a", instruction="x", test=test, config=config))
+    assert reward(task) == 1.0
+    assert reward(task, "touch slow") == reward(task, "touch deadly") == 0.0
     nonsense = folder(tmp_path / "b", instruction="x", test="echo many > /logs/verifier/reward.txt")
     task = read_folder(nonsense)
     _, outcome = played(Terminal(), ScriptedPolicy([]), task)

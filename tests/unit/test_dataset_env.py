@@ -39,6 +39,22 @@ async def later(a, b=1):
     await asyncio.sleep(0)
     return {"sum": a + b}
 
+def broken(a):
+    from palaestra.envs import ToolBroken
+    raise ToolBroken("the database is gone")
+
+def leave(a):
+    raise SystemExit(2)
+
+async def later_leave(a):
+    raise SystemExit(2)
+
+def read(a):
+    return open(f"/nope/{a}").read()
+
+def glue(a):
+    return a + "x"
+
 def pick(a):
     return {1: "one"}[a]
 
@@ -107,14 +123,27 @@ def test_calls_are_done_by_the_functions_of_that_name(tmp_path: Path) -> None:
         (call_tool("add"), "'a' is a required property"),
         (call_tool("add", a=1, c=2), "unexpected keyword argument 'c'"),
         (call_tool("pick", a=5), "KeyError: 5"),
-        (call_tool("later", a=1), "there is no tool 'later'; the tools are: add, pick"),
+        (call_tool("later", a=1), "there is no tool 'later'; the tools are: add, "),
+        (call_tool("read", a=1), "FileNotFoundError"),
+        (call_tool("glue", a=1), "TypeError"),
+        (call_tool("leave", a=1), "CodeExited"),
+        (call_tool("later_leave", a=1), "CodeExited"),
     ],
 )
 def test_a_wrong_call_is_answered(tmp_path: Path, call: Any, word: str) -> None:
-    env = make(tmp_path, row(tools=[ADD, named("pick")]), tools=TOOLS)
+    env = make(
+        tmp_path, row(tools=[ADD, *map(named, ("pick", "read", "glue", "leave", "later_leave"))]), tools=TOOLS
+    )
     episode = played(env, ScriptedPolicy([call, "4"]))
     (answer,) = [message for message in episode.messages if isinstance(message, ToolMessage)]
     assert answer.is_error and word in answer.content and episode.stop is StopReason.DONE
+
+
+def test_a_tool_that_says_it_is_broken_fails_the_episode(tmp_path: Path) -> None:
+    env = make(tmp_path, row(tools=[named("broken")]), tools=TOOLS)
+    episode = played(env, ScriptedPolicy([call_tool("broken", a=1), "4"]))
+    assert episode.failure is not None and episode.failure.retryable, episode
+    assert "the database is gone" in episode.failure.message
 
 
 def test_without_functions_a_call_is_the_answer(tmp_path: Path) -> None:
@@ -130,7 +159,7 @@ def test_without_functions_a_call_is_the_answer(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tools", "word"),
     [
-        ([named("_hidden")], "no function of that name; it has: add, later, pick"),
+        ([named("_hidden")], "no function of that name; it has: add, .*pick"),
         ([{"type": "function", "function": {"name": "add", "parameters": {"type": "thing"}}}], "'thing'"),
     ],
 )

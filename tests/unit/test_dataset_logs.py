@@ -149,6 +149,13 @@ def test_what_the_model_said_can_be_the_reference() -> None:
     assert skipped == {"no response that could be the reference": 1}
 
 
+def test_a_response_of_calls_alone_is_no_reference() -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
+    said = {"choices": [{"message": {"role": "assistant", "content": None, "tool_calls": [call]}}]}
+    rows, skipped = imported("openai", {"request": OPENAI, "response": said}, response_as_reference=True)
+    assert not rows and ["has no text" in reason for reason in skipped] == [True]
+
+
 @pytest.mark.parametrize(
     "said",
     [

@@ -101,6 +101,14 @@ def test_progress_is_told_as_often_as_was_announced(num_rows: int, tmp_path: Pat
     assert len(asked) == num_questions(num_rows)
 
 
+def test_a_label_may_hold_any_separator_that_json_allows(tmp_path: Path) -> None:
+    path = tmp_path / "labels.jsonl"
+    rows = [{**SUMS[0], "answer": "4\u2028\u0085"}, SUMS[1]]
+    path.write_text("\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+    found = read_labels(path, Rater(judge=point(JudgeModel("http://127.0.0.1:1/v1", "m"))))
+    assert [row.answer for row, _ in found] == ["4\u2028\u0085", "four"]
+
+
 def test_known_verdicts_are_not_used(tmp_path: Path) -> None:
     report = check(writes(right), rows=SUMS, tmp_path=tmp_path, cache=VerdictCache())
     assert report.spent.num_cached == 0 and report.spent.num_asked == 33

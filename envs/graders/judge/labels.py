@@ -115,7 +115,8 @@ def _played(question: str, answer: str, reference: Any) -> tuple[Task, Episode]:
 def read_labels(path: Path, rater: Rater) -> list[tuple[Labelled, Ratings]]:
     """The rows and what people said of them. Raises `ValueError` with file, line and cure."""
     found: list[tuple[Labelled, Ratings]] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines(): JSON may hold U+2028 as it is
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
