@@ -5,7 +5,6 @@ import json
 import os
 import secrets
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import aiohttp
@@ -114,7 +113,7 @@ class VllmEngine:
         """Load `update.adapter` under the version's name; requests in flight go on. Or put `update.model` in
         the place of the model that is there, while nothing is in flight."""
         if update.model is not None:
-            return await self._replace(update.version, update.model)
+            return await self._replace(update.version, str(update.model.absolute()))
         if update.adapter is None:
             raise EngineRefused(f"version {update.version}: VllmEngine takes a folder, not a state")
         name = self._name(update.version)
@@ -129,14 +128,14 @@ class VllmEngine:
             raise type(error)(f"adapter {update.adapter}: {error}") from error
         return update.version
 
-    async def _replace(self, version: PolicyVersion, model: Path) -> PolicyVersion:
+    async def _replace(self, version: PolicyVersion, model: str) -> PolicyVersion:
         """New weights in the server's one model. It forgets what it has computed with the old ones."""
         if self._num_in_flight:
             raise EngineRefused(
                 f"version {version}: a whole model cannot be published while {self._num_in_flight} requests "
                 "are in flight, which would change their policy; wait for them, or train an adapter (`lora:`)"
             )
-        load = {"method": "palaestra_load", "args": [str(model.absolute())]}
+        load = {"method": "palaestra_load", "args": [model]}
         await self._request("POST", self._url / "pause" % {"mode": "wait"})  # also for those that we gave up
         await self._request("POST", self._url / "collective_rpc", json.dumps(load).encode())
         await self._request("POST", self._url / "reset_prefix_cache")
