@@ -18,7 +18,7 @@ from palaestra.sandboxes._inside import linux
 
 WRONG = [
     (["grpo.group_sise=4"], ["grpo.group_sise", "no such field", "did you mean 'group_size'"]),
-    (["grpo.steps=0"], ["grpo.steps", "0", "greater than 0"]),
+    (["grpo.steps=-1"], ["grpo.steps", "-1", "greater than or equal to 0"]),
     (["grpo.steps=["], ["--set", "grpo.steps=[", "not YAML"]),
     (["env.budget.max_turns=-1"], ["env.budget", "max_turns=-1", "under 0", "no limit"]),
     (["engine.max_context=1"], ["engine.max_context", "1", "greater than or equal to 2"]),
