@@ -106,7 +106,7 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, content: bytes | No
     ("arguments", "words"),
     [
         ("eval tiny.yaml", ["--policy model", "no model.path", "runs/tiny/policy"]),
-        ("eval tiny.yaml --policy nowhere", ["--policy nowhere", "no model", "oracle"]),
+        ("eval tiny.yaml --policy nowhere", ["--policy: nowhere", "is no run, checkpoint, model or adapter"]),
         ("eval tiny.yaml --policy http://127.0.0.1:1", ["--policy http://127.0.0.1:1", "--model-name"]),
         (
             "eval tiny.yaml --policy http://127.0.0.1:1 --model-name x --api-key-env NO_KEY",
