@@ -40,7 +40,7 @@ class Seat:
         if self.policy == "oracle" or self.is_endpoint:
             return None
         if self.policy != "model":
-            return find_origin(Path(self.policy), '--policy is not "model", "oracle" or a URL').folder
+            return find_origin(Path(self.policy), "--policy").folder
         if recipe.model.path is None:
             raise RecipeError(
                 "--policy model: the recipe has no model.path, its model is made by training; "

@@ -77,6 +77,17 @@ def save_adapter(adapted: Any, folder: Path) -> None:
         adapted.save_pretrained(str(folder), state_dict=tensors, save_embedding_layers=False)
 
 
+def own_name(name: str) -> str:
+    """The name here of a parameter that peft has written under a name of its own.
+
+    >>> own_name("base_model.model.lm.q_proj.lora_A.weight")
+    'lm.q_proj.lora_A.default.weight'
+    """
+    for half in ("lora_A", "lora_B"):
+        name = name.replace(f".{half}.weight", f".{half}.default.weight")
+    return name.removeprefix("base_model.model.")
+
+
 def merged_state(model: PreTrainedModel) -> dict[str, Tensor]:
     """Every parameter under the name it has without an adapter, the adapter added in.
 

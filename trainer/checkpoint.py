@@ -18,11 +18,12 @@ from typing import Any, cast
 
 from ._torch import random_state, read_tensors, set_random_state, write_tensors
 from .errors import CorruptCheckpoint
-from .folder import writing
+from .folder import write_whole, writing
 from .inputs import sha256
 from .learner import Learner
 
 _RNG = "torch_rng"
+_SCORES = "scores.json"
 _FILES = ("weights.safetensors", "optimizer.safetensors", "state.json")
 
 
@@ -109,6 +110,8 @@ class Checkpoints:
     folder: Path
     keep: int = field(default=2, kw_only=True)
     """How many to keep; older ones are deleted after a new one is on disk."""
+    keep_best: int = field(default=0, kw_only=True)
+    """How many to keep beside them: those with the best scores (`rate`)."""
 
     def path(self, step: int) -> Path:
         return self.folder / f"step-{step:06d}"
@@ -124,8 +127,33 @@ class Checkpoints:
     def save(self, step: int, learner: Learner, state: Mapping[str, Any] | None = None) -> None:
         with writing(self.path(step)):
             save_checkpoint(self.path(step), learner, state)
+        self._prune()
+
+    def rate(self, step: int, score: float) -> None:
+        """Say how good a checkpoint is: more is better."""
+        path = self.folder / _SCORES
+        with writing(path):
+            write_whole(path, json.dumps({**self.scores(), f"{step}": score}))
+        self._prune()
+
+    def scores(self) -> dict[str, float]:
+        """What `rate` was told of the checkpoints that are there, by step."""
+        try:
+            told: dict[str, float] = json.loads((self.folder / _SCORES).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        return {step: score for step, score in told.items() if self.path(int(step)).is_dir()}
+
+    def best(self) -> list[int]:
+        """The best rated, `keep_best` of them, the best last; of two that are as good, the later one."""
+        ranked = sorted((score, int(step)) for step, score in self.scores().items())
+        return [step for _, step in ranked[max(0, len(ranked) - self.keep_best) :]]
+
+    def _prune(self) -> None:
+        best = self.best()
         for old in self.steps()[: -self.keep]:
-            shutil.rmtree(self.path(old))
+            if old not in best:
+                shutil.rmtree(self.path(old))
 
     def latest_good(self) -> int | None:
         """The newest step whose checkpoint is whole; warns of each one passed over. None without any."""

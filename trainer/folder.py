@@ -22,6 +22,7 @@ _FREE = {
     "runs_dir",
     "checkpoint.every",
     "checkpoint.keep",
+    "checkpoint.keep_best",
     "engine.api_key_env",
     "engine.max_in_flight",
     "engine.port",

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -197,8 +197,7 @@ def follow(threads: int | None, *, deterministic: bool) -> None:
     use_processor(threads, deterministic=deterministic)
     ranks = Ranks.open()
     learner: Learner | None = None
-    order: object
-    while (order := ranks.tell()) is not None:
+    while (order := cast(object, ranks.tell())) is not None:
         if isinstance(order, _Open):
             learner = None  # its memory first
             learner = Learner(load_model(order.model, device=ranks.device), order.config, ranks)

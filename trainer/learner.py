@@ -18,7 +18,7 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 from transformers import PreTrainedModel
 
 from ._torch import backward, read_tensors, step, to_device
-from .adapters import add_adapter, merged_state, parameter_groups, save_adapter
+from .adapters import add_adapter, merged_state, own_name, parameter_groups, save_adapter
 from .config import LearnerConfig
 from .correction import TOKEN_TIS, Correction
 from .errors import Diverged
@@ -208,7 +208,7 @@ class Learner:
 
     def load_tensors(self, weights: Path, optimizer: Path | None, num_steps: int) -> None:
         """Take what `tensors` and `optimizer_tensors` gave, from files; without the latter, as `restart`."""
-        found = read_tensors(weights)
+        found = {own_name(name): tensor for name, tensor in read_tensors(weights).items()}
         if found.keys() != self.parameters.keys():
             odd = sorted(found.keys() ^ self.parameters.keys())[0]
             raise ValueError(f"{weights.parent} is of another model or adapter: they differ in {odd!r}")
@@ -231,6 +231,14 @@ class Learner:
     def _num_idle(self, num_passes: int) -> int:
         """Passes over nothing, so that all ranks make as many: in each, weights are gathered from all."""
         return 0 if self.ranks is None else self.ranks.most(num_passes) - num_passes
+
+    def load(self, folder: Path) -> None:
+        """Go on from what `save` wrote for the same model and config, with a fresh optimizer.
+
+        For one that goes on exactly, see `checkpoint.py`.
+        """
+        name = "model.safetensors" if self._adapted is None else "adapter_model.safetensors"
+        self.load_tensors(folder / name, None, 0)
 
     def _micro_batches(self, rows: Sequence[Row], *, whole_episodes: bool = False) -> list[MicroBatch]:
         limit = self.config.micro_batch_tokens

@@ -62,7 +62,8 @@ def _trained(checkpoint: Path) -> tuple[PreTrainedModel, Any]:
 
 def _lora_config(stored: dict[str, Any]) -> LoraConfig:
     targets = stored["targets"]
-    return LoraConfig(**stored | {"targets": targets if isinstance(targets, str) else tuple(targets)})
+    settings: dict[str, Any] = {**stored, "targets": tuple(targets) if isinstance(targets, list) else targets}
+    return LoraConfig(**settings)
 
 
 def _base(trained: Path, name: str) -> PreTrainedModel:

@@ -257,6 +257,8 @@ class EvaluationSection(Section):
 class CheckpointSection(Section):
     every: PositiveInt = 20
     keep: PositiveInt = 2
+    keep_best: Annotated[int, Field(ge=0)] = 0
+    """So many more, the best by the mean reward of an evaluation on the way; needs `evaluation.every`."""
 
 
 class TrackerSection(Section):

@@ -123,6 +123,11 @@ def check_recipe(recipe: Recipe) -> None:
     _check_flags(recipe.engine.args)
     if recipe.grading is not None:
         _check_grading(recipe.grading)
+    if recipe.checkpoint.keep_best and recipe.evaluation.every is None:
+        raise RecipeError(
+            f"checkpoint.keep_best: {recipe.checkpoint.keep_best} needs evaluations on the way to tell which "
+            "are the best; set evaluation.every"
+        )
     grpo, warm = recipe.grpo, recipe.warm_start
     if not grpo.steps and warm is None:
         raise RecipeError(

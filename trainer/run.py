@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ..agents.collector import Collector, GroupRequest
 from ..agents.engine import Engine, PolicyVersion
-from ..agents.evaluation import evaluate, is_solved
+from ..agents.evaluation import Evaluation, evaluate, is_solved
 from ..agents.grading.stage import Grading
 from ..agents.ledger import Ledger
 from ..agents.trajectory import Trajectory
@@ -233,7 +233,10 @@ class _Run:
                 # Before the next step, not after the last: a restart finishes what it finds unfinished.
                 if every and trainer.num_steps and trainer.num_steps % every == 0:
                     version = PolicyVersion(trainer.num_steps)
-                    await self._evaluate(f"step-{trainer.num_steps:06d}", engine, model, version)
+                    found = await self._evaluate(f"step-{version:06d}", engine, model, version)
+                    if self.recipe.checkpoint.keep_best and found.reward is not None:
+                        await trainer.checkpoint()
+                        trainer.checkpoints.rate(version, found.reward.value)
                     self._show_steps(trainer)
                 await trainer.step()
                 self.progress.advance()
@@ -279,7 +282,11 @@ class _Run:
                 bound=recipe.engine.canary_bound,
             ),
             ledger=self.ledger,
-            checkpoints=Checkpoints(recipe.folder / "checkpoints", keep=recipe.checkpoint.keep),
+            checkpoints=Checkpoints(
+                recipe.folder / "checkpoints",
+                keep=recipe.checkpoint.keep,
+                keep_best=recipe.checkpoint.keep_best,
+            ),
             metrics=MetricsFile(recipe.folder / "metrics.jsonl"),
             trackers=self.trackers,
             interrupt=self.interrupt,
@@ -291,7 +298,7 @@ class _Run:
         rollout = make_rollout(self.recipe, self.arena, engine, renderer, temperature)
         return make_collector(self.recipe, rollout, self.ledger, self.progress, grading=self.grading)
 
-    async def _evaluate(self, split: str, engine: Engine, model: Path, version: PolicyVersion) -> None:
+    async def _evaluate(self, split: str, engine: Engine, model: Path, version: PolicyVersion) -> Evaluation:
         """Play the held-out tasks; the result is in the ledger."""
         section, tasks = self.recipe.evaluation, self.arena.held_out
         self.progress.phase(split, len(tasks) * section.samples)
@@ -308,3 +315,4 @@ class _Run:
             )
         )
         self.progress.note(f"{split}: pass@1 {found.pass_at.get(1, 'has no graded episode')}")
+        return found

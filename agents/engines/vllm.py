@@ -5,7 +5,6 @@ import json
 import os
 import secrets
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import aiohttp
@@ -114,7 +113,7 @@ class VllmEngine:
         """Load `update.adapter` under the version's name; requests in flight go on. Or put `update.model` in
         the place of the model that is there, while nothing is in flight."""
         if update.model is not None:
-            return await self._replace(update.version, update.model)
+            return await self._replace(update.version, str(update.model.absolute()))
         if update.adapter is None:
             raise EngineRefused(f"version {update.version}: VllmEngine takes a folder, not a state")
         name = self._name(update.version)
@@ -124,19 +123,19 @@ class VllmEngine:
         if name in await self._models():
             await self.retire(update.version)
         try:
-            await self._move("load", name, lora_path=_for_the_server(update.adapter))
+            await self._move("load", name, lora_path=str(update.adapter.absolute()))
         except EngineError as error:  # vLLM leaves some paths out of what it answers
             raise type(error)(f"adapter {update.adapter}: {error}") from error
         return update.version
 
-    async def _replace(self, version: PolicyVersion, model: Path) -> PolicyVersion:
+    async def _replace(self, version: PolicyVersion, model: str) -> PolicyVersion:
         """New weights in the server's one model. It forgets what it has computed with the old ones."""
         if self._num_in_flight:
             raise EngineRefused(
                 f"version {version}: a whole model cannot be published while {self._num_in_flight} requests "
                 "are in flight, which would change their policy; wait for them, or train an adapter (`lora:`)"
             )
-        load = {"method": "palaestra_load", "args": [_for_the_server(model)]}
+        load = {"method": "palaestra_load", "args": [model]}
         await self._request("POST", self._url / "pause" % {"mode": "wait"})  # also for those that we gave up
         await self._request("POST", self._url / "collective_rpc", json.dumps(load).encode())
         await self._request("POST", self._url / "reset_prefix_cache")
@@ -252,8 +251,3 @@ def _authorization(api_key_env: str | None) -> dict[str, str]:
     if not (key := os.environ.get(api_key_env, "").strip()):
         raise ValueError(f"api_key_env={api_key_env!r}: the environment has no such variable, or it is empty")
     return {"Authorization": f"Bearer {key}"}
-
-
-def _for_the_server(folder: Path) -> str:
-    """It may have been started elsewhere."""
-    return str(folder.absolute())

@@ -18,7 +18,7 @@ from palaestra.sandboxes._inside import linux
 
 WRONG = [
     (["grpo.group_sise=4"], ["grpo.group_sise", "no such field", "did you mean 'group_size'"]),
-    (["grpo.steps=0"], ["grpo.steps", "0", "greater than 0"]),
+    (["grpo.steps=-1"], ["grpo.steps", "-1", "greater than or equal to 0"]),
     (["grpo.steps=["], ["--set", "grpo.steps=[", "not YAML"]),
     (["env.budget.max_turns=-1"], ["env.budget", "max_turns=-1", "under 0", "no limit"]),
     (["engine.max_context=1"], ["engine.max_context", "1", "greater than or equal to 2"]),
@@ -115,7 +115,7 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, content: bytes | No
     ("arguments", "words"),
     [
         ("eval tiny.yaml", ["--policy model", "no model.path", "runs/tiny/policy"]),
-        ("eval tiny.yaml --policy nowhere", ["--policy nowhere", "no model", "oracle"]),
+        ("eval tiny.yaml --policy nowhere", ["--policy: nowhere", "is no run, checkpoint, model or adapter"]),
         ("eval tiny.yaml --policy http://127.0.0.1:1", ["--policy http://127.0.0.1:1", "--model-name"]),
         (
             "eval tiny.yaml --policy http://127.0.0.1:1 --model-name x --api-key-env NO_KEY",

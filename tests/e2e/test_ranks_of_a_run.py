@@ -19,7 +19,11 @@ pytestmark = pytest.mark.timeout(600)
 RECIPE: dict[str, Any] = TINY_RECIPE | {
     "warm_start": {"demonstrations": 6, "steps": 3, "batch_size": 4, "optimizer": {"lr": 1e-2}},
 }
-LORA: dict[str, Any] = RECIPE | {"name": "lora", "lora": {"rank": 4}}
+LORA: dict[str, Any] = RECIPE | {
+    "name": "lora",
+    "lora": {"rank": 4},
+    "checkpoint": {"every": 2, "keep": 1, "keep_best": 1},
+}
 
 
 @pytest.mark.parametrize(
@@ -37,6 +41,10 @@ def test_on_two_ranks_a_killed_run_ends_with_the_bits_of_one_that_was_not(
     assert run.start(kill_at=("checkpoints/.step-000004", 2)).wait() == -signal.SIGKILL
     assert run.start().wait() == 0, run.log()
     check_same(run, whole)
+    ours, theirs = (
+        sorted(path.name for path in (each.run / "checkpoints").iterdir()) for each in (run, whole)
+    )
+    assert ours == theirs
 
 
 def test_two_ranks_learn_what_one_learns(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ PAGES = [
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
-OTHER_COMMANDS = {"cd", "git", "export", "pip"}
+OTHER_COMMANDS = {"cd", "git", "export", "pip", "torchrun"}
 """What a shell block may hold beside our own commands."""
 
 

@@ -173,3 +173,15 @@ def test_nothing_but_tensors_and_json_is_in_a_checkpoint(tmp_path: Path) -> None
     manifest = json.loads((folder / "manifest.json").read_text())
     assert set(manifest["sha256"]) == set(FILES) - {"manifest.json"}
     shutil.rmtree(folder)
+
+
+def test_the_best_ones_stay_beside_the_last_ones(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1, keep_best=2)
+    learner = fresh()
+    for step, score in ((1, 0.1), (2, 0.9), (3, 0.5), (4, 0.5), (5, 0.2)):
+        checkpoints.save(step, learner)
+        checkpoints.rate(step, score)
+    assert checkpoints.best() == [4, 2]
+    assert checkpoints.steps() == [2, 4, 5]
+    assert checkpoints.scores() == {"2": 0.9, "4": 0.5, "5": 0.2}
+    assert checkpoints.latest_good() == 5

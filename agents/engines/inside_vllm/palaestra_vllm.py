@@ -6,6 +6,7 @@ the files. A head that is tied to the embeddings is a layer of its own without s
 theirs and changes with them, its packed copy stays what it was, and the logits are those of the old head.
 """
 
+from importlib import import_module
 from typing import Any
 
 
@@ -24,7 +25,6 @@ def _repack(layer: Any) -> bool:
     weight = getattr(layer, "weight", None)
     if not hasattr(layer, "cpu_linear") or weight is None or weight.ndim != 2 or not weight.numel():
         return False
-    from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
-
-    dispatch_cpu_unquantized_gemm(layer, remove_weight=False)
+    utils: Any = import_module("vllm.model_executor.layers.utils")
+    utils.dispatch_cpu_unquantized_gemm(layer, remove_weight=False)
     return True

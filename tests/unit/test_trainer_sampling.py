@@ -1,0 +1,66 @@
+"""The imperative calls: samples of the weights of this moment, and what `save` wrote."""
+
+from pathlib import Path
+
+import pytest
+from trainer_builders import make_llama_learner, random_rows
+
+from palaestra.agents.engine import Sampling
+from palaestra.agents.trajectory import EpisodeKey
+from palaestra.trainer.config import LearnerConfig, LoraConfig
+from palaestra.trainer.learner import Learner
+from palaestra.trainer.rows import make_batch
+from palaestra.trainer.sampling import sample, sampled_row
+from palaestra.trainer.schedule import OptimizerConfig
+
+PROMPTS = [[5, 6, 7], [8], [9, 10]]
+LORA = LoraConfig(rank=4, alpha=8.0)
+
+
+def learner_of(lora: LoraConfig | None) -> Learner:
+    return make_llama_learner(LearnerConfig(lora=lora, temperature=0.7, optimizer=OptimizerConfig(lr=1e-2)))
+
+
+def train(learner: Learner) -> None:
+    for _ in range(2):
+        learner.forward_backward(make_batch(random_rows(3)), "sft")
+        learner.optim_step()
+
+
+@pytest.mark.parametrize("lora", [None, LORA])
+def test_answers_have_the_logprobs_of_the_learner_as_it_is_now(lora: LoraConfig | None) -> None:
+    learner, sampling = learner_of(lora), Sampling(temperature=0.7, max_tokens=6)
+    first = sample(learner, PROMPTS, sampling, seed=3)
+    assert sample(learner, PROMPTS, sampling, seed=3) == first
+    fewer = sample(learner, PROMPTS[1:], sampling, seed=4)
+    assert [answer.ids for answer in fewer] == [answer.ids for answer in first[1:]]
+    train(learner)
+    answers = sample(learner, PROMPTS, sampling, seed=3)
+    rows = [
+        sampled_row(EpisodeKey(epoch=0, task_id="t", sample=number), prompt, answer, 0.5)
+        for number, (prompt, answer) in enumerate(zip(PROMPTS, answers, strict=True))
+    ]
+    for row, found, prompt, answer, old in zip(
+        rows, learner.logprobs(rows), PROMPTS, answers, first, strict=True
+    ):
+        assert found[len(prompt) :] == pytest.approx(answer.logprobs, abs=1e-5)
+        assert answer.logprobs[0] != pytest.approx(old.logprobs[0], abs=1e-4)
+        assert row.tokens.ids == (*prompt, *answer.ids) and row.episode_tokens == 6
+        assert set(row.advantages[len(prompt) :]) == {0.5}
+    learner.forward_backward(make_batch(rows))
+    assert learner.optim_step().grad_norm > 0
+
+
+@pytest.mark.parametrize("lora", [None, LORA])
+def test_load_brings_back_what_save_wrote_with_a_fresh_optimizer(
+    tmp_path: Path, lora: LoraConfig | None
+) -> None:
+    learner, rows = learner_of(lora), random_rows(3)
+    train(learner)
+    learner.save(tmp_path)
+    expected = learner.logprobs(rows)
+    train(learner)
+    assert learner.logprobs(rows) != expected
+    learner.load(tmp_path)
+    assert learner.logprobs(rows) == expected
+    assert learner.num_steps == 0 and not learner.optimizer.state

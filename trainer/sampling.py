@@ -1,0 +1,71 @@
+"""Samples from a learner's weights of this moment, in this process: no server and no event loop."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import transformers
+from transformers import PreTrainedModel
+
+from ..agents.engine import Generation, PolicyVersion, Sampling
+from ..agents.engines.runner import Runner
+from ..agents.engines.slots import Request
+from ..agents.errors import EngineError
+from ..agents.tokengraph import TokenGraph
+from ..agents.trajectory import EpisodeKey
+from ._torch import seeded
+from .learner import Learner
+from .rows import Row
+
+
+def sample(
+    learner: Learner, prompts: Sequence[Sequence[int]], sampling: Sampling, *, seed: int = 0
+) -> list[Generation]:
+    """An answer to each prompt, by the weights that the learner has now; the same seed, the same answers.
+
+    `prompts`: [num][T] token ids. Answer n has the seed `seed + n`. Sample at the learner's temperature if
+    you train on it. The weights are copied each time: for much play, use an engine. Raises `ValueError` for a
+    model that the local engine does not know, and `EngineError`.
+    """
+    state = dict(learner.state_for_engine())
+    longest = max(map(len, prompts)) + sampling.max_tokens
+    runner = Runner(
+        _plain(learner.model, state), slots=min(len(prompts), 64), max_context=longest, deterministic=False
+    )
+    answers: dict[int, Generation | EngineError] = {}
+    for number, prompt in enumerate(prompts):
+        request = Request(
+            prompt=np.array(prompt, np.int64),
+            sampling=sampling,
+            seed=(seed + number) % 2**64,
+            version=PolicyVersion(0),
+            end=min(len(prompt) + sampling.max_tokens, longest),
+            deliver=partial(answers.__setitem__, number),
+        )
+        runner.submit([request])
+    while runner.step():
+        pass
+    return [_good(answers[number]) for number in range(len(prompts))]
+
+
+def sampled_row(key: EpisodeKey, prompt: Sequence[int], answer: Generation, advantage: float) -> Row:
+    """A row that trains an answer; `key` says whose it is, one for each episode."""
+    (tokens,) = TokenGraph().commit(prompt, answer).rows()
+    advantages = tuple(advantage if is_trained else 0.0 for is_trained in tokens.mask)
+    return Row(key=key, tokens=tokens, advantages=advantages, episode_tokens=sum(tokens.mask))
+
+
+def _good(answer: Generation | EngineError) -> Generation:
+    if isinstance(answer, EngineError):
+        raise answer
+    return answer
+
+
+def _plain(model: PreTrainedModel, state: dict[str, Any]) -> Any:
+    """The model without its adapter, with these weights."""
+    untyped: Any = transformers
+    with seeded(0):  # its first weights are random, and of no interest
+        plain = untyped.AutoModelForCausalLM.from_config(model.config)
+    plain.load_state_dict(state, strict=False)  # a tied head has no name
+    return plain.to(model.device).eval()
