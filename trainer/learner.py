@@ -17,15 +17,16 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 from transformers import PreTrainedModel
 
-from ._torch import backward, step, to_device
+from ._torch import checkpoint_layers, hidden_states, output_head, step, to_device
 from .adapters import add_adapter, merged_state, save_adapter
+from .checks import prepare_model
 from .config import LearnerConfig
 from .errors import Diverged
 from .kl import KlPenalty
-from .logprobs import TokenLogprobs, check_head, token_logprobs
+from .logprobs import Head, TokenLogprobs, usual_chunk
 from .losses import load_loss
 from .model import write_model
-from .packing import MicroBatch, micro_batches, scatter, token_terms, token_weights
+from .packing import MicroBatch, Trained, micro_batches, scatter, token_terms, token_weights
 from .reports import LossReport, StepReport, Tally, evaluate
 from .rows import Batch, Row
 from .schedule import OptimizerConfig, learning_rate
@@ -37,10 +38,12 @@ class Learner:
     def __init__(self, model: PreTrainedModel, config: LearnerConfig | None = None) -> None:
         self.config = config or LearnerConfig()
         self.model = to_device(model, str(model.device))
-        check_head(model)
+        prepare_model(model)
         self._adapted: Any = None
         if self.config.lora is not None:
             self._adapted = add_adapter(model, self.config.lora, self.config.seed)
+        if self.config.activation_checkpointing:
+            checkpoint_layers(model)
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.reference: dict[str, Tensor] | None = None
         """The trained parameters as `keep_reference` found them."""
@@ -84,13 +87,17 @@ class Learner:
         """
         compute = load_loss(loss, **options)
         tally = Tally(batch.rows)
-        for micro in self._micro_batches(batch.rows):
-            got = self._token_logprobs(micro, temperature)
-            tokens = token_terms(micro, batch.rows, got.logprobs_N, got.entropy_N)
+
+        def part_loss(part: Trained, found: TokenLogprobs) -> Tensor:
+            tokens = token_terms(part, batch.rows, found.logprobs_N, found.entropy_N)
             terms = evaluate(tokens, compute, kl)
-            total = (terms.loss_N * token_weights(micro, batch.rows, batch.normaliser, terms.loss_N)).sum()
-            backward(total)
-            tally.add(micro, total, tokens, terms)
+            total = (terms.loss_N * token_weights(part, batch.rows, batch.normaliser, terms.loss_N)).sum()
+            tally.add(part, total, tokens, terms)
+            return total
+
+        head = self._head(temperature)
+        for micro in self._micro_batches(batch.rows):
+            head.backward(self._hidden(micro), micro.parts(head.chunk), part_loss)
         return tally.report()
 
     def optim_step(self) -> StepReport:
@@ -125,8 +132,11 @@ class Learner:
         """[rows][T] the policy's logprobs of the trained tokens, nats; 0.0 elsewhere."""
         found = [[0.0] * len(row.tokens.ids) for row in rows]
         with torch.no_grad():
+            head = self._head(None)
             for micro in self._micro_batches(rows):
-                scatter(micro, self._token_logprobs(micro, None).logprobs_N, found)
+                parts = micro.parts(head.chunk)
+                for part, got in zip(parts, head.logprobs(self._hidden(micro), parts), strict=True):
+                    scatter(part, got.logprobs_N, found)
         return [tuple(row) for row in found]
 
     def keep_reference(self) -> None:
@@ -163,12 +173,25 @@ class Learner:
             self.export_adapter(folder)
 
     def _micro_batches(self, rows: Sequence[Row]) -> list[MicroBatch]:
-        return micro_batches(rows, self.config.micro_batch_tokens, self.model.device)
+        return micro_batches(
+            rows,
+            self.config.micro_batch_tokens,
+            self.model.device,
+            share_from=self.config.share_prefixes_from,
+        )
 
-    def _token_logprobs(self, micro: MicroBatch, temperature: float | None) -> TokenLogprobs:
-        chosen = self.config.temperature if temperature is None else temperature
+    def _hidden(self, micro: MicroBatch) -> Tensor:
         with self._autocast():
-            return token_logprobs(self.model, micro, temperature=chosen, chunk=self.config.logit_chunk)
+            return hidden_states(self.model, micro.inputs_T, micro.positions_T, micro.layout)
+
+    def _head(self, temperature: float | None) -> Head:
+        module = output_head(self.model)
+        return Head(
+            module=module,
+            temperature=self.config.temperature if temperature is None else temperature,
+            chunk=self.config.logit_chunk or usual_chunk(self.model.config.vocab_size),
+            dtype=None if self.config.dtype == "float32" else torch.bfloat16,
+        )
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.config.dtype == "float32":

@@ -1,107 +1,207 @@
-"""Rows to micro-batches. B: rows of a micro-batch, T: its width, N: its trained tokens.
+"""Rows to micro-batches. T: tokens of a micro-batch, N: its trained tokens.
 
-Each row has a line of its own, padded on the right. Attention is causal, so no token sees another row or the
-padding, and no mask has to say so. Rows are sorted by length, so that little is padded. (Several rows in one
-line need a block mask, and attention over the square of the line: 1.6 to 8 times slower on a CPU.)
+A micro-batch is one line: its rows stand one after the other, without padding, and each counts its positions
+from 0. `attention.Layout` keeps them apart. With shared prefixes, what rows begin with in common stands in
+the line once.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, groupby, pairwise
+from operator import itemgetter
 
 import torch
 from torch import Tensor
 
+from ..agents.tokengraph import common_prefix
 from ._torch import to_list
+from .attention import Layout, Span
 from .rows import Normaliser, Row
 from .terms import TokenTerms
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trained:
+    """Trained tokens of whole rows, row by row, in order."""
+
+    source_N: Tensor
+    """int64 index into the line: where a token was predicted."""
+    targets_N: Tensor
+    """int64 ids of the trained tokens."""
+    where: tuple[tuple[int, int], ...] = field(repr=False)
+    """[N] (row, position) of each trained token, in the batch's numbering."""
+
+    def __getitem__(self, part: slice) -> "Trained":
+        return Trained(source_N=self.source_N[part], targets_N=self.targets_N[part], where=self.where[part])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MicroBatch:
     """One forward and backward pass over some rows of a batch."""
 
-    inputs_BT: Tensor
-    """int64 token ids, up to the one before a row's last trained token; what follows is never looked at."""
-    source_N: Tensor
-    """int64 index into the flat [B * T] positions: where a token was predicted."""
-    targets_N: Tensor
-    """int64 ids of the trained tokens."""
-    where: tuple[tuple[int, int], ...] = field(repr=False)
-    """[N] (row, position) of each trained token, in the batch's numbering."""
+    inputs_T: Tensor
+    """int64 token ids, of each row up to the one before its last trained token: nothing looks at the rest."""
+    positions_T: Tensor
+    """int64, where a token stands in its row."""
+    layout: Layout
+    trained: Trained
+
+    def parts(self, max_trained: int) -> list[Trained]:
+        """What goes through the head together: whole rows with so many trained tokens, or one longer row."""
+        starts, end = [0], 0
+        for _, row in groupby(self.trained.where, key=itemgetter(0)):
+            num = sum(1 for _ in row)
+            if starts[-1] < end and end + num - starts[-1] > max_trained:
+                starts.append(end)
+            end += num
+        return [self.trained[start:stop] for start, stop in pairwise([*starts, end])]
 
 
-def micro_batches(rows: Sequence[Row], max_tokens: int, device: torch.device) -> list[MicroBatch]:
-    """Every row with a trained token, once. A row longer than `max_tokens` gets a micro-batch of its own."""
+def micro_batches(
+    rows: Sequence[Row], max_tokens: int, device: torch.device, *, share_from: int | None = None
+) -> list[MicroBatch]:
+    """Every row with a trained token, once. A row longer than `max_tokens` gets a micro-batch of its own.
+
+    `share_from`: what rows of a micro-batch begin with in common is computed once, from so many tokens on;
+    None: never.
+    """
+    plans = _fill(rows, max_tokens) if share_from is None else _fill_shared(rows, max_tokens, share_from)
+    return [_collate(plan, rows, device, share_from) for plan in plans]
+
+
+def _fill(rows: Sequence[Row], max_tokens: int) -> list[list[int]]:
+    """First fit, the longest first: close to the fewest lines that there can be."""
     widths = [row.trained_until for row in rows]
     plans: list[list[int]] = []
-    for index in sorted(range(len(rows)), key=widths.__getitem__):
+    free: list[int] = []
+    for index in sorted(range(len(rows)), key=lambda index: -widths[index]):
         if not widths[index]:
             continue
-        if plans and (len(plans[-1]) + 1) * widths[index] <= max_tokens:
-            plans[-1].append(index)
-        else:
-            plans.append([index])
-    return [_collate(plan, widths[plan[-1]], rows, device) for plan in plans]
+        plan = next((plan for plan, room in enumerate(free) if room >= widths[index]), len(plans))
+        if plan == len(plans):
+            plans.append([])
+            free.append(max_tokens)
+        plans[plan].append(index)
+        free[plan] -= widths[index]
+    return [sorted(plan) for plan in plans]
 
 
-def _collate(plan: Sequence[int], width: int, rows: Sequence[Row], device: torch.device) -> MicroBatch:
-    inputs: list[list[int]] = []
+def _fill_shared(rows: Sequence[Row], max_tokens: int, share_from: int) -> list[list[int]]:
+    """In the order of their tokens, neighbours have the most in common: each goes to the one before it."""
+    inputs = [_inputs(row) for row in rows]
+    plans: list[list[int]] = []
+    used = 0
+    for index in sorted(range(len(rows)), key=inputs.__getitem__):
+        if not inputs[index]:
+            continue
+        if plans:
+            more = len(inputs[index]) - _shared(inputs[plans[-1][-1]], inputs[index], share_from)
+            if used + more <= max_tokens:
+                plans[-1].append(index)
+                used += more
+                continue
+        plans.append([index])
+        used = len(inputs[index])
+    return plans
+
+
+def _inputs(row: Row) -> tuple[int, ...]:
+    """What a model must read to predict every trained token."""
+    return row.tokens.ids[: row.trained_until]
+
+
+def _shared(before: Sequence[int], ids: Sequence[int], share_from: int) -> int:
+    """Tokens that a row takes over from its neighbour; one is always its own."""
+    common = min(common_prefix(before, ids), len(ids) - 1)
+    return common if common >= share_from else 0
+
+
+def _collate(
+    plan: Sequence[int], rows: Sequence[Row], device: torch.device, share_from: int | None
+) -> MicroBatch:
+    line: list[int] = []
     source: list[int] = []
     where: list[tuple[int, int]] = []
-    for line, index in enumerate(plan):
-        ids = rows[index].tokens.ids[: rows[index].trained_until]
-        inputs.append([*ids, *(0,) * (width - len(ids))])  # by length: any id may be sampled, a pad token too
+    runs: list[tuple[Span, ...]] = []
+    before: tuple[int, ...] = ()
+    for index in plan:
+        ids = _inputs(rows[index])
+        shared = 0 if share_from is None else _shared(before, ids, share_from)
+        spans = (*_first(runs[-1] if runs else (), shared), (len(line), len(line) + len(ids) - shared))
+        at = list(chain.from_iterable(range(*span) for span in spans))
         positions = rows[index].trained
-        source += [line * width + position - 1 for position in positions]
+        source += [at[position - 1] for position in positions]
         where += [(index, position) for position in positions]
+        line += ids[shared:]
+        runs.append(spans)
+        before = ids
+    layout = Layout(spans=tuple(runs))
+    targets = [rows[row].tokens.ids[position] for row, position in where]
     return MicroBatch(
-        inputs_BT=torch.tensor(inputs, device=device),
-        source_N=torch.tensor(source, device=device),
-        targets_N=torch.tensor([rows[row].tokens.ids[position] for row, position in where], device=device),
-        where=tuple(where),
+        inputs_T=torch.tensor(line, device=device),
+        positions_T=torch.tensor(layout.positions(), device=device),
+        layout=layout,
+        trained=Trained(
+            source_N=torch.tensor(source, device=device),
+            targets_N=torch.tensor(targets, device=device),
+            where=tuple(where),
+        ),
     )
 
 
-def token_terms(micro: MicroBatch, rows: Sequence[Row], logprobs_N: Tensor, entropy_N: Tensor) -> TokenTerms:
+def _first(spans: Iterable[Span], num: int) -> list[Span]:
+    """The first `num` tokens of some spans.
+
+    >>> _first([(0, 4), (9, 12)], 6)
+    [(0, 4), (9, 11)]
+    """
+    found: list[Span] = []
+    for start, end in spans:
+        if num <= 0:
+            break
+        found.append((start, min(end, start + num)))
+        num -= end - start
+    return found
+
+
+def token_terms(part: Trained, rows: Sequence[Row], logprobs_N: Tensor, entropy_N: Tensor) -> TokenTerms:
     """Everything a loss reads, from the rows and what the model says of them."""
     old = [row.old_logprobs for row in rows]
     ref = [row.ref_logprobs for row in rows]
-    lines = {row: line for line, row in enumerate(dict.fromkeys(row for row, _ in micro.where))}
+    lines = {row: line for line, row in enumerate(dict.fromkeys(row for row, _ in part.where))}
     return TokenTerms(
         logprobs_N=logprobs_N,
         entropy_N=entropy_N,
-        engine_logprobs_N=_gather(micro, [row.tokens.logprobs for row in rows], logprobs_N),
-        old_logprobs_N=_gather_optional(micro, old, logprobs_N),
-        ref_logprobs_N=_gather_optional(micro, ref, logprobs_N),
-        advantages_N=_gather(micro, [row.advantages for row in rows], logprobs_N),
-        row_N=torch.tensor([lines[row] for row, _ in micro.where], device=logprobs_N.device),
+        engine_logprobs_N=_gather(part, [row.tokens.logprobs for row in rows], logprobs_N),
+        old_logprobs_N=_gather_optional(part, old, logprobs_N),
+        ref_logprobs_N=_gather_optional(part, ref, logprobs_N),
+        advantages_N=_gather(part, [row.advantages for row in rows], logprobs_N),
+        row_N=torch.tensor([lines[row] for row, _ in part.where], device=logprobs_N.device),
     )
 
 
-def token_weights(micro: MicroBatch, rows: Sequence[Row], normaliser: Normaliser, like: Tensor) -> Tensor:
+def token_weights(part: Trained, rows: Sequence[Row], normaliser: Normaliser, like: Tensor) -> Tensor:
     """[N] what each token counts in the step's loss."""
-    return _tensor((normaliser.weight(rows[row]) for row, _ in micro.where), like)
+    return _tensor((normaliser.weight(rows[row]) for row, _ in part.where), like)
 
 
-def scatter(micro: MicroBatch, values_N: Tensor, into: Sequence[list[float]]) -> None:
+def scatter(part: Trained, values_N: Tensor, into: Sequence[list[float]]) -> None:
     """Write one value a token to its [row][position]."""
-    for (row, position), value in zip(micro.where, to_list(values_N), strict=True):
+    for (row, position), value in zip(part.where, to_list(values_N), strict=True):
         into[row][position] = value
 
 
-def _gather(micro: MicroBatch, values: Sequence[Sequence[float]], like: Tensor) -> Tensor:
-    return _tensor((values[row][position] for row, position in micro.where), like)
+def _gather(part: Trained, values: Sequence[Sequence[float]], like: Tensor) -> Tensor:
+    return _tensor((values[row][position] for row, position in part.where), like)
 
 
-def _gather_optional(
-    micro: MicroBatch, values: Sequence[Sequence[float] | None], like: Tensor
-) -> Tensor | None:
+def _gather_optional(part: Trained, values: Sequence[Sequence[float] | None], like: Tensor) -> Tensor | None:
     present = [row_values for row_values in values if row_values is not None]
     if not present:
         return None
     if len(present) != len(values):
         raise ValueError(f"{len(present)} of {len(values)} rows have old or ref logprobs; all or none must")
-    return _gather(micro, present, like)
+    return _gather(part, present, like)
 
 
 def _tensor(values: Iterable[float], like: Tensor) -> Tensor:

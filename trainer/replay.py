@@ -46,10 +46,11 @@ def batch_loss(
     for micro in micro_batches(
         batch.rows, sum(len(row.tokens.ids) for row in batch.rows), torch.device("cpu")
     ):
-        flat = [logprobs[row][position] for row, position in micro.where]
+        part = micro.trained
+        flat = [logprobs[row][position] for row, position in part.where]
         logprobs_N = torch.tensor(flat, dtype=torch.float64)
-        tokens = token_terms(micro, batch.rows, logprobs_N, torch.zeros_like(logprobs_N))
-        weights_N = token_weights(micro, batch.rows, batch.normaliser, logprobs_N)
+        tokens = token_terms(part, batch.rows, logprobs_N, torch.zeros_like(logprobs_N))
+        weights_N = token_weights(part, batch.rows, batch.normaliser, logprobs_N)
         total += float((evaluate(tokens, compute, kl).loss_N * weights_N).sum())
     return total
 

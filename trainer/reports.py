@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .kl import KlPenalty
-from .packing import MicroBatch, scatter
+from .packing import Trained, scatter
 from .rows import Row
 from .terms import Loss, LossTerms, TokenTerms
 
@@ -41,7 +41,7 @@ class StepReport:
 def evaluate(tokens: TokenTerms, loss: Loss, kl: KlPenalty | None) -> LossTerms:
     """The loss of each token, the KL penalty included."""
     terms = loss(tokens)
-    means = {**terms.means, "entropy": tokens.entropy_N}
+    means = {**terms.means, "entropy": tokens.entropy_N.detach()}
     if kl is None:
         return LossTerms(loss_N=terms.loss_N, means=means, maxima=terms.maxima)
     kl_N = kl(tokens)
@@ -50,7 +50,7 @@ def evaluate(tokens: TokenTerms, loss: Loss, kl: KlPenalty | None) -> LossTerms:
 
 
 class Tally:
-    """Adds up micro-batches; reads from the device once, at the end."""
+    """Adds up parts of micro-batches; reads from the device once, at the end."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self._loss: list[Tensor] = []
@@ -59,14 +59,14 @@ class Tally:
         self._logprobs = [[0.0] * len(row.tokens.ids) for row in rows]
         self._num_tokens = 0
 
-    def add(self, micro: MicroBatch, loss: Tensor, tokens: TokenTerms, terms: LossTerms) -> None:
+    def add(self, part: Trained, loss: Tensor, tokens: TokenTerms, terms: LossTerms) -> None:
         self._loss.append(loss.detach())
         for name, values_N in terms.means.items():
             self._sums.setdefault(name, []).append(values_N.sum())
         for name, values_N in terms.maxima.items():
             self._maxima.setdefault(f"{name}_max", []).append(values_N.max())
-        scatter(micro, tokens.logprobs_N.detach(), self._logprobs)
-        self._num_tokens += len(micro.where)
+        scatter(part, tokens.logprobs_N.detach(), self._logprobs)
+        self._num_tokens += len(part.where)
 
     def report(self) -> LossReport:
         means = {name: _total(values) / self._num_tokens for name, values in self._sums.items()}
