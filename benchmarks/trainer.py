@@ -3,10 +3,10 @@
     python benchmarks/trainer.py [--rounds 3] [--minutes 8] [--json PATH]
     python benchmarks/trainer.py --device cuda [--json PATH]
 
-Same model (24 M parameters, 151,936 tokens), same multi-turn episodes, same loss. Each contestant is a process
-of its own and they take turns, step by step, so that a busy machine is busy for all; a ratio is the median of
-the rounds' ratios. Memory is a process's peak less what it held before it made the model. That the work is the
-same is checked: the loss and the gradient norm of everybody's first step agree.
+Same model (24 M parameters, 151,936 tokens), same multi-turn episodes, same loss. Each contestant is a
+process of its own and they take turns, step by step, so that a busy machine is busy for all; a ratio is the
+median of the rounds' ratios. Memory is a process's peak less what it held before it made the model. That the
+work is the same is checked: the loss and the gradient norm of everybody's first step agree.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -111,6 +111,7 @@ def race(workload: str, rounds: int, ends: float, threads: int) -> list[Contesta
                     who.step()
     for who in field_:
         _expect_same_work(who, field_[0])
+    for who in field_:
         who.steps = [step for step in who.steps if not math.isnan(step["seconds"])]
     return field_
 

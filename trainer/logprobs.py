@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from ._torch import backward, gradients, recomputed
-from .packing import Trained
+from ._torch import backward, gradients, hidden_states, output_head, recomputed
+from .packing import MicroBatch, Trained
 from .softmax import SoftmaxHead
 
 _USUAL_LOGITS = 1 << 26
@@ -30,6 +31,17 @@ class TokenLogprobs:
 
 PartLoss = Callable[[Trained, TokenLogprobs], Tensor]
 """The weighted loss of a part, a scalar. Both tensors of `TokenLogprobs` take a gradient."""
+
+
+def token_logprobs(
+    model: PreTrainedModel, micro: MicroBatch, *, temperature: float, chunk: int
+) -> TokenLogprobs:
+    """All of a micro-batch, with the gradients that torch knows of: for what must be one forward pass, as a
+    model in shards. With more than one chunk the logits are made again in the backward pass.
+    """
+    hidden_TE = hidden_states(model, micro.inputs_T, micro.positions_T, micro.layout)
+    head = Head(module=output_head(model), temperature=temperature, chunk=chunk)
+    return head.by_module(hidden_TE[micro.trained.source_N], micro.trained)
 
 
 def usual_chunk(vocabulary: int) -> int:
@@ -58,7 +70,7 @@ class Head:
         with torch.no_grad():
             plain = self._plain(hidden_TE, parts)
             if plain is None:
-                return [self._by_module(hidden_TE[part.source_N], part) for part in parts]
+                return [self.by_module(hidden_TE[part.source_N], part) for part in parts]
             return [self._by_matrix(plain, hidden_TE[part.source_N], part) for part in parts]
 
     def backward(self, hidden_TE: Tensor, parts: Sequence[Trained], loss: PartLoss) -> None:
@@ -98,9 +110,11 @@ class Head:
 
     def _back_by_matrix(self, plain: SoftmaxHead, hidden_NE: Tensor, part: Trained, loss: PartLoss) -> Tensor:
         """[N, E] the gradient of the hidden states; the matrix gets its own where it stands."""
-        found = self._by_matrix(plain, hidden_NE, part)
-        found.logprobs_N.requires_grad_()
-        found.entropy_N.requires_grad_()
+        made = self._by_matrix(plain, hidden_NE, part)
+        found = TokenLogprobs(
+            logprobs_N=made.logprobs_N.detach().requires_grad_(),
+            entropy_N=made.entropy_N.detach().requires_grad_(),
+        )
         by_logprob_N, by_entropy_N = gradients(loss(part, found), (found.logprobs_N, found.entropy_N))
         cuts = self._cuts(part)
         back: list[Tensor] = []
@@ -112,7 +126,7 @@ class Head:
             back.append(plain.backward(grad_N[cut], by_entropy))
         return torch.cat(back)
 
-    def _by_module(self, hidden_NE: Tensor, part: Trained) -> TokenLogprobs:
+    def by_module(self, hidden_NE: Tensor, part: Trained) -> TokenLogprobs:
         """By what torch knows of gradients."""
         pieces: list[TokenLogprobs] = []
         for cut in self._cuts(part):
@@ -125,7 +139,7 @@ class Head:
     def _back_by_module(self, hidden_NE: Tensor, part: Trained, loss: PartLoss) -> Tensor:
         """[N, E] the gradient of the hidden states; the module's parameters get theirs."""
         hidden_NE.requires_grad_()
-        backward(loss(part, self._by_module(hidden_NE, part)))
+        backward(loss(part, self.by_module(hidden_NE, part)))
         return torch.zeros_like(hidden_NE) if hidden_NE.grad is None else hidden_NE.grad
 
     def _cuts(self, part: Trained) -> list[slice]:

@@ -7,8 +7,7 @@ the line once.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, groupby, pairwise
-from operator import itemgetter
+from itertools import chain, pairwise
 
 import torch
 from torch import Tensor
@@ -45,12 +44,13 @@ class MicroBatch:
     """int64, where a token stands in its row."""
     layout: Layout
     trained: Trained
+    units: tuple[int, ...] = field(repr=False)
+    """How many trained tokens each row has, or each episode: what no loss may take apart."""
 
     def parts(self, max_trained: int) -> list[Trained]:
-        """What goes through the head together: whole rows with so many trained tokens, or one longer row."""
+        """What goes through the head together: whole units with so many trained tokens, or one larger one."""
         starts, end = [0], 0
-        for _, row in groupby(self.trained.where, key=itemgetter(0)):
-            num = sum(1 for _ in row)
+        for num in self.units:
             if starts[-1] < end and end + num - starts[-1] > max_trained:
                 starts.append(end)
             end += num
@@ -58,50 +58,70 @@ class MicroBatch:
 
 
 def micro_batches(
-    rows: Sequence[Row], max_tokens: int, device: torch.device, *, share_from: int | None = None
+    rows: Sequence[Row],
+    max_tokens: int,
+    device: torch.device,
+    *,
+    share_from: int | None = None,
+    whole_episodes: bool = False,
 ) -> list[MicroBatch]:
-    """Every row with a trained token, once. A row longer than `max_tokens` gets a micro-batch of its own.
+    """Every row with a trained token, once. A row longer than `max_tokens` gets a micro-batch of its own;
+    with `whole_episodes`, so does an episode whose rows are.
 
-    `share_from`: what rows of a micro-batch begin with in common is computed once, from so many tokens on;
-    None: never.
+    `share_from`: what neighbours in a micro-batch begin with in common is computed once, from so many tokens
+    on; None: never.
     """
-    plans = _fill(rows, max_tokens) if share_from is None else _fill_shared(rows, max_tokens, share_from)
+    units: dict[object, list[int]] = {}
+    for index, row in enumerate(rows):
+        if row.trained_until:
+            units.setdefault(row.key if whole_episodes else index, []).append(index)
+    if share_from is None:
+        plans = _fill(rows, list(units.values()), max_tokens)
+    else:
+        plans = _fill_shared(rows, list(units.values()), max_tokens, share_from)
     return [_collate(plan, rows, device, share_from) for plan in plans]
 
 
-def _fill(rows: Sequence[Row], max_tokens: int) -> list[list[int]]:
+Unit = list[int]
+"""Indices of rows that stay together."""
+
+
+def _fill(rows: Sequence[Row], units: Iterable[Unit], max_tokens: int) -> list[list[Unit]]:
     """First fit, the longest first: close to the fewest lines that there can be."""
-    widths = [row.trained_until for row in rows]
-    plans: list[list[int]] = []
+    sizes = [(sum(rows[index].trained_until for index in unit), unit) for unit in units]
+    plans: list[list[Unit]] = []
     free: list[int] = []
-    for index in sorted(range(len(rows)), key=lambda index: -widths[index]):
-        if not widths[index]:
-            continue
-        plan = next((plan for plan, room in enumerate(free) if room >= widths[index]), len(plans))
+    for size, unit in sorted(sizes, key=lambda sized: -sized[0]):
+        plan = next((plan for plan, room in enumerate(free) if room >= size), len(plans))
         if plan == len(plans):
             plans.append([])
             free.append(max_tokens)
-        plans[plan].append(index)
-        free[plan] -= widths[index]
+        plans[plan].append(unit)
+        free[plan] -= size
     return [sorted(plan) for plan in plans]
 
 
-def _fill_shared(rows: Sequence[Row], max_tokens: int, share_from: int) -> list[list[int]]:
+def _fill_shared(
+    rows: Sequence[Row], units: Iterable[Unit], max_tokens: int, share_from: int
+) -> list[list[Unit]]:
     """In the order of their tokens, neighbours have the most in common: each goes to the one before it."""
-    inputs = [_inputs(row) for row in rows]
-    plans: list[list[int]] = []
+    plans: list[list[Unit]] = []
     used = 0
-    for index in sorted(range(len(rows)), key=inputs.__getitem__):
-        if not inputs[index]:
-            continue
-        if plans:
-            more = len(inputs[index]) - _shared(inputs[plans[-1][-1]], inputs[index], share_from)
-            if used + more <= max_tokens:
-                plans[-1].append(index)
-                used += more
-                continue
-        plans.append([index])
-        used = len(inputs[index])
+    for unit in sorted(units, key=lambda unit: _inputs(rows[unit[0]])):
+        alone, more = 0, 0
+        before: tuple[int, ...] = ()
+        behind = _inputs(rows[plans[-1][-1][-1]]) if plans else ()
+        for index in unit:
+            ids = _inputs(rows[index])
+            alone += len(ids) - _shared(before, ids, share_from)
+            more += len(ids) - _shared(behind, ids, share_from)
+            before = behind = ids
+        if plans and used + more <= max_tokens:
+            plans[-1].append(unit)
+            used += more
+        else:
+            plans.append([unit])
+            used = alone
     return plans
 
 
@@ -117,14 +137,14 @@ def _shared(before: Sequence[int], ids: Sequence[int], share_from: int) -> int:
 
 
 def _collate(
-    plan: Sequence[int], rows: Sequence[Row], device: torch.device, share_from: int | None
+    plan: Sequence[Unit], rows: Sequence[Row], device: torch.device, share_from: int | None
 ) -> MicroBatch:
     line: list[int] = []
     source: list[int] = []
     where: list[tuple[int, int]] = []
     runs: list[tuple[Span, ...]] = []
     before: tuple[int, ...] = ()
-    for index in plan:
+    for index in chain.from_iterable(plan):
         ids = _inputs(rows[index])
         shared = 0 if share_from is None else _shared(before, ids, share_from)
         spans = (*_first(runs[-1] if runs else (), shared), (len(line), len(line) + len(ids) - shared))
@@ -146,6 +166,7 @@ def _collate(
             targets_N=torch.tensor(targets, device=device),
             where=tuple(where),
         ),
+        units=tuple(sum(sum(rows[index].tokens.mask) for index in unit) for unit in plan),
     )
 
 

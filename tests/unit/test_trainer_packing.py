@@ -233,3 +233,12 @@ def test_a_model_whose_tokens_meet_outside_its_attention_is_refused() -> None:
     model.model.norm.register_forward_hook(lambda module, inputs, output: output + output.roll(1, dims=1))
     with pytest.raises(ValueError, match="LlamaForCausalLM lets packed rows see each other"):
         Learner(model)
+
+
+@pytest.mark.parametrize("share_from", [None, 1])
+def test_an_episode_stays_together_where_a_loss_asks_for_it(share_from: int | None) -> None:
+    rows = random_rows(12)
+    keys: list[set[int]] = []
+    for micro in micro_batches(rows, 40, CPU, share_from=share_from, whole_episodes=True):
+        keys += [{rows[row].key.sample for row, _ in part.where} for part in micro.parts(1)]
+    assert sum(map(len, keys)) == len(set[int]().union(*keys)), "no episode is in two parts"
