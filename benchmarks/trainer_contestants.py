@@ -80,7 +80,7 @@ def make_rows(workload: str, episodes: int = 8) -> list[Row]:
             said = _ids(draw, draw.randint(24, 64))
             ids, mask = ids + said, mask + [True] * len(said)
         advantage = 1.0 if sample % 2 else -0.9
-        rows.append(_row(ids, mask, advantage, sample))
+        rows.append(make_row(ids, mask, advantage=advantage, sample=sample))
     return rows
 
 
@@ -88,7 +88,7 @@ def _ids(draw: random.Random, num: int) -> list[int]:
     return [draw.randrange(VOCAB) for _ in range(num)]
 
 
-def _row(ids: Sequence[int], mask: Sequence[bool], advantage: float, sample: int) -> Row:
+def make_row(ids: Sequence[int], mask: Sequence[bool], *, advantage: float, sample: int) -> Row:
     zeros = (0.0,) * len(ids)
     versions = tuple(0 if is_trained else -1 for is_trained in mask)
     return Row(
