@@ -52,7 +52,8 @@ def make_model() -> Any:
     """Qwen3, 24 M parameters, of which the tied embedding is 19 M."""
     manual_seed: Any = torch.manual_seed
     manual_seed(0)
-    config = transformers.Qwen3Config(
+    make_config: Any = transformers.Qwen3Config
+    config = make_config(
         vocab_size=VOCAB,
         hidden_size=128,
         intermediate_size=768,

@@ -50,7 +50,8 @@ SHAPES = {
 
 
 def make_shape(shape: Shape, dtype: torch.dtype, device: str) -> Any:
-    config = transformers.Qwen3Config(
+    make_config: Any = transformers.Qwen3Config
+    config = make_config(
         vocab_size=shape.vocab,
         hidden_size=shape.hidden,
         intermediate_size=shape.intermediate,

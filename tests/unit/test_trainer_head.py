@@ -19,7 +19,7 @@ T, E = 30, 8
 class Largest(TorchDispatchMode):
     """The largest tensor that any operation made."""
 
-    numel = 0
+    numel: int
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -34,9 +34,12 @@ class Largest(TorchDispatchMode):
 def largest_of_a_step(**config: Any) -> int:
     learner = make_learner(LearnerConfig(**config))
     batch = make_batch(random_rows(12))
-    with Largest() as watch:
+    make: Any = Largest
+    watch = make()
+    watch.numel = 0
+    with watch:
         learner.forward_backward(batch)
-    return watch.numel
+    return int(watch.numel)
 
 
 def test_the_logits_of_a_batch_never_exist() -> None:
