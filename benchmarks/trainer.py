@@ -91,11 +91,11 @@ class Contestant:
         return max(step["peak_mb"] for step in self.steps)
 
 
-def race(workload: str, rounds: int, ends: float, threads: int) -> list[Contestant]:
+def race(workload: str, roles: Sequence[str], rounds: int, ends: float, threads: int) -> list[Contestant]:
     """Everybody steps in turn, at least once, until the rounds or the time are over."""
     with ExitStack() as stack:
         field_: list[Contestant] = []
-        for role in RACES[workload]:
+        for role in roles:
             field_.append(Contestant.start(role, workload, threads))
             stack.callback(field_[-1].stop)
         for who in field_:
@@ -123,13 +123,17 @@ def _expect_same_work(who: Contestant, first: Contestant) -> None:
             raise SystemExit(f"{who.role} and {first.role} do other work: {name} is {mine} and {theirs}")
 
 
-def measure(rounds: int, minutes: float, threads: int) -> dict[str, Any]:
+def measure(rounds: int, minutes: float, threads: int, only: Sequence[str]) -> dict[str, Any]:
     load = os.getloadavg()
     rows: dict[str, dict[str, dict[str, float]]] = {}
     ratios: dict[str, float] = {}
     started = time.monotonic()
     for workload, share in (("turns", 0.8), ("prefix", 1.0)):
-        found = {w.role: w for w in race(workload, rounds, started + 60 * minutes * share, threads)}
+        roles = [role for role in RACES[workload] if not only or role in only]
+        ends = started + 60 * minutes * share
+        if len(roles) < 2:
+            continue
+        found = {w.role: w for w in race(workload, roles, rounds, ends, threads)}
         trained = sum(sum(row.tokens.mask) for row in make_rows(workload))
         rows[workload] = {
             role: {
@@ -144,10 +148,11 @@ def measure(rounds: int, minutes: float, threads: int) -> dict[str, Any]:
         }
         pairs = [(OURS, TRL), (OURS, BARE), (OURS, LEAN)] if workload == "turns" else [(SHARED, OURS)]
         for left, right in pairs:
-            ratios |= _ratios(workload, found[left], found[right])
+            if left in found and right in found:
+                ratios |= _ratios(workload, found[left], found[right])
     return {
         "ratios": ratios,
-        "bars": {name: _verdict(ratios[name], *limits) for name, limits in BARS.items()},
+        "bars": {name: _verdict(ratios.get(name), *limits) for name, limits in BARS.items()},
         "conditions": conditions(threads) | {"load": [load, os.getloadavg()], "rows": rows},
     }
 
@@ -163,7 +168,9 @@ def _ratios(workload: str, left: Contestant, right: Contestant) -> dict[str, flo
     }
 
 
-def _verdict(value: float, least: float, most: float) -> str:
+def _verdict(value: float | None, least: float, most: float) -> str:
+    if value is None:
+        return "not measured"
     return "pass" if least <= value <= most else "FAIL"
 
 
@@ -217,6 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=8.0, help="no round begins after about so many")
+    parser.add_argument("--only", nargs="+", default=[], metavar="ROLE", help="a shorter race")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--json", type=Path, help="write ratios, bars and conditions here")
@@ -227,7 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found = measure_gpu()
         print(json.dumps(found, indent=2))
     else:
-        found = measure(asked.rounds, asked.minutes, asked.threads)
+        found = measure(asked.rounds, asked.minutes, asked.threads, asked.only)
         print_table(found)
     if asked.json is not None:
         asked.json.parent.mkdir(parents=True, exist_ok=True)

@@ -178,7 +178,8 @@ def _bare_pass(model: Any, micro: tuple[Tensor, Tensor, Tensor, Tensor], total: 
         logits = model.lm_head(leaf[source[part]])
         logprobs = -torch.nn.functional.cross_entropy(logits, targets[part], reduction="none")
         loss = -((logprobs - logprobs.detach()).exp() * advantages[part]).sum() / total
-        loss.backward()
+        backward: Any = loss.backward
+        backward()
         summed += float(loss.detach())
     hidden.backward(leaf.grad)
     return summed

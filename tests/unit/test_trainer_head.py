@@ -16,7 +16,7 @@ from palaestra.trainer.rows import make_batch
 T, E = 30, 8
 
 
-class Largest(TorchDispatchMode):
+class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """The largest tensor that any operation made."""
 
     numel: int
