@@ -1,7 +1,9 @@
 """The few calls into torch, transformers and safetensors that have no types there, behind typed functions."""
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,7 +12,9 @@ import torch
 import transformers
 from torch import Tensor, nn
 from torch.utils import checkpoint as torch_checkpoint
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, masking_utils
+from transformers.integrations import sdpa_attention
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .launch import default_threads
 
@@ -22,10 +26,64 @@ def use_processor(threads: int | None, *, deterministic: bool) -> None:
     untyped.use_deterministic_algorithms(deterministic)
 
 
-def hidden_states(model: PreTrainedModel, ids_BT: Tensor) -> Tensor:
-    """[B, T, hidden] the decoder's last state. Causal; positions count from 0 in each line."""
+def hidden_states(model: PreTrainedModel, ids_T: Tensor, positions_T: Tensor, layout: object) -> Tensor:
+    """[T, hidden] the decoder's last state on a line of rows, which the attention keeps apart by `layout`.
+
+    The mask is one that lets nothing through: an attention that ignored the layout would fail on it.
+    """
     untyped: Any = model
-    return cast(Tensor, untyped.get_decoder()(input_ids=ids_BT, use_cache=False).last_hidden_state)
+    found = untyped.get_decoder()(
+        input_ids=ids_T[None],
+        position_ids=positions_T[None],
+        attention_mask=torch.empty((1, 1, 0, 0), dtype=torch.bool, device=ids_T.device),
+        use_cache=False,
+        layout=layout,
+    )
+    return cast(Tensor, found.last_hidden_state)[0]
+
+
+def set_attention(model: PreTrainedModel, name: str, function: Callable[..., tuple[Tensor, None]]) -> bool:
+    """Exchange a model's attention; False where it cannot be. Masks are made as for `plain_attention`."""
+    untyped: Any = transformers
+    masks: Any = masking_utils
+    untyped.AttentionInterface.register(name, function)
+    untyped.AttentionMaskInterface.register(name, masks.sdpa_mask)
+    changed: Any = model
+    if not changed._can_set_attn_implementation():
+        return False
+    changed.set_attn_implementation(name)
+    return bool(changed.config._attn_implementation == name)
+
+
+def plain_attention(*arguments: Any, **kwargs: Any) -> tuple[Tensor, None]:
+    """transformers' own, by torch's `scaled_dot_product_attention`."""
+    untyped: Any = sdpa_attention
+    return cast(tuple[Tensor, None], untyped.sdpa_attention_forward(*arguments, **kwargs))
+
+
+def split(line: Tensor, lengths: Sequence[int]) -> tuple[Tensor, ...]:
+    """[1, heads, T, head_dim] into pieces of so many tokens."""
+    untyped: Any = line
+    return cast(tuple[Tensor, ...], untyped.split(lengths, dim=2))
+
+
+def checkpoint_layers(model: PreTrainedModel) -> None:
+    """Keep only what enters each layer for the backward pass, which then computes the layer again.
+
+    transformers looks whether a layer is in training mode; what is inside stays as it is, without dropout.
+    """
+    untyped: Any = model
+    layers: list[Any] = [m for m in untyped.modules() if isinstance(m, GradientCheckpointingLayer)]
+    if not layers:
+        raise ValueError(
+            f"{type(model).__name__} has no layers that transformers can checkpoint; leave it off"
+        )
+    again: Any = torch_checkpoint
+    for layer in layers:
+        layer.gradient_checkpointing = layer.training = True
+        layer._gradient_checkpointing_func = partial(
+            again.checkpoint, use_reentrant=False, preserve_rng_state=False
+        )
 
 
 def output_head(model: PreTrainedModel) -> nn.Module:
@@ -46,10 +104,32 @@ def to_device(model: PreTrainedModel, device: str) -> PreTrainedModel:
     return cast(PreTrainedModel, untyped.to(device).eval())
 
 
-def backward(loss: Tensor) -> None:
-    """Add the gradient of a scalar to its leaves."""
-    untyped: Any = loss
-    untyped.backward()
+def backward(values: Tensor, gradient: Tensor | None = None) -> None:
+    """Add the gradient of a scalar to its leaves; of other values, with what came back for them."""
+    untyped: Any = values
+    untyped.backward(gradient)
+
+
+def gradients(loss: Tensor, inputs: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+    """Of a scalar; None for what it does not depend on."""
+    untyped: Any = torch
+    return cast(tuple[Tensor | None, ...], untyped.autograd.grad(loss, inputs, allow_unused=True))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OwnStates:
+    """What a model says of one sequence by its own way."""
+
+    hidden_TE: Tensor
+    """[T, hidden] the decoder's last state."""
+    logits_TV: Tensor
+
+
+def own_states(model: PreTrainedModel, ids_T: Tensor) -> OwnStates:
+    untyped: Any = model
+    found = untyped.get_decoder()(input_ids=ids_T[None], use_cache=False).last_hidden_state
+    logits = untyped(input_ids=ids_T[None], use_cache=False).logits
+    return OwnStates(hidden_TE=found[0], logits_TV=logits[0])
 
 
 def step(optimizer: torch.optim.Optimizer) -> None:

@@ -32,9 +32,14 @@ class LearnerConfig:
     temperature: float = 1.0
     """Of the sampling: logprobs are those of logits / temperature, on both sides of the ratio."""
     micro_batch_tokens: int = 2048
-    """Tokens, padding included, of one forward and backward pass."""
-    logit_chunk: int = 4096
-    """Positions that go through the head at once; each costs a whole vocabulary of logits."""
+    """Tokens of one forward and backward pass."""
+    logit_chunk: int | None = None
+    """Positions that go through the head at once; each costs a whole vocabulary of logits. None: as many as
+    take 256 MiB."""
+    share_prefixes_from: int | None = None
+    """Compute what rows begin with in common once, from so many tokens on; None: each row by itself."""
+    activation_checkpointing: bool = False
+    """Keep little of each layer for the backward pass and compute the layer again: less memory, more time."""
     seed: int = 0
     """Of the adapter's random half."""
 
@@ -43,5 +48,7 @@ class LearnerConfig:
             raise ValueError(
                 f"LearnerConfig.temperature is {self.temperature}; greedy samples cannot be trained on"
             )
-        if self.micro_batch_tokens < 1 or self.logit_chunk < 1:
-            raise ValueError(f"{self}: micro_batch_tokens and logit_chunk must be at least 1")
+        for name in ("micro_batch_tokens", "logit_chunk", "share_prefixes_from"):
+            value: int | None = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"LearnerConfig.{name} is {value}; it must be at least 1")

@@ -17,17 +17,26 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 from transformers import PreTrainedModel
 
-from ._torch import backward, read_tensors, step, to_device
+from ._torch import (
+    backward,
+    checkpoint_layers,
+    hidden_states,
+    output_head,
+    read_tensors,
+    step,
+    to_device,
+)
 from .adapters import add_adapter, merged_state, own_name, parameter_groups, save_adapter
+from .checks import prepare_model
 from .config import LearnerConfig
 from .correction import TOKEN_TIS, Correction
 from .errors import Diverged
 from .kl import KlPenalty
-from .logprobs import TokenLogprobs, check_head
+from .logprobs import Head, TokenLogprobs, usual_chunk
 from .losses import load_loss
 from .model import write_model
 from .objective import Objective, batch_terms
-from .packing import MicroBatch, micro_batches, scatter, token_weights
+from .packing import MicroBatch, Trained, micro_batches, scatter, token_weights
 from .ranks import Ranks
 from .reports import LossReport, StepReport, Tally
 from .rows import Batch, Row
@@ -46,10 +55,12 @@ class Learner:
         self.config = config or LearnerConfig()
         self.ranks = ranks
         self.model = to_device(model, str(model.device))
-        check_head(model)
+        prepare_model(model)
         self._adapted: Any = None
         if self.config.lora is not None:
             self._adapted = add_adapter(model, self.config.lora, self.config.seed)
+        if self.config.activation_checkpointing:
+            checkpoint_layers(model)
         self._policy = Policy(model)
         if ranks is not None:
             shard(self._policy, ranks)
@@ -98,18 +109,26 @@ class Learner:
         )
         tally = Tally(batch.rows)
         normaliser = batch.normaliser if self.ranks is None else self.ranks.total(batch.normaliser)
+
+        def part_loss(part: Trained, found: TokenLogprobs) -> Tensor:
+            tokens = batch_terms(part, batch, found.logprobs_N, found.entropy_N)
+            terms = objective(tokens)
+            weights_N = token_weights(part, batch.rows, normaliser, terms.loss_N)
+            total = weight * (terms.loss_N * weights_N).sum()
+            tally.add(part, total, tokens, terms)
+            return total
+
         micros = self._micro_batches(batch.rows, whole_episodes=objective.needs_episodes)
+        if self.ranks is None:
+            head = self._head(temperature)
+            for micro in micros:
+                head.backward(self._hidden(micro), micro.parts(head.chunk), part_loss)
+            return tally.report()
         num_idle = self._num_idle(len(micros))
         for micro in micros:
-            got = self._token_logprobs(micro, temperature, entropy_gradient=bool(entropy_bonus))
-            tokens = batch_terms(micro, batch, got.logprobs_N, got.entropy_N)
-            terms = objective(tokens)
-            weights_N = token_weights(micro, batch.rows, normaliser, terms.loss_N)
-            total = weight * (terms.loss_N * weights_N).sum()
-            backward(total)
-            tally.add(micro, total, tokens, terms)
+            backward(part_loss(micro.trained, self._in_one_pass(micro, temperature)))
         for _ in range(num_idle):
-            backward(0.0 * self._token_logprobs(idle_pass(self.model.device), None).logprobs_N.sum())
+            backward(0.0 * self._in_one_pass(idle_pass(self.model.device), None).logprobs_N.sum())
         return tally.report()
 
     def optim_step(self) -> StepReport:
@@ -150,9 +169,10 @@ class Learner:
         num_idle = self._num_idle(len(micros))
         with without_gradient(self._policy):
             for micro in micros:
-                scatter(micro, self._token_logprobs(micro, None).logprobs_N, found)
+                for part, got in self._word_on(micro):
+                    scatter(part, got.logprobs_N, found)
             for _ in range(num_idle):
-                self._token_logprobs(idle_pass(self.model.device), None)
+                self._in_one_pass(idle_pass(self.model.device), None)
         return [tuple(row) for row in found]
 
     def keep_reference(self) -> None:
@@ -241,16 +261,40 @@ class Learner:
         self.load_tensors(folder / name, None, 0)
 
     def _micro_batches(self, rows: Sequence[Row], *, whole_episodes: bool = False) -> list[MicroBatch]:
-        limit = self.config.micro_batch_tokens
-        return micro_batches(rows, limit, self.model.device, whole_episodes=whole_episodes)
+        return micro_batches(
+            rows,
+            self.config.micro_batch_tokens,
+            self.model.device,
+            share_from=self.config.share_prefixes_from,
+            whole_episodes=whole_episodes,
+        )
 
-    def _token_logprobs(
-        self, micro: MicroBatch, temperature: float | None, *, entropy_gradient: bool = False
-    ) -> TokenLogprobs:
-        chosen = self.config.temperature if temperature is None else temperature
+    def _hidden(self, micro: MicroBatch) -> Tensor:
         with self._autocast():
-            logprobs_N, entropy_N = self._policy(micro, chosen, self.config.logit_chunk, entropy_gradient)
+            return hidden_states(self.model, micro.inputs_T, micro.positions_T, micro.layout)
+
+    def _head(self, temperature: float | None) -> Head:
+        return Head(
+            module=output_head(self.model),
+            temperature=self.config.temperature if temperature is None else temperature,
+            chunk=self.config.logit_chunk or usual_chunk(self.model.config.vocab_size),
+            dtype=None if self.config.dtype == "float32" else torch.bfloat16,
+        )
+
+    def _in_one_pass(self, micro: MicroBatch, temperature: float | None) -> TokenLogprobs:
+        """For a model in shards, whose weights are whole inside of its forward pass only."""
+        head = self._head(temperature)
+        with self._autocast():
+            logprobs_N, entropy_N = self._policy(micro, head.temperature, head.chunk)
         return TokenLogprobs(logprobs_N=logprobs_N, entropy_N=entropy_N)
+
+    def _word_on(self, micro: MicroBatch) -> list[tuple[Trained, TokenLogprobs]]:
+        """The policy's word on a micro-batch, without a gradient."""
+        if self.ranks is not None:
+            return [(micro.trained, self._in_one_pass(micro, None))]
+        head = self._head(None)
+        parts = micro.parts(head.chunk)
+        return list(zip(parts, head.logprobs(self._hidden(micro), parts), strict=True))
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.config.dtype == "float32":

@@ -1,14 +1,23 @@
-"""Log-probabilities of the trained tokens. N: trained tokens, V: vocabulary, E: hidden size."""
+"""Log-probabilities of the trained tokens, and the way back from their loss.
 
-from contextlib import nullcontext
+The head runs on the positions that predict a trained token, at most `chunk` of them at a time; their logits
+are gone before the next ones are made, forward and backward, so that the logits of a batch never exist.
+N: trained tokens of a part, V: vocabulary, E: hidden size, T: tokens of a micro-batch.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ._torch import hidden_states, output_head, recomputed
-from .packing import MicroBatch
+from ._torch import backward, gradients, hidden_states, output_head, recomputed
+from .packing import MicroBatch, Trained
+from .softmax import SoftmaxHead
+
+_USUAL_LOGITS = 1 << 26
+"""Of a chunk: a quarter of a gigabyte in fp32."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,57 +26,142 @@ class TokenLogprobs:
 
     logprobs_N: Tensor
     entropy_N: Tensor
-    """With a gradient only where it was asked for."""
+    """Of the whole distribution, nats."""
+
+
+PartLoss = Callable[[Trained, TokenLogprobs], Tensor]
+"""The weighted loss of a part, a scalar. Both tensors of `TokenLogprobs` take a gradient."""
 
 
 def token_logprobs(
-    model: PreTrainedModel,
-    micro: MicroBatch,
-    *,
-    temperature: float,
-    chunk: int,
-    entropy_gradient: bool = False,
+    model: PreTrainedModel, micro: MicroBatch, *, temperature: float, chunk: int
 ) -> TokenLogprobs:
-    """The model's word on each trained token, of the distribution logits / temperature.
-
-    The head runs on the positions that predict a trained token, `chunk` of them at a time. With more than
-    one chunk the logits are made again in the backward pass, so that [N, V] never exists as a whole.
+    """All of a micro-batch, with the gradients that torch knows of: for what must be one forward pass, as a
+    model in shards. With more than one chunk the logits are made again in the backward pass.
     """
-    hidden_NE = hidden_states(model, micro.inputs_BT).flatten(0, 1).index_select(0, micro.source_N)
-    head = output_head(model)
-    pieces: list[tuple[Tensor, Tensor]] = []
-    for start in range(0, len(micro.targets_N), chunk):
-        part = slice(start, start + chunk)
-        arguments = (head, hidden_NE[part], micro.targets_N[part], temperature, entropy_gradient)
-        if len(micro.targets_N) > chunk and torch.is_grad_enabled():
-            pieces.append(recomputed(_head, *arguments))
-        else:
-            pieces.append(_head(*arguments))
-    logprobs, entropies = zip(*pieces, strict=True)
-    return TokenLogprobs(logprobs_N=torch.cat(logprobs), entropy_N=torch.cat(entropies))
+    hidden_TE = hidden_states(model, micro.inputs_T, micro.positions_T, micro.layout)
+    head = Head(module=output_head(model), temperature=temperature, chunk=chunk)
+    return head.by_module(hidden_TE[micro.trained.source_N], micro.trained)
 
 
-def _head(
-    head: nn.Module, hidden_NE: Tensor, targets_N: Tensor, temperature: float, entropy_gradient: bool
+def usual_chunk(vocabulary: int) -> int:
+    """Positions whose logits take 256 MiB in fp32.
+
+    >>> usual_chunk(151_936)
+    441
+    """
+    return max(1, _USUAL_LOGITS // vocabulary)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Head:
+    """The layer from hidden states to logits, and how it is run."""
+
+    module: nn.Module
+    temperature: float
+    """Of the distribution: logits / temperature."""
+    chunk: int
+    """Positions that go through it at once; each costs a whole vocabulary of logits."""
+    dtype: torch.dtype | None = None
+    """Of the products; None: that of the hidden states."""
+
+    def logprobs(self, hidden_TE: Tensor, parts: Sequence[Trained]) -> list[TokenLogprobs]:
+        """[parts] the model's word on each trained token, without a gradient."""
+        with torch.no_grad():
+            plain = self._plain(hidden_TE, parts)
+            if plain is None:
+                return [self.by_module(hidden_TE[part.source_N], part) for part in parts]
+            return [self._by_matrix(plain, hidden_TE[part.source_N], part) for part in parts]
+
+    def backward(self, hidden_TE: Tensor, parts: Sequence[Trained], loss: PartLoss) -> None:
+        """Add the gradient of every part's loss, down to the first layer of the model.
+
+        A part that fits into a chunk needs its logits once. A row of more trained tokens needs them twice:
+        its loss is known only when all of its log-probabilities are.
+        """
+        plain = self._plain(hidden_TE, parts)
+        gradient_TE = torch.zeros_like(hidden_TE)
+        for part in parts:
+            hidden_NE = hidden_TE.detach()[part.source_N]
+            if plain is None:
+                found_NE = self._back_by_module(hidden_NE, part, loss)
+            else:
+                found_NE = self._back_by_matrix(plain, hidden_NE, part, loss)
+            gradient_TE.index_add_(0, part.source_N, found_NE.to(gradient_TE.dtype))
+        if hidden_TE.requires_grad:
+            backward(hidden_TE, gradient_TE)
+
+    def _plain(self, hidden_TE: Tensor, parts: Sequence[Trained]) -> SoftmaxHead | None:
+        """None for a module that is more than a matrix of its own: with a bias, an adapter, in shards."""
+        if type(self.module) is not nn.Linear or self.module.bias is not None:
+            return None
+        weight_VE = self.module.weight
+        if type(weight_VE) is not nn.Parameter:
+            return None
+        rows = min(self.chunk, max(len(part.where) for part in parts))
+        return SoftmaxHead.of(weight_VE, self.dtype or hidden_TE.dtype, self.temperature, rows)
+
+    def _by_matrix(self, plain: SoftmaxHead, hidden_NE: Tensor, part: Trained) -> TokenLogprobs:
+        pieces: list[TokenLogprobs] = []
+        for cut in self._cuts(part):
+            made = plain.forward(hidden_NE[cut], part.targets_N[cut])
+            pieces.append(TokenLogprobs(logprobs_N=made.logprobs_N, entropy_N=made.entropy_N))
+        return _joined(pieces)
+
+    def _back_by_matrix(self, plain: SoftmaxHead, hidden_NE: Tensor, part: Trained, loss: PartLoss) -> Tensor:
+        """[N, E] the gradient of the hidden states; the matrix gets its own where it stands."""
+        made = self._by_matrix(plain, hidden_NE, part)
+        found = TokenLogprobs(
+            logprobs_N=made.logprobs_N.detach().requires_grad_(),
+            entropy_N=made.entropy_N.detach().requires_grad_(),
+        )
+        by_logprob_N, by_entropy_N = gradients(loss(part, found), (found.logprobs_N, found.entropy_N))
+        cuts = self._cuts(part)
+        back: list[Tensor] = []
+        for cut in cuts:
+            if len(cuts) > 1:
+                plain.forward(hidden_NE[cut], part.targets_N[cut])
+            grad_N = torch.zeros_like(found.logprobs_N) if by_logprob_N is None else by_logprob_N
+            by_entropy = None if by_entropy_N is None else by_entropy_N[cut]
+            back.append(plain.backward(grad_N[cut], by_entropy))
+        return torch.cat(back)
+
+    def by_module(self, hidden_NE: Tensor, part: Trained) -> TokenLogprobs:
+        """By what torch knows of gradients."""
+        pieces: list[TokenLogprobs] = []
+        for cut in self._cuts(part):
+            arguments = (self.module, hidden_NE[cut], part.targets_N[cut], self.temperature, self.dtype)
+            is_kept = len(part.where) <= self.chunk or not torch.is_grad_enabled()
+            logprobs_N, entropy_N = _run(*arguments) if is_kept else recomputed(_run, *arguments)
+            pieces.append(TokenLogprobs(logprobs_N=logprobs_N, entropy_N=entropy_N))
+        return _joined(pieces)
+
+    def _back_by_module(self, hidden_NE: Tensor, part: Trained, loss: PartLoss) -> Tensor:
+        """[N, E] the gradient of the hidden states; the module's parameters get theirs."""
+        hidden_NE.requires_grad_()
+        backward(loss(part, self.by_module(hidden_NE, part)))
+        return torch.zeros_like(hidden_NE) if hidden_NE.grad is None else hidden_NE.grad
+
+    def _cuts(self, part: Trained) -> list[slice]:
+        num = len(part.where)
+        return [slice(start, min(start + self.chunk, num)) for start in range(0, num, self.chunk)]
+
+
+def _run(
+    module: nn.Module, hidden_NE: Tensor, targets_N: Tensor, temperature: float, dtype: torch.dtype | None
 ) -> tuple[Tensor, Tensor]:
-    logits_NV: Tensor = head(hidden_NE)
+    with torch.autocast(hidden_NE.device.type, dtype=dtype, enabled=dtype is not None):
+        logits_NV: Tensor = module(hidden_NE)
     exact = torch.promote_types(logits_NV.dtype, torch.float32)
     logprobs_NV = (logits_NV.to(exact) / temperature).log_softmax(-1)
-    with nullcontext() if entropy_gradient else torch.no_grad():
-        entropy_N = -(logprobs_NV.exp() * logprobs_NV).sum(-1)
+    entropy_N = -(logprobs_NV.exp() * logprobs_NV).sum(-1)
     return logprobs_NV.gather(1, targets_N[:, None])[:, 0], entropy_N
 
 
-def check_head(model: PreTrainedModel) -> None:
-    """Refuse a model whose logits are more than its head on its decoder's last state (soft caps, scales)."""
-    with torch.no_grad():
-        ids = torch.tensor([[0, 1, 2, 3]], device=model.device)
-        ours: Tensor = output_head(model)(hidden_states(model, ids))
-        theirs: Tensor = model(input_ids=ids, use_cache=False).logits
-    gap = float((ours - theirs).abs().max())
-    if gap > 1e-3:
-        kind = type(model).__name__
-        raise ValueError(
-            f"{kind} changes its logits after the head (by up to {gap:.3g}), which the trainer would leave "
-            "out; use a model without logit soft caps or scales"
-        )
+def _joined(pieces: Sequence[TokenLogprobs]) -> TokenLogprobs:
+    if len(pieces) == 1:
+        return pieces[0]
+    return TokenLogprobs(
+        logprobs_N=torch.cat([piece.logprobs_N for piece in pieces]),
+        entropy_N=torch.cat([piece.entropy_N for piece in pieces]),
+    )

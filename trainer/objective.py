@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .correction import TOKEN_TIS, Correction
 from .kl import KlPenalty
-from .packing import MicroBatch, token_terms
+from .packing import Trained, token_terms
 from .rows import Batch
 from .terms import Loss, LossTerms, TokenTerms, traits
 
@@ -53,7 +53,7 @@ class Objective:
         return LossTerms(loss_N=loss_N, means=means, maxima=terms.maxima)
 
 
-def batch_terms(micro: MicroBatch, batch: Batch, logprobs_N: Tensor, entropy_N: Tensor) -> TokenTerms:
-    """What a loss reads of a micro-batch. In a fresh batch the learner's own logprobs are the old ones."""
-    tokens = token_terms(micro, batch.rows, logprobs_N, entropy_N)
+def batch_terms(part: Trained, batch: Batch, logprobs_N: Tensor, entropy_N: Tensor) -> TokenTerms:
+    """What a loss reads of a part. In a fresh batch the learner's own logprobs are the old ones."""
+    tokens = token_terms(part, batch.rows, logprobs_N, entropy_N)
     return replace(tokens, old_logprobs_N=logprobs_N.detach()) if batch.is_fresh else tokens

@@ -197,6 +197,9 @@ def learner_config(
         dtype=recipe.model.dtype,
         temperature=recipe.sampling.temperature,
         micro_batch_tokens=recipe.grpo.micro_batch_tokens,
+        logit_chunk=recipe.grpo.logit_chunk,
+        share_prefixes_from=recipe.grpo.share_prefixes_from,
+        activation_checkpointing=recipe.grpo.activation_checkpointing,
         seed=recipe.seed,
     )
 

@@ -195,7 +195,13 @@ class GrpoSection(Section):
     retry_s: NonNegativeFloat = 2.0
     """Seconds before the second try, with jitter; the pause doubles from try to try."""
     micro_batch_tokens: PositiveInt = 2048
-    """Tokens, padding included, of one forward and backward pass."""
+    """Tokens of one forward and backward pass."""
+    logit_chunk: PositiveInt | None = None
+    """Positions that go through the head at once; None: as many as take 256 MiB of logits."""
+    share_prefixes_from: PositiveInt | None = None
+    """Compute what rows begin with in common once, from so many tokens on; None: each row by itself."""
+    activation_checkpointing: bool = False
+    """Keep little of each layer for the backward pass: less memory, more time."""
 
 
 class GradingSection(Section):

@@ -56,14 +56,15 @@ def batch_loss(
     total = 0.0
     limit = sum(len(row.tokens.ids) for row in batch.rows)
     for micro in micro_batches(batch.rows, limit, torch.device("cpu"), whole_episodes=True):
-        flat = [logprobs[row][position] for row, position in micro.where]
+        part = micro.trained
+        flat = [logprobs[row][position] for row, position in part.where]
         logprobs_N = torch.tensor(flat, dtype=torch.float64)
         entropy_N = torch.zeros_like(logprobs_N)
         if entropies is not None:
-            flat = [entropies[row][position] for row, position in micro.where]
+            flat = [entropies[row][position] for row, position in part.where]
             entropy_N = torch.tensor(flat, dtype=torch.float64)
-        tokens = batch_terms(micro, batch, logprobs_N, entropy_N)
-        weights_N = token_weights(micro, batch.rows, batch.normaliser, logprobs_N)
+        tokens = batch_terms(part, batch, logprobs_N, entropy_N)
+        weights_N = token_weights(part, batch.rows, batch.normaliser, logprobs_N)
         total += float((objective(tokens).loss_N * weights_N).sum())
     return total
 

@@ -7,7 +7,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from .packing import MicroBatch, scatter
+from .packing import Trained, scatter
 from .rows import Row
 from .terms import LossTerms, TokenTerms
 
@@ -67,7 +67,7 @@ def merge_reports(parts: Sequence[LossReport], places: Sequence[Sequence[int]]) 
 
 
 class Tally:
-    """Adds up micro-batches; reads from the device once, at the end."""
+    """Adds up parts of micro-batches; reads from the device once, at the end."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self._loss: list[Tensor] = []
@@ -77,15 +77,15 @@ class Tally:
         self._entropies = [[0.0] * len(row.tokens.ids) for row in rows]
         self._num_tokens = 0
 
-    def add(self, micro: MicroBatch, loss: Tensor, tokens: TokenTerms, terms: LossTerms) -> None:
+    def add(self, part: Trained, loss: Tensor, tokens: TokenTerms, terms: LossTerms) -> None:
         self._loss.append(loss.detach())
         for name, values_N in terms.means.items():
             self._sums.setdefault(name, []).append(values_N.sum())
         for name, values_N in terms.maxima.items():
             self._maxima.setdefault(f"{name}_max", []).append(values_N.max())
-        scatter(micro, tokens.logprobs_N.detach(), self._logprobs)
-        scatter(micro, tokens.entropy_N.detach(), self._entropies)
-        self._num_tokens += len(micro.where)
+        scatter(part, tokens.logprobs_N.detach(), self._logprobs)
+        scatter(part, tokens.entropy_N.detach(), self._entropies)
+        self._num_tokens += len(part.where)
 
     def report(self) -> LossReport:
         means = {name: _total(values) / self._num_tokens for name, values in self._sums.items()}

@@ -26,13 +26,9 @@ class Policy(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(
-        self, micro: MicroBatch, temperature: float, chunk: int, entropy_gradient: bool = False
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, micro: MicroBatch, temperature: float, chunk: int) -> tuple[Tensor, Tensor]:
         """([N] logprobs, [N] entropies), a tuple because FSDP2 looks for tensors in those."""
-        got = token_logprobs(
-            self.model, micro, temperature=temperature, chunk=chunk, entropy_gradient=entropy_gradient
-        )
+        got = token_logprobs(self.model, micro, temperature=temperature, chunk=chunk)
         return got.logprobs_N, got.entropy_N
 
 

@@ -1,4 +1,4 @@
-"""What a loss reads and returns. N: trained tokens of one micro-batch, row by row, in order."""
+"""What a loss reads and returns. N: trained tokens of some whole rows, row by row, in order."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,9 +15,9 @@ class TokenTerms:
     """What is known of each trained token. All logprobs are nats, after the sampling temperature."""
 
     logprobs_N: Tensor
-    """Under the policy that is trained; has a gradient."""
+    """Under the policy that is trained. This and the entropy take a gradient, and nothing else."""
     entropy_N: Tensor
-    """Of the trained policy's distribution, nats; has a gradient only where there is an entropy bonus."""
+    """Of the trained policy's whole distribution, nats."""
     engine_logprobs_N: Tensor
     """Under the policy that sampled, as the engine reported them."""
     old_logprobs_N: Tensor | None = None
@@ -26,7 +26,7 @@ class TokenTerms:
     """Under the reference policy; None: none were computed."""
     advantages_N: Tensor
     row_N: Tensor
-    """int64, which row of the micro-batch a token belongs to."""
+    """int64, which of these rows a token belongs to."""
     turn_N: Tensor | None = None
     """int64, which turn of the micro-batch; None: each row is one. A turn lies in one row."""
     episode_N: Tensor | None = None

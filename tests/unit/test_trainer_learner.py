@@ -14,8 +14,6 @@ from trainer_builders import gradients, make_learner, make_llama_learner, make_r
 from palaestra.trainer.config import LearnerConfig, LoraConfig
 from palaestra.trainer.errors import Diverged
 from palaestra.trainer.learner import Learner
-from palaestra.trainer.logprobs import token_logprobs
-from palaestra.trainer.packing import micro_batches
 from palaestra.trainer.rows import Row, make_batch, split_batch
 from palaestra.trainer.schedule import OptimizerConfig, learning_rate
 
@@ -84,20 +82,6 @@ def test_forking_an_episode_does_not_matter(aggregation: str) -> None:
 def test_chunks_of_the_head_do_not_matter() -> None:
     rows = random_rows(8)
     assert gap(loss_and_gradient(rows), loss_and_gradient(rows, logit_chunk=3)) <= 1e-12
-
-
-@pytest.mark.parametrize("chunk", [3, 4096])
-def test_an_entropy_has_a_gradient_only_where_it_is_asked_for(chunk: int) -> None:
-    learner = make_learner()
-    (micro,) = micro_batches(random_rows(4), 10**6, torch.device("cpu"))
-
-    def entropy(*, asked: bool) -> Tensor:
-        return token_logprobs(
-            learner.model, micro, temperature=1.0, chunk=chunk, entropy_gradient=asked
-        ).entropy_N
-
-    assert not entropy(asked=False).requires_grad and entropy(asked=True).requires_grad
-    assert torch.equal(entropy(asked=False), entropy(asked=True).detach())
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,4 +1,4 @@
-"""Rows, normalisers and micro-batches."""
+"""Rows and normalisers."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from trainer_builders import make_graph, make_row, make_trajectory, random_rows, values_of
+from trainer_builders import make_graph, make_row, make_trajectory, random_rows
 
 from palaestra.trainer.advantages import Accepted
 from palaestra.trainer.packing import micro_batches
@@ -126,26 +126,7 @@ def test_turns_that_are_not_those_of_the_mask_are_refused() -> None:
         replace(row, turns=(-1, 0, -1))
 
 
-@given(st.integers(1, 20), st.integers(1, 200), st.integers(0, 5))
-def test_micro_batches_hold_every_trained_token_once_within_the_budget(
-    num: int, budget: int, seed: int
-) -> None:
-    rows = random_rows(num, seed=seed)
-    micros = micro_batches(rows, budget, CPU)
-    where = sorted(pair for micro in micros for pair in micro.where)
-    assert where == sorted((index, at) for index, row in enumerate(rows) for at in row.trained)
-    for micro in micros:
-        assert micro.inputs_BT.numel() <= budget or micro.inputs_BT.shape[0] == 1
-        flat = values_of(micro.inputs_BT.flatten())
-        for (row, at), source, target in zip(
-            micro.where, values_of(micro.source_N), values_of(micro.targets_N), strict=True
-        ):
-            assert rows[row].tokens.ids[at] == target
-            width = micro.inputs_BT.shape[1]
-            assert source % width == at - 1
-            assert tuple(flat[source - at + 1 : source + 1]) == rows[row].tokens.ids[:at]
-
-
 def test_rows_without_a_trained_token_are_in_no_micro_batch() -> None:
     rows: list[Row] = [make_row([1, 2], [False, False])]
     assert micro_batches(rows, 100, CPU) == []
+    assert micro_batches(rows, 100, CPU, share_from=1) == []

@@ -1,0 +1,246 @@
+"""An optimizer step of ours beside TRL's `GRPOTrainer` and beside the least torch that does it.
+
+    python benchmarks/trainer.py [--rounds 3] [--minutes 8] [--json PATH]
+    python benchmarks/trainer.py --device cuda [--json PATH]
+
+Same model (24 M parameters, 151,936 tokens), same multi-turn episodes, same loss. Each contestant is a
+process of its own and they take turns, step by step, so that a busy machine is busy for all; a ratio is the
+median of the rounds' ratios. Memory is a process's peak less what it held before it made the model. That the
+work is the same is checked: the loss and the gradient norm of everybody's first step agree.
+"""
+
+import argparse
+import json
+import math
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))  # PYTHONSAFEPATH leaves it out
+from trainer_contestants import CHUNK, MICRO_BATCH_TOKENS, VOCAB, make_model, make_rows
+
+OURS, SHARED, BARE, TRL, LEAN = "palaestra", "palaestra, shared", "bare", "trl", "trl, one by one"
+RACES = {"turns": (OURS, "palaestra, checkpointed", BARE, TRL, LEAN), "prefix": (OURS, SHARED)}
+"""Contestants by what they train on."""
+ONCE = (LEAN,)
+"""Looked at for its memory, in the first round alone: it computes what "trl" does, in more passes."""
+BARS = {
+    "turns: tokens/s, palaestra / trl": (4.0, math.inf),
+    "turns: peak memory, palaestra / trl": (0.0, 0.3),
+    "turns: tokens/s, palaestra / bare": (0.9, math.inf),
+}
+"""(at least, at most)."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Contestant:
+    """A process that takes a step when told to."""
+
+    role: str
+    process: "subprocess.Popen[str]"
+    steps: list[dict[str, float]] = field(default_factory=list[dict[str, float]])
+
+    @classmethod
+    def start(cls, role: str, workload: str, threads: int) -> "Contestant":
+        program = Path(__file__).with_name("trainer_contestants.py")
+        command = [sys.executable, "-P", str(program), role, workload, "--threads", str(threads)]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        return cls(
+            role=role,
+            process=subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                env=environment,
+            ),
+        )
+
+    def step(self) -> None:
+        sent, answers = self.process.stdin, self.process.stdout
+        assert sent is not None and answers is not None
+        sent.write("\n")
+        sent.flush()
+        for line in answers:
+            if line.startswith("step "):
+                self.steps.append(json.loads(line.removeprefix("step ")))
+                return
+        raise SystemExit(
+            f"{self.role} ended with {self.process.wait()}; run trainer_contestants.py to see why"
+        )
+
+    def stop(self) -> None:
+        self.process.communicate()
+
+    @property
+    def seconds(self) -> float:
+        return statistics.median(step["seconds"] for step in self.steps)
+
+    @property
+    def peak_mb(self) -> float:
+        return max(step["peak_mb"] for step in self.steps)
+
+
+def race(workload: str, roles: Sequence[str], rounds: int, ends: float, threads: int) -> list[Contestant]:
+    """Everybody steps in turn, at least once, until the rounds or the time are over."""
+    with ExitStack() as stack:
+        field_: list[Contestant] = []
+        for role in roles:
+            field_.append(Contestant.start(role, workload, threads))
+            stack.callback(field_[-1].stop)
+        for who in field_:
+            if not who.role.startswith("trl"):  # its own step is long enough to be warm
+                who.step()
+                who.steps = [{**who.steps[0], "seconds": math.nan}]
+        for number in range(rounds):
+            if number and time.monotonic() > ends:
+                break
+            print(f"{workload}: round {number + 1} of {rounds}", file=sys.stderr, flush=True)
+            for who in field_:
+                if number == 0 or who.role not in ONCE:
+                    who.step()
+    for who in field_:
+        _expect_same_work(who, field_[0])
+    for who in field_:
+        who.steps = [step for step in who.steps if not math.isnan(step["seconds"])]
+    return field_
+
+
+def _expect_same_work(who: Contestant, first: Contestant) -> None:
+    for name in ("loss", "grad_norm"):
+        mine, theirs = who.steps[0][name], first.steps[0][name]
+        if not math.isclose(mine, theirs, rel_tol=1e-3):
+            raise SystemExit(f"{who.role} and {first.role} do other work: {name} is {mine} and {theirs}")
+
+
+def measure(rounds: int, minutes: float, threads: int, only: Sequence[str]) -> dict[str, Any]:
+    load = os.getloadavg()
+    rows: dict[str, dict[str, dict[str, float]]] = {}
+    ratios: dict[str, float] = {}
+    started = time.monotonic()
+    for workload, share in (("turns", 0.8), ("prefix", 1.0)):
+        roles = [role for role in RACES[workload] if not only or role in only]
+        ends = started + 60 * minutes * share
+        if len(roles) < 2:
+            continue
+        found = {w.role: w for w in race(workload, roles, rounds, ends, threads)}
+        trained = sum(sum(row.tokens.mask) for row in make_rows(workload))
+        rows[workload] = {
+            role: {
+                "trained_tokens_per_s": round(trained / who.seconds, 1),
+                "step_s": round(who.seconds, 3),
+                "steps": len(who.steps),
+                "peak_mb": round(who.peak_mb),
+                "loss": who.steps[0]["loss"],
+                "grad_norm": who.steps[0]["grad_norm"],
+            }
+            for role, who in found.items()
+        }
+        pairs = [(OURS, TRL), (OURS, BARE), (OURS, LEAN)] if workload == "turns" else [(SHARED, OURS)]
+        for left, right in pairs:
+            if left in found and right in found:
+                ratios |= _ratios(workload, found[left], found[right])
+    return {
+        "ratios": ratios,
+        "bars": {name: _verdict(ratios.get(name), *limits) for name, limits in BARS.items()},
+        "conditions": conditions(threads) | {"load": [load, os.getloadavg()], "rows": rows},
+    }
+
+
+def _ratios(workload: str, left: Contestant, right: Contestant) -> dict[str, float]:
+    rates = [
+        theirs["seconds"] / mine["seconds"] for mine, theirs in zip(left.steps, right.steps, strict=False)
+    ]
+    pair = f"{left.role} / {right.role}"
+    return {
+        f"{workload}: tokens/s, {pair}": round(statistics.median(rates), 3),
+        f"{workload}: peak memory, {pair}": round(left.peak_mb / right.peak_mb, 3),
+    }
+
+
+def _verdict(value: float | None, least: float, most: float) -> str:
+    if value is None:
+        return "not measured"
+    return "pass" if least <= value <= most else "FAIL"
+
+
+def conditions(threads: int) -> dict[str, Any]:
+    return {
+        "processors": len(os.sched_getaffinity(0)),
+        "threads": threads,
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in ("torch", "transformers", "trl")},
+        "model": {"parameters": sum(p.numel() for p in make_model().parameters()), "vocabulary": VOCAB},
+        "palaestra": {"micro_batch_tokens": MICRO_BATCH_TOKENS, "logit_chunk": CHUNK},
+        "bare": {"micro_batch_tokens": MICRO_BATCH_TOKENS, "logit_chunk": CHUNK, "dtype": "float32"},
+        "trl": {
+            "loss_type": "dapo",
+            "beta": 0.0,
+            "bf16": False,
+            "gradient_checkpointing": False,
+            "per_device_train_batch_size": {TRL: 8, LEAN: 1},
+            "step": "_compute_loss, backward, clip_grad_norm_, optimizer.step; nothing else is timed",
+        },
+        "episodes": {workload: _shape(workload) for workload in RACES},
+    }
+
+
+def _shape(workload: str) -> dict[str, Any]:
+    rows = make_rows(workload)
+    lengths = [len(row.tokens.ids) for row in rows]
+    first = [row.trained[0] for row in rows]
+    width = max(first) + max(length - at for length, at in zip(lengths, first, strict=True))
+    trained = sum(sum(row.tokens.mask) for row in rows)
+    return {
+        "lengths": lengths,
+        "trained_tokens": trained,
+        "trained_share": round(trained / sum(lengths), 3),
+        "padding_of_trl": round(1 - sum(lengths) / (width * len(rows)), 3),
+    }
+
+
+def print_table(found: dict[str, Any]) -> None:
+    for workload, contestants in found["conditions"]["rows"].items():
+        print(f"{workload:32}{'trained tokens/s':>18}{'peak MB':>10}{'steps':>8}")
+        for role, row in contestants.items():
+            print(f"  {role:30}{row['trained_tokens_per_s']:18}{row['peak_mb']:10}{row['steps']:8}")
+    for name, ratio in found["ratios"].items():
+        print(f"{found['bars'].get(name, ''):6}{name}: {ratio}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--minutes", type=float, default=8.0, help="no round begins after about so many")
+    parser.add_argument("--only", nargs="+", default=[], metavar="ROLE", help="a shorter race")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--json", type=Path, help="write ratios, bars and conditions here")
+    asked = parser.parse_args(arguments)
+    if asked.device == "cuda":
+        from trainer_gpu import measure_gpu
+
+        found = measure_gpu()
+        print(json.dumps(found, indent=2))
+    else:
+        found = measure(asked.rounds, asked.minutes, asked.threads, asked.only)
+        print_table(found)
+    if asked.json is not None:
+        asked.json.parent.mkdir(parents=True, exist_ok=True)
+        asked.json.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
