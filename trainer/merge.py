@@ -61,8 +61,8 @@ def _trained(checkpoint: Path) -> tuple[PreTrainedModel, Any]:
 
 
 def _lora_config(stored: dict[str, Any]) -> LoraConfig:
-    targets = stored["targets"]
-    settings: dict[str, Any] = {**stored, "targets": tuple(targets) if isinstance(targets, list) else targets}
+    targets: Any = stored["targets"]
+    settings: dict[str, Any] = {**stored, "targets": targets if isinstance(targets, str) else tuple(targets)}
     return LoraConfig(**settings)
 
 

@@ -51,7 +51,7 @@ class Census:
         """Mostly that of the row before."""
         extra = row.model_extra
         known = [name for name, value in row.__dict__.items() if value is not None]
-        more = [name for name, value in extra.items() if value is not None] if extra else []
+        more: list[str] = [name for name, value in extra.items() if value is not None] if extra else []
         if known != self._known or more != self._more:
             there = KNOWN.intersection(known).union(more)
             if there not in self.kinds and len(self.kinds) >= MAX_KINDS:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 from . import RunInfo
 
@@ -45,6 +45,6 @@ def _flat(fields: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, ob
     """("grpo.steps", 3), ..."""
     for name, value in fields.items():
         if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{name}.")
+            yield from _flat(cast(dict[str, Any], value), f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
