@@ -13,7 +13,7 @@ import threading
 import traceback
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from ..sandboxes import SandboxUnavailable
 from .episode import StopReason
@@ -97,8 +97,8 @@ def no_exit() -> Generator[None, None, None]:
 
 def _is_ours(error: BaseException) -> bool:
     if isinstance(error, BaseExceptionGroup):
-        ours = error.subgroup((KeyboardInterrupt, asyncio.CancelledError, GeneratorExit))
-        return ours is not None
+        group = cast(BaseExceptionGroup[BaseException], error)
+        return group.subgroup((KeyboardInterrupt, asyncio.CancelledError, GeneratorExit)) is not None
     return isinstance(error, KeyboardInterrupt)
 
 

@@ -72,8 +72,9 @@ def test_what_breaks_in_the_environment_is_on_record(
     env = Room(**{stage: raising(error)})
     episode = run(env, says("end"))
     assert episode.stop is StopReason.FAILED and episode.failure is not None
-    no_exceptions = {SystemExit: "CodeExited", Panic: "CodePanicked", BaseExceptionGroup: "CodePanicked"}
-    cause = no_exceptions.get(type(error), type(error).__name__)
+    cause = "CodeExited" if isinstance(error, SystemExit) else type(error).__name__
+    if isinstance(error, Panic | BaseExceptionGroup):
+        cause = "CodePanicked"
     assert (episode.failure.stage, episode.failure.cause) == (stage, cause)
     assert episode.failure.retryable is retryable
     assert env.num_closed == 1
