@@ -31,7 +31,7 @@ from ..envs.datasets.stats import measure
 from ..envs.datasets.validate import validate
 from .console import open_console, print_json, printable
 from .counting import token_counter
-from .data_files import watched, written
+from .data_files import new_file, watched, written
 from .data_show import show_report, show_stats
 from .options import Json
 
@@ -40,7 +40,7 @@ data = typer.Typer(
 )
 
 Dataset = Annotated[str, typer.Argument(help=f"{KINDS}; a folder or a name as hf:NAME:SPLIT.")]
-Out = Annotated[Path, typer.Argument(help="The file to write, JSON lines; .gz packs it.")]
+Out = Annotated[Path, typer.Argument(help="The file to write, JSON lines; .gz packs it.", callback=new_file)]
 Prompt = Annotated[str | None, typer.Option(help="The field with the prompt, where it has another name.")]
 Reference = Annotated[str | None, typer.Option(help="The field with the reference, likewise.")]
 Model = Annotated[Path | None, typer.Option(help="A folder with the tokenizer that counts tokens.")]

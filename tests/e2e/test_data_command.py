@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,29 @@ def test_a_report_for_machines_has_every_problem(tmp_path: Path) -> None:
         (1, "field_in_all_or_none", "id"),
         (2, "leak", ""),
     ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("convert", "good.jsonl", "pipe"), "'pipe' is no regular file, and would be replaced; name a file"),
+        (("filter", "good.jsonl", "out", "--decisions", "pipe"), "'pipe' is no regular file"),
+        (("filter", "good.jsonl", "folder"), "'folder' is a folder"),
+        (("filter", "good.jsonl", ""), "'.' is a folder"),
+        (("convert", "good.jsonl", ""), "'.' is a folder"),
+    ],
+)
+def test_what_is_no_file_is_not_replaced_by_one(
+    arguments: tuple[str, ...], says: str, tmp_path: Path
+) -> None:
+    """As root, a device would be replaced: all other programs would then write to a file."""
+    write_rows(tmp_path / "good.jsonl", row())
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    done = forked("data", *arguments, cwd=tmp_path, env={"COLUMNS": "300"})
+    assert done.code == 2 and says in done.stderr, done
+    assert (tmp_path / "pipe").is_fifo()
+    assert {path.name for path in tmp_path.iterdir()} == {"good.jsonl", "pipe", "folder"}
 
 
 @pytest.mark.parametrize(
