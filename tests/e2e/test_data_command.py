@@ -79,6 +79,7 @@ def test_what_is_no_file_is_not_replaced_by_one(
         (("validate", "none.jsonl"), "none.jsonl: there is no such file"),
         (("stats", "hf:name"), "hf:name: names no split; write hf:NAME:SPLIT"),
         (("convert", "broken.jsonl", "out.jsonl"), "broken.jsonl:1: no JSON"),
+        (("convert", "deep.jsonl", "out.jsonl"), "deep.jsonl: row 2: "),
         (("convert", "good.jsonl", "good.jsonl"), "good.jsonl is what is read; write to another file"),
         (("convert", "good.jsonl", "none/out.jsonl"), "none/out.jsonl"),
         (("convert", "good.jsonl", "out.jsonl", "--logs", "aws"), "name one of bedrock, openai"),
@@ -96,11 +97,12 @@ def test_what_must_be_mended_first_ends_with_two_and_writes_nothing(
 ) -> None:
     write_rows(tmp_path / "good.jsonl", row())
     write_rows(tmp_path / "broken.jsonl", b"{")
+    write_rows(tmp_path / "deep.jsonl", row(), b'{"prompt": "x", "reference_answer": {"number": 1e999}}')
     done = forked("data", *arguments, cwd=tmp_path, env={"COLUMNS": "300"})
     assert done.code == 2
     assert says in done.stderr
     assert "Traceback" not in done.stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.jsonl", "good.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.jsonl", "deep.jsonl", "good.jsonl"]
 
 
 def test_a_filter_writes_what_it_keeps_and_why_it_drops_the_rest(tmp_path: Path) -> None:
