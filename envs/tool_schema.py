@@ -1,6 +1,6 @@
 """The JSON schema of a tool's arguments, as the rows of a dataset bring it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any, cast
 
@@ -65,5 +65,5 @@ def _references(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
             else:
                 yield from _references(each, (*path, name))
     elif isinstance(value, list):
-        for number, each in enumerate(cast(list[Any], value)):
+        for number, each in enumerate(cast(Sequence[Any], value)):
             yield from _references(each, (*path, number))
