@@ -21,7 +21,6 @@ from ..task import Task
 
 Files = Mapping[str, bytes]
 """Contents by relative path."""
-_PARTS = ("instruction.md", "task.toml", "environment", "tests", "solution")
 HOME = "/app"
 """Where Harbor's tasks have their work; here it is the sandbox's workspace."""
 
@@ -54,6 +53,9 @@ class _Settings(BaseModel):
     """What is read of task.toml."""
 
     verifier: _Verifier = _Verifier()
+
+
+_PARTS = ("instruction.md", "task.toml", "environment", "tests", "solution")
 
 
 def read_folder(path: Path) -> Task:
