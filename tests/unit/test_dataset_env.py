@@ -131,9 +131,9 @@ def test_without_functions_a_call_is_the_answer(tmp_path: Path) -> None:
     ("tools", "word"),
     [
         ([named("_hidden")], "no function of that name; it has: add, later, pick"),
+        ([{"type": "function", "function": {"name": "add", "parameters": {"type": "thing"}}}], "'thing'"),
         ([named("add", {"$ref": "http://127.0.0.1:1/x"})], r"tool 'add': parameters.\$ref: .* is not in the"),
         ([named("add", {"$schema": 5})], r"tool 'add': parameters.\$schema: 5 is no draft"),
-        ([{"type": "function", "function": {"name": "add", "parameters": {"type": "thing"}}}], "'thing'"),
     ],
 )
 def test_a_tool_that_cannot_work_is_found_when_the_rows_are_read(
