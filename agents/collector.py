@@ -96,12 +96,13 @@ class Collector:
         pool, leaving = AioPool(size=self._max_in_flight), asyncio.Event()
         desk = None if self._grading is None else Desk(self._grading, self._leaver(ended), ended.put_nowait)
         feeder = asyncio.create_task(self._feed(pool, requests, desk, ended, leaving))
+        feeder.add_done_callback(lambda feed: _tell_crash(feed, ended))
         members: defaultdict[int, list[Trajectory]] = defaultdict(list)
         try:
             for _ in range(sum(request.num_samples for request in requests)):
                 item = await self._next(ended)
                 if isinstance(item, BaseException):
-                    raise item
+                    raise _crash(item)
                 request, trajectory = item
                 members[id(request)].append(trajectory)
                 if len(members[id(request)]) == request.num_samples:
@@ -156,8 +157,10 @@ class Collector:
                     assert desk is not None, f"{member.key} waits for a grade, and nobody gives any"
                 if desk is not None:
                     desk.hand_in(request, member)
-            except Exception as error:  # a crash of ours: the pool would swallow it, `stream` raises it
+            except BaseException as error:  # every kind: the pool would swallow it, `stream` raises it
                 ended.put_nowait(error)
+                if isinstance(error, asyncio.CancelledError):
+                    raise
 
         for request, number in self._in_order(requests):
             spawned = await pool.spawn(sample(request, number))
@@ -217,6 +220,21 @@ class Collector:
         self._num_pausing += change
         if self._on_pause is not None:
             self._on_pause(self._num_pausing)
+
+
+def _tell_crash(feeder: asyncio.Task[None], ended: asyncio.Queue[_End]) -> None:
+    """`stream` cancels the feeder only when it no longer looks."""
+    if not feeder.cancelled() and (error := feeder.exception()) is not None:
+        ended.put_nowait(error)
+
+
+def _crash(error: BaseException) -> BaseException:
+    """As `stream` may raise it: what would say that somebody cancelled or closed `stream` is another's."""
+    if not isinstance(error, asyncio.CancelledError | GeneratorExit):
+        return error
+    crash = RuntimeError(f"a sample ended with {type(error).__name__}, and nobody had asked it to")
+    crash.__cause__ = error
+    return crash
 
 
 def _first_try(request: GroupRequest, number: int) -> EpisodeKey:

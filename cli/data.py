@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, cast, get_args
 
 import typer
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from ..envs.datasets.chat_form import to_chat
 from ..envs.datasets.filters import (
@@ -21,6 +21,7 @@ from ..envs.datasets.filters import (
     invalid,
 )
 from ..envs.datasets.logs import Import, Kind, Logs
+from ..envs.datasets.problem import DatasetError
 from ..envs.datasets.reading import parse_row, renamed, rows_of
 from ..envs.datasets.record import Record
 from ..envs.datasets.row import Row
@@ -31,7 +32,7 @@ from ..envs.datasets.stats import measure
 from ..envs.datasets.validate import validate
 from .console import open_console, print_json, printable
 from .counting import token_counter
-from .data_files import watched, written
+from .data_files import new_file, watched, written
 from .data_show import show_report, show_stats
 from .options import Json
 
@@ -40,7 +41,7 @@ data = typer.Typer(
 )
 
 Dataset = Annotated[str, typer.Argument(help=f"{KINDS}; a folder or a name as hf:NAME:SPLIT.")]
-Out = Annotated[Path, typer.Argument(help="The file to write, JSON lines; .gz packs it.")]
+Out = Annotated[Path, typer.Argument(help="The file to write, JSON lines; .gz packs it.", callback=new_file)]
 Prompt = Annotated[str | None, typer.Option(help="The field with the prompt, where it has another name.")]
 Reference = Annotated[str | None, typer.Option(help="The field with the reference, likewise.")]
 Model = Annotated[Path | None, typer.Option(help="A folder with the tokenizer that counts tokens.")]
@@ -110,7 +111,7 @@ def convert_data(
         else:
             rows = map(to_chat, rows_of(renamed(records, path, prompt, reference), path))
         for row in rows:
-            file.write(to_json(row) + b"\n")
+            file.write(_row_line(row, f"{path}: row {count + 1}") + b"\n")
             count += 1
     skipped = dict(importer.skipped.most_common()) if importer else {}
     if as_json:
@@ -201,6 +202,19 @@ def filter_data(
     for kind, number in counts.items():
         console.print(f"{number:>8} {kind}", highlight=False)
     console.print(f"{out} has what is kept, {log} the reason for each row", markup=False, highlight=False)
+
+
+def _row_line(row: object, where: str) -> bytes:
+    line = to_json(row)
+    if b"Infinity" in line or b"NaN" in line:  # in a text they may stand
+        try:
+            from_json(line, allow_inf_nan=False)
+        except ValueError as error:
+            cure = "write numbers below 1.8e308, or texts"
+            raise DatasetError(
+                f"{where}: {error}, of a number beyond what JSON's readers hold; {cure}"
+            ) from error
+    return line
 
 
 def _decision_line(decision: Decision) -> bytes:

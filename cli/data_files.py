@@ -37,10 +37,18 @@ def _advancing(source: Source, what: str, progress: TerminalProgress) -> Iterato
         yield record
 
 
+def new_file(path: Path) -> Path:
+    """`path`, if a file can stand there. To be replaced by one is no device's, pipe's or folder's fate."""
+    if path.is_file() or not path.exists():
+        return path
+    kind = "a folder" if path.is_dir() else "no regular file"
+    raise typer.BadParameter(f"{str(path)!r} is {kind}, and would be replaced; name a file")
+
+
 @contextmanager
 def written(path: Path, source: str) -> Generator[IO[bytes]]:
     """A file that is there when all of it is written, and not before."""
-    if path.resolve() == Path(source).resolve():
+    if new_file(path).resolve() == Path(source).resolve():
         raise typer.BadParameter(f"{path} is what is read; write to another file")
     part = path.with_name(f"{path.name}.part")
     try:

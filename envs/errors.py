@@ -3,16 +3,18 @@
 ToolError        a tool says that it failed: the policy reads the message and goes on
 ToolBroken       what a row's tool stands on is gone: the episode fails
 CodeExited       foreign code called `sys.exit`
+CodePanicked     foreign code raised what is no `Exception`
 Tampered         a grader has evidence that it was attacked: the episode is scored the floor
 OutOfBudget      a policy cannot answer within what is left: the episode stops, and is graded
 EpisodeFailed    from `boundary` to `play`: infrastructure broke, and there is no grade
 """
 
 import asyncio
+import threading
 import traceback
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from ..sandboxes import SandboxUnavailable
 from .episode import StopReason
@@ -54,6 +56,12 @@ class CodeExited(Exception):
     is_retryable = False
 
 
+class CodePanicked(Exception):
+    """Foreign code raised what is no `Exception`, as extensions in Rust do when they panic."""
+
+    is_retryable = False
+
+
 class EpisodeFailed(Exception):
     """Carries a `Failed` to the place that records it."""
 
@@ -78,12 +86,30 @@ so by an attribute `is_retryable`."""
 
 @contextmanager
 def no_exit() -> Generator[None, None, None]:
-    """`SystemExit` becomes `CodeExited`. Around foreign code, inside every task and thread that it runs in:
-    asyncio lets a SystemExit that leaves a task end the whole loop."""
+    """`SystemExit` becomes `CodeExited`, and what else is no `Exception` `CodePanicked`. Around foreign code,
+    inside every task and thread that it runs in: asyncio lets a SystemExit that leaves a task end the whole
+    loop, and few who wait for a task expect more than an `Exception`.
+
+    Cancellation and the end of a coroutine pass, and Ctrl-C, which comes to the main thread alone: there a
+    `KeyboardInterrupt` that foreign code raises itself ends the run, too."""
     try:
         yield
     except SystemExit as error:
         raise CodeExited(f"sys.exit({error.code!r}) was called; code in a run must raise instead") from error
+    except (Exception, asyncio.CancelledError, GeneratorExit):
+        raise
+    except BaseException as error:  # every kind: foreign code
+        if _is_ours(error) and threading.current_thread() is threading.main_thread():
+            raise
+        told = f"{type(error).__name__}: {text_of(error)}; code in a run must raise an Exception"
+        raise CodePanicked(told) from error
+
+
+def _is_ours(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        group = cast(BaseExceptionGroup[BaseException], error)
+        return group.subgroup((KeyboardInterrupt, asyncio.CancelledError, GeneratorExit)) is not None
+    return isinstance(error, KeyboardInterrupt)
 
 
 def where(error: BaseException) -> str:
@@ -120,6 +146,15 @@ def returned(value: object, kind: type[T], *, by: str) -> T:
     return value
 
 
+def text_of(error: BaseException) -> str:
+    """What a foreign error says, as the run file can keep it; its `__str__` may itself be broken."""
+    try:
+        with no_exit():
+            return utf8(str(error)[:2000])
+    except Exception as broken:  # every kind: foreign classes print themselves
+        return f"(no text: its __str__ raised {type(broken).__name__})"
+
+
 def notes(error: BaseException) -> str:
     """What code that a limit stopped has noted on its cancellation with `add_note`: "; asking the judge"."""
     return "".join(f"; {note}" for note in getattr(error.__context__, "__notes__", ()))
@@ -130,5 +165,5 @@ def _failed(stage: str, error: BaseException) -> Failed:
         stage=stage,
         cause=type(error).__name__,
         retryable=bool(getattr(error, "is_retryable", not isinstance(error, PERMANENT))),
-        message=utf8(str(error)[:2000]),
+        message=text_of(error),
     )

@@ -5,14 +5,12 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
-from jsonschema import SchemaError
-from jsonschema.validators import validator_for
-
 from .env import Env
 from .errors import ToolBroken, ToolError, no_exit
 from .message import ToolCall, ToolSpec
 from .task import Task
 from .threads import in_thread
+from .tool_schema import BadSchema, schema_validator
 from .tools import AnyTool
 
 TIMEOUT_S = 60.0
@@ -25,7 +23,7 @@ class RowTool(AnyTool):
     def __init__(self, spec: ToolSpec, function: Callable[..., Any]) -> None:
         super().__init__(spec, TIMEOUT_S)
         self._function = function
-        self._schema: Any = validator_for(dict(spec.parameters))(dict(spec.parameters))
+        self._schema: Any = schema_validator(spec.parameters)
 
     def parse(self, call: ToolCall) -> dict[str, Any]:
         """As they are, where schema and function take them."""
@@ -64,10 +62,10 @@ def row_tools(task: Task, functions: Mapping[str, Callable[..., Any]]) -> dict[s
                 f"name; it has: {', '.join(functions) or 'none'}"
             )
         try:
-            validator_for(dict(spec.parameters)).check_schema(dict(spec.parameters))
-        except SchemaError as error:
-            raise ValueError(f"task {task.id!r}: tool {spec.name!r}: {error.message}") from error
-        found[spec.name] = RowTool(spec, functions[spec.name])
+            found[spec.name] = RowTool(spec, functions[spec.name])
+        except BadSchema as error:
+            where = f"task {task.id!r}: tool {spec.name!r}: parameters{error.place}"
+            raise ValueError(f"{where}: {error}") from error
     return found
 
 

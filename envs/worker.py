@@ -15,7 +15,7 @@ from multiprocessing import connection, get_context, parent_process
 from typing import ClassVar, Generic, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
-from .errors import no_exit
+from .errors import no_exit, text_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -176,6 +176,6 @@ def _portable(error: Exception) -> Exception:
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:  # every kind: foreign classes pickle themselves
-        error = RuntimeError(f"{type(error).__name__}: {error}")
+        error = RuntimeError(f"{type(error).__name__}: {text_of(error)}")
     error.add_note(note)
     return error

@@ -10,7 +10,8 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...sandboxes import ExecStatus, Sandbox, SandboxFileError, SandboxSpec, open_sandbox
 from ..episode import Episode, Workspace
@@ -45,19 +46,38 @@ class Folder:
             )
 
 
+class _Verifier(BaseModel):
+    model_config = ConfigDict(strict=True)
+    timeout_sec: float = Field(default=120.0, gt=0, allow_inf_nan=False)
+
+
+class _Settings(BaseModel):
+    """What is read of task.toml."""
+
+    verifier: _Verifier = _Verifier()
+
+
+_PARTS = ("instruction.md", "task.toml", "environment", "tests", "solution")
+
+
 def read_folder(path: Path) -> Task:
-    """The task in a folder. Raises `ValueError` for what is not there, or needs an image to be built."""
+    """The task in a folder. Raises `ValueError` for what is not there, is a link, which may lead to files of
+    this machine that no policy shall see, or needs an image to be built."""
+    links = [name for name in _PARTS for name in _links(path, name)]
+    if links:
+        raise ValueError(
+            f"{path}: {', '.join(links[:5])}: a link, which may lead out of the folder; put the file there"
+        )
     missing = [name for name in ("instruction.md", "tests/test.sh") if not (path / name).is_file()]
     if missing:
         raise ValueError(f"{path} is no task folder: it has no {', '.join(missing)}")
-    settings = _settings(path / "task.toml")
     folder = Folder(
         files=_environment(path / "environment"),
         tests=_read(path / "tests"),
         solution=_read(path / "solution"),
-        timeout_s=float(settings.get("verifier", {}).get("timeout_sec", 120.0)),
+        timeout_s=_settings(path / "task.toml").verifier.timeout_sec,
     )
-    return make_task(path.name, (path / "instruction.md").read_text(encoding="utf-8"), folder)
+    return make_task(path.name, _text(path / "instruction.md"), folder)
 
 
 def make_task(id: str, instruction: str, folder: Folder) -> Task:
@@ -67,18 +87,38 @@ def make_task(id: str, instruction: str, folder: Folder) -> Task:
     return Task(id=id, messages=(wish,), private={"folder": folder})
 
 
-def _settings(path: Path) -> dict[str, Any]:
+def _settings(path: Path) -> _Settings:
+    if not path.is_file():
+        return _Settings()
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
+        return _Settings.model_validate(tomllib.loads(_text(path)))
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path}: {error}") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ValueError(
+            f"{path}: {place} = {first['input']!r:.60}: {first['msg']}; write [verifier] timeout_sec = 120.0"
+        ) from error
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: byte {error.start + 1} is no UTF-8; save the file in UTF-8") from error
+
+
+def _links(task: Path, part: str) -> list[str]:
+    """The links in one part of a task folder, by their paths in it."""
+    top = task / part
+    found = [top, *(sorted(top.rglob("*")) if not top.is_symlink() else [])]
+    return [str(path.relative_to(task)) for path in found if path.is_symlink()]
 
 
 def _read(folder: Path) -> dict[str, bytes]:
-    """The regular files of a folder; one that is not there has none."""
-    found = sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    """The regular files of a folder without links; one that is not there has none."""
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
@@ -93,6 +133,8 @@ def _environment(folder: Path) -> dict[str, bytes]:
         word, *words = line.split() or ["#"]
         match word.upper():
             case "COPY" | "ADD" if len(words) == 2:
+                if ".." in (part for word in words for part in word.split("/")):
+                    raise ValueError(f"{folder}/Dockerfile: {line!r} leads out of the folder; leave '..' out")
                 files |= _copied(context, *words)
             case "FROM" | "WORKDIR" | "ENV" | "LABEL" | "CMD" | "ENTRYPOINT":
                 pass

@@ -1,5 +1,6 @@
 """What is wrong with a dataset, so that a person can mend it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -28,3 +29,10 @@ class Problem:
 
 class DatasetError(ValueError):
     """A dataset cannot be read on: its text is the first problem, with file, line, field and cure."""
+
+
+def check_columns(names: Sequence[str], where: str) -> None:
+    """Raises `DatasetError` where two columns have the same name: a row would keep the last one's cell."""
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            raise DatasetError(f"{where}: two columns are called {name!r}; rename one, or drop it")

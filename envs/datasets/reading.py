@@ -11,7 +11,7 @@ from .json_kinds import is_object
 from .problem import DatasetError, Problem
 from .record import Record
 from .row import Row
-from .shape import Malformed, explain
+from .shape import Malformed, boundless, explain, repeated
 from .source import open_source
 from .tasks import to_tasks
 
@@ -57,13 +57,24 @@ def rows_of(source: Iterable[Record], name: str) -> Iterator[Row]:
 
 
 def parse_row(data: bytes) -> Row:
-    """Raises `Malformed`."""
+    """Raises `Malformed`. For speed, only the conversation and the reference are looked for twice, and only
+    the reference and the metadata themselves, nothing deeper, for numbers beyond a float's."""
     try:
         row: Row = _PARSER.validate_json(data)
     except ValidationError as error:
         raise Malformed(explain(data, error)) from error
     if not (row.prompt or row.messages) or _says_not_finite(data):
         found = explain(data, None)
+        if found:
+            raise Malformed(found)
+    asked = b'"prompt"' if row.messages is None else b'"messages"'
+    if data.count(asked) > 1 or data.count(b'"reference_answer"') > 1:  # or in a text, or deeper
+        twice = repeated(data)
+        if twice:
+            raise Malformed(twice)
+    more = row.model_extra
+    if type(row.reference_answer) is float or (more and float in map(type, more.values())):
+        found = boundless({"reference_answer": row.reference_answer, **(more or {})})
         if found:
             raise Malformed(found)
     return row

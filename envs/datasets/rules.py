@@ -8,11 +8,10 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 
-from jsonschema.exceptions import SchemaError
-from jsonschema.validators import validator_for
 from pydantic import TypeAdapter
 
 from ..message import Message, ToolSpec
+from ..tool_schema import BadSchema, schema_validator
 from .row import Row, RowMessage, RowTool
 from .shape import Found
 from .tasks import to_messages, to_tools
@@ -132,10 +131,9 @@ def tool_schema(tools: Sequence[RowTool]) -> Findings:
         if parameters is None:
             continue
         try:
-            validator_for(parameters).check_schema(parameters)
-        except SchemaError as error:
-            place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.path)
-            yield f"{field}{place}", f"{error.message:.200}; write a JSON schema"
+            schema_validator(parameters)
+        except BadSchema as error:
+            yield f"{field}{error.place}", str(error)
             continue
         if parameters.get("type") != "object":
             cure = "arguments are an object: write 'object'"

@@ -4,6 +4,8 @@ One rule is one function, and its name is the rule's. It takes the row as JSON g
 finds.
 """
 
+import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, get_args
 
@@ -148,6 +150,31 @@ def explain(data: bytes, error: ValidationError | None) -> list[Found]:
     if not found and error is not None:
         found = [_of_pydantic(error)]
     return found
+
+
+def repeated(data: bytes) -> list[Found]:
+    """The keys that stand twice in one object: readers of JSON keep the last value, and say nothing."""
+    twice: dict[str, None] = {}
+
+    def look(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        whole = dict(pairs)
+        if len(whole) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice.update(dict.fromkeys(name for name in whole if names.count(name) > 1))
+        return whole
+
+    json.loads(data, object_pairs_hook=look, parse_int=str, parse_float=str)
+    return [Found("json", name, "stands twice in one object; leave one of them out") for name in twice]
+
+
+def boundless(row: Mapping[str, Any]) -> list[Found]:
+    """The fields whose number is beyond a float's, such as 1e999: it would be written as Infinity."""
+    cure = "write a smaller one, or a text"
+    return [
+        Found("json", name, f"a number beyond 1.8e308; {cure}")
+        for name, value in row.items()
+        if isinstance(value, float) and math.isinf(value)
+    ]
 
 
 def _of_pydantic(error: ValidationError) -> Found:

@@ -21,7 +21,8 @@ def open_source(path: str | Path) -> Source:
     if (path / "dataset_info.json").is_file():
         return HuggingFace(f"hf:{path}")
     if not path.is_file():
-        raise DatasetError(f"{path}: there is no such file; a dataset is one of {KINDS}, or hf:NAME:SPLIT")
+        there = "is no regular file" if path.exists() else "there is no such file"
+        raise DatasetError(f"{path}: {there}; a dataset is one of {KINDS}, or hf:NAME:SPLIT")
     match (path.with_suffix("") if path.suffix == ".gz" else path).suffix:
         case ".jsonl" | ".json" | ".ndjson":
             return JsonLines(path)

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic_core import PydanticSerializationError, to_json
 
 from .json_kinds import is_list, is_object
-from .problem import DatasetError
+from .problem import DatasetError, check_columns
 from .record import Record
 
 BATCH_ROWS = 256
@@ -50,6 +50,7 @@ class Parquet(Table):
         with self._path.open("rb") as file, _readable(self.name):
             found = parquet.ParquetFile(file)
             self.size = found.metadata.num_rows
+            check_columns(found.schema_arrow.names, self.name)
             for batch in found.iter_batches(batch_size=BATCH_ROWS):
                 yield from batch.to_pylist()
 
@@ -66,7 +67,9 @@ class Arrow(Table):
         with self._path.open("rb") as file, _readable(self.name):
             is_file = file.read(6) == b"ARROW1"
             file.seek(0)
-            for batch in _batches(ipc.open_file(file)) if is_file else ipc.open_stream(file):
+            table = ipc.open_file(file) if is_file else ipc.open_stream(file)
+            check_columns(table.schema.names, self.name)
+            for batch in _batches(table) if is_file else table:
                 for start in range(0, batch.num_rows, BATCH_ROWS):
                     yield from batch.slice(start, BATCH_ROWS).to_pylist()
 

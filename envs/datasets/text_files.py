@@ -12,7 +12,7 @@ from typing import IO, cast
 
 from pydantic_core import from_json, to_json
 
-from .problem import DatasetError
+from .problem import DatasetError, check_columns
 from .record import Record
 
 MAX_LINE = 1 << 26
@@ -64,11 +64,12 @@ class JsonLines(TextFile):
         """The first line without the mark that Windows puts before it."""
         if data.startswith((b"\xff\xfe", b"\xfe\xff")):
             raise DatasetError(f"{self.path}:1: UTF-16; save the file in UTF-8")
+        data = data.removeprefix(b"\xef\xbb\xbf")
         if data.lstrip().startswith(b"["):
             raise DatasetError(
                 f"{self.path}:1: a JSON array; write one object a line: jq -c '.[]' {self.path.name}"
             )
-        return data.removeprefix(b"\xef\xbb\xbf")
+        return data
 
 
 class Csv(TextFile):
@@ -84,6 +85,7 @@ class Csv(TextFile):
             text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
             table = csv.DictReader(text, delimiter=self._delimiter, strict=True)
             try:
+                check_columns(table.fieldnames or (), f"{self.path}:1")
                 for cells in table:
                     yield Record(table.line_num, to_json(self._row(cells, table.line_num)))
             except (csv.Error, UnicodeDecodeError) as error:

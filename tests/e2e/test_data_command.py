@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,33 @@ def test_a_report_for_machines_has_every_problem(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        (("convert", "good.jsonl", "pipe"), "'pipe' is no regular file, and would be replaced; name a file"),
+        (("filter", "good.jsonl", "out", "--decisions", "pipe"), "'pipe' is no regular file"),
+        (("filter", "good.jsonl", "folder"), "'folder' is a folder"),
+        (("filter", "good.jsonl", ""), "'.' is a folder"),
+        (("convert", "good.jsonl", ""), "'.' is a folder"),
+    ],
+)
+def test_what_is_no_file_is_not_replaced_by_one(
+    arguments: tuple[str, ...], says: str, tmp_path: Path
+) -> None:
+    """As root, a device would be replaced: all other programs would then write to a file."""
+    write_rows(tmp_path / "good.jsonl", row())
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    done = forked("data", *arguments, cwd=tmp_path, env={"COLUMNS": "300"})
+    assert done.code == 2 and says in done.stderr, done
+    assert (tmp_path / "pipe").is_fifo()
+    assert {path.name for path in tmp_path.iterdir()} == {"good.jsonl", "pipe", "folder"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
         (("validate", "none.jsonl"), "none.jsonl: there is no such file"),
         (("stats", "hf:name"), "hf:name: names no split; write hf:NAME:SPLIT"),
         (("convert", "broken.jsonl", "out.jsonl"), "broken.jsonl:1: no JSON"),
+        (("convert", "deep.jsonl", "out.jsonl"), "deep.jsonl: row 2: "),
         (("convert", "good.jsonl", "good.jsonl"), "good.jsonl is what is read; write to another file"),
         (("convert", "good.jsonl", "none/out.jsonl"), "none/out.jsonl"),
         (("convert", "good.jsonl", "out.jsonl", "--logs", "aws"), "name one of bedrock, openai"),
@@ -72,11 +97,12 @@ def test_what_must_be_mended_first_ends_with_two_and_writes_nothing(
 ) -> None:
     write_rows(tmp_path / "good.jsonl", row())
     write_rows(tmp_path / "broken.jsonl", b"{")
+    write_rows(tmp_path / "deep.jsonl", row(), b'{"prompt": "x", "reference_answer": {"number": 1e999}}')
     done = forked("data", *arguments, cwd=tmp_path, env={"COLUMNS": "300"})
     assert done.code == 2
     assert says in done.stderr
     assert "Traceback" not in done.stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.jsonl", "good.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.jsonl", "deep.jsonl", "good.jsonl"]
 
 
 def test_a_filter_writes_what_it_keeps_and_why_it_drops_the_rest(tmp_path: Path) -> None:

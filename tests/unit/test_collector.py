@@ -10,6 +10,7 @@ import pytest
 
 from palaestra.agents.collector import Collector, GroupRequest
 from palaestra.agents.engine import PolicyVersion
+from palaestra.agents.errors import LedgerError
 from palaestra.agents.ledger import Ledger
 from palaestra.agents.tokengraph import TokenGraph
 from palaestra.agents.trajectory import EpisodeKey, Trajectory
@@ -197,12 +198,42 @@ def test_cancelling_the_collector_cancels_its_episodes(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-def test_a_crash_of_the_collector_itself_is_raised_not_swallowed(tmp_path: Path) -> None:
+class Panic(BaseException):
+    """No `Exception`: whoever catches only those never hears of it."""
+
+
+@pytest.mark.parametrize(
+    ("crash", "kind", "said"),
+    [
+        (ZeroDivisionError("ours"), ZeroDivisionError, "ours"),
+        (Panic("ours"), Panic, "ours"),
+        (KeyboardInterrupt("ours"), KeyboardInterrupt, "ours"),
+        (asyncio.CancelledError(), RuntimeError, "ended with CancelledError"),
+        (GeneratorExit(), RuntimeError, "ended with GeneratorExit"),
+    ],
+)
+def test_a_crash_of_the_collector_itself_is_raised_not_swallowed(
+    crash: BaseException, kind: type[BaseException], said: str, tmp_path: Path
+) -> None:
     def judge(key: EpisodeKey) -> Outcome:
-        raise ZeroDivisionError("ours")
+        raise crash
 
     async def main() -> None:
-        with Ledger(tmp_path) as ledger, pytest.raises(ZeroDivisionError, match="ours"):
-            await Collector(Arena(judge), ledger).collect(requests(3, 2))
+        with Ledger(tmp_path) as ledger:
+            async with asyncio.timeout(10):
+                with pytest.raises(kind, match=said):
+                    await Collector(Arena(judge), ledger).collect(requests(3, 2))
+        assert len(asyncio.all_tasks()) == 1
+
+    asyncio.run(main())
+
+
+def test_a_crash_where_samples_are_issued_is_raised_not_waited_for(tmp_path: Path) -> None:
+    async def main() -> None:
+        with Ledger(tmp_path) as ledger:
+            collector = Collector(Arena(), ledger)
+        async with asyncio.timeout(10):
+            with pytest.raises(LedgerError, match="closed database"):
+                await collector.collect(requests(3, 2))
 
     asyncio.run(main())

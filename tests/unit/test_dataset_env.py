@@ -79,8 +79,8 @@ def played(env: type[DatasetEnv], policy: Policy, task: Task | None = None) -> E
     return run_async(play(env(), policy, task or env.tasks()[0], seed=0))
 
 
-def named(name: str) -> dict[str, Any]:
-    return {"type": "function", "function": {"name": name, "parameters": SCHEMA}}
+def named(name: str, schema: dict[str, Any] = SCHEMA) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "parameters": schema}}
 
 
 def test_a_row_is_one_question_and_one_answer(tmp_path: Path) -> None:
@@ -161,6 +161,8 @@ def test_without_functions_a_call_is_the_answer(tmp_path: Path) -> None:
     [
         ([named("_hidden")], "no function of that name; it has: add, .*pick"),
         ([{"type": "function", "function": {"name": "add", "parameters": {"type": "thing"}}}], "'thing'"),
+        ([named("add", {"$ref": "http://127.0.0.1:1/x"})], r"tool 'add': parameters.\$ref: .* is not in the"),
+        ([named("add", {"$schema": 5})], r"tool 'add': parameters.\$schema: 5 is no draft"),
     ],
 )
 def test_a_tool_that_cannot_work_is_found_when_the_rows_are_read(

@@ -4,6 +4,7 @@ import csv
 import gzip
 import itertools
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,8 @@ def test_packed_lines_and_the_mark_of_windows_are_read(tmp_path: Path) -> None:
     [
         ("a.jsonl", '{"prompt": "x"}'.encode("utf-16"), "UTF-16; save the file in UTF-8"),
         ("a.json", b'[{"prompt": "x"}]', "a JSON array; write one object a line"),
+        ("a.json", b'\xef\xbb\xbf[{"prompt": "x"}]', "a JSON array; write one object a line: jq"),
+        ("a.csv", b"prompt,answer,answer\nq,1,2", ":1: two columns are called 'answer'; rename one"),
         ("a.jsonl.gz", gzip.compress(b"x" * 9999)[:-20], "fetch it again"),
         ("a.jsonl.gz", b"no gzip", "fetch it again"),
         ("a.csv", b'prompt,answer\n"a\nb', "unexpected end of data; save it as CSV"),
@@ -163,6 +166,14 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         DatasetError, match=r"none\.jsonl: there is no such file; a dataset is one of \.jsonl"
     ):
         read_tasks(tmp_path / "none.jsonl")
+
+
+def test_a_folder_and_a_pipe_are_no_files(tmp_path: Path) -> None:
+    (tmp_path / "folder.jsonl").mkdir()
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    for name in ("folder", "pipe"):
+        with pytest.raises(DatasetError, match=rf"{name}\.jsonl: is no regular file; a dataset is one of"):
+            read_tasks(tmp_path / f"{name}.jsonl")
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".csv.gz"])

@@ -45,6 +45,32 @@ BROKEN: dict[str, list[Broken]] = {
     ],
     "json": [
         broken(b'{"messages": ', field="", says="no JSON", cure="one object a line"),
+        broken(
+            b'{"prompt": "x", "prompt": "y"}',
+            field="prompt",
+            says="twice in one object",
+            cure="leave one of them out",
+        ),
+        broken(
+            b'{"messages": [{"role": "user", "content": "a"}], "id": 1, "messages": []}'.replace(
+                b"[]", b'[{"role": "user", "content": "b"}]'
+            ),
+            field="messages",
+            says="twice in one object",
+            cure="leave one of them out",
+        ),
+        broken(
+            b'{"prompt": "x", "reference_answer": 1e999}',
+            field="reference_answer",
+            says="a number beyond 1.8e308",
+            cure="write a smaller one, or a text",
+        ),
+        broken(
+            b'{"prompt": "x", "level": -1e999}',
+            field="level",
+            says="a number beyond 1.8e308",
+            cure="write a smaller one, or a text",
+        ),
         broken(b'{"prompt": "x", "n": NaN}', field="", says="NaN", cure="without NaN and Infinity"),
     ],
     "object": [broken([1, 2], field="", says="[1, 2] is no object", cure="write {'messages'")],
@@ -220,6 +246,36 @@ BROKEN: dict[str, list[Broken]] = {
             says="'array'",
             cure="write 'object'",
         ),
+        broken(
+            row(tools=[tool(parameters={"$schema": 5, "type": "object"})]),
+            field="tools[0].function.parameters.$schema",
+            says="5 is no draft",
+            cure="write 'https://json-schema.org/draft/2020-12/schema'",
+        ),
+        broken(
+            row(tools=[tool(parameters={"$schema": ["x"], "type": "object"})]),
+            field="tools[0].function.parameters.$schema",
+            says="['x'] is no draft",
+            cure="write 'https://json-schema.org/draft/2020-12/schema'",
+        ),
+        broken(
+            row(tools=[tool(parameters={"$schema": "http://elsewhere/x", "type": "object"})]),
+            field="tools[0].function.parameters.$schema",
+            says="'http://elsewhere/x' is no draft",
+            cure="write 'https://json-schema.org/draft/2020-12/schema'",
+        ),
+        broken(
+            row(tools=[tool(parameters={"type": "object", "properties": {"a": {"$ref": "http://[1/x"}}})]),
+            field="tools[0].function.parameters.properties.a.$ref",
+            says="is not in the schema",
+            cure="refer to '#/$defs/NAME'",
+        ),
+        broken(
+            row(tools=[tool(parameters={"type": "object", "anyOf": [{"$ref": "http://127.0.0.1:1/x"}]})]),
+            field="tools[0].function.parameters.anyOf[0].$ref",
+            says="is not in the schema; nothing is fetched",
+            cure="put it under '$defs'",
+        ),
     ],
     "length": [
         broken(
@@ -323,6 +379,29 @@ def test_a_conversation_with_tools_breaks_no_rule(tmp_path: Path) -> None:
     whole = row(told, *talk, tools=[LOOKUP, tool(description=None, strict=True)])
     report = check(write_rows(tmp_path / "a.jsonl", whole), extra_rules=[length_rule(count, 100)])
     assert (report.rows, report.problems) == (1, ())
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$defs": {"a": {"type": "string"}}, "properties": {"x": {"$ref": "#/$defs/a"}}},
+        {"$defs": {"a": {"$anchor": "word", "type": "string"}}, "properties": {"x": {"$ref": "#word"}}},
+        {"properties": {"$ref": {"type": "string"}, "$schema": {"type": "string"}}},
+        {"$schema": "http://json-schema.org/draft-07/schema#", "items": {"$ref": "#"}},
+        {"properties": {"x": {"$ref": "https://json-schema.org/draft/2020-12/schema"}}},
+    ],
+)
+def test_a_schema_may_refer_to_itself_and_to_the_drafts(tmp_path: Path, schema: dict[str, Any]) -> None:
+    tools = [tool(parameters={"type": "object", **schema})]
+    assert check(write_rows(tmp_path / "a.jsonl", row(tools=tools))).problems == ()
+
+
+def test_a_field_s_name_may_stand_again_deeper_and_in_texts(tmp_path: Path) -> None:
+    said = 'Is "prompt" or "messages" the name? "prompt"!'
+    long = b'{"prompt": "x", "level": {"prompt": %s}}' % (b"1" * 4000)
+    rows = row(user(said), level={"prompt": 1, "messages": 2}), long
+    for number, each in enumerate(rows):
+        assert check(write_rows(tmp_path / f"{number}.jsonl", each)).problems == ()
 
 
 def test_a_text_that_speaks_of_nan_is_no_number(tmp_path: Path) -> None:

@@ -74,6 +74,22 @@ def test_a_broken_table_is_named(name: str, tmp_path: Path) -> None:
         list(read_rows(tmp_path / name))
 
 
+@pytest.mark.parametrize("name", ["a.parquet", "a.feather", "a.arrow"])
+def test_two_columns_of_one_name_are_refused(name: str, tmp_path: Path) -> None:
+    arrow: Any = import_module("pyarrow")
+    table = arrow.table([["q"], ["1"], ["2"]], names=["prompt", "answer", "answer"])
+    match name:
+        case "a.parquet":
+            import_module("pyarrow.parquet").write_table(table, tmp_path / name)
+        case "a.feather":
+            import_module("pyarrow.feather").write_feather(table, str(tmp_path / name))
+        case _:
+            with arrow.ipc.new_stream(tmp_path / name, table.schema) as stream:
+                stream.write_table(table)
+    with pytest.raises(DatasetError, match=rf"{name}: two columns are called 'answer'; rename one"):
+        list(read_rows(tmp_path / name))
+
+
 def test_a_column_of_bytes_is_refused_with_its_row(tmp_path: Path) -> None:
     path = write_table(tmp_path / "a.parquet", [{"prompt": "x", "image": b"\xff\xd8"}])
     with pytest.raises(DatasetError, match=r"a\.parquet:1: .*drop the columns of bytes"):

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -40,6 +41,15 @@ from palaestra.envs.episode import Timing
 from palaestra.envs.graders import grade_episode
 
 
+class Panic(BaseException):
+    """As extensions in Rust raise, and the outcomes of pytest are."""
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
 @pytest.mark.parametrize("stage", ["reset", "step", "workspace"])
 @pytest.mark.parametrize(
     ("error", "retryable"),
@@ -51,6 +61,9 @@ from palaestra.envs.graders import grade_episode
         (asyncio.CancelledError(), True),  # leaked from a task inside: nobody cancelled the episode
         (OutOfBudget(StopReason.CONTEXT), True),  # of a policy inside, such as a user simulator
         (SystemExit(0), False),
+        (Panic("index out of bounds"), False),
+        (BaseExceptionGroup("two", [Panic(), Panic()]), False),
+        (Mute(), True),
     ],
 )
 def test_what_breaks_in_the_environment_is_on_record(
@@ -60,6 +73,8 @@ def test_what_breaks_in_the_environment_is_on_record(
     episode = run(env, says("end"))
     assert episode.stop is StopReason.FAILED and episode.failure is not None
     cause = "CodeExited" if isinstance(error, SystemExit) else type(error).__name__
+    if isinstance(error, Panic | BaseExceptionGroup):
+        cause = "CodePanicked"
     assert (episode.failure.stage, episode.failure.cause) == (stage, cause)
     assert episode.failure.retryable is retryable
     assert env.num_closed == 1
@@ -245,6 +260,18 @@ class Crashing(ToolEnv[Task]):
     def leave_thread(self) -> str:
         sys.exit(0)
 
+    @tool
+    async def panic(self) -> str:
+        raise Panic("index out of bounds")
+
+    @tool
+    def panic_thread(self) -> str:
+        raise Panic("index out of bounds")
+
+    @tool
+    def interrupt_thread(self) -> str:
+        raise KeyboardInterrupt
+
 
 @pytest.mark.parametrize("name", ["leave", "leave_thread"])
 def test_a_tool_that_exits_fails_its_episode_and_not_the_process(name: str) -> None:
@@ -252,6 +279,26 @@ def test_a_tool_that_exits_fails_its_episode_and_not_the_process(name: str) -> N
     assert episode.failure is not None and not episode.failure.retryable
     assert (episode.failure.stage, episode.failure.cause) == ("step", "CodeExited")
     assert "sys.exit(0)" in episode.failure.message
+
+
+@pytest.mark.parametrize("name", ["panic", "panic_thread", "interrupt_thread"])
+def test_a_tool_that_raises_no_exception_fails_its_episode_and_not_the_run(name: str) -> None:
+    episode = run(Crashing(), says(call_tool(name), "done"))
+    assert episode.failure is not None and not episode.failure.retryable
+    assert (episode.failure.stage, episode.failure.cause) == ("step", "CodePanicked")
+
+
+def test_ctrl_c_in_the_main_thread_is_not_the_episodes() -> None:
+    """The second one of an impatient user is raised wherever the loop is at work."""
+    env = Room(step=lambda: signal.raise_signal(signal.SIGINT))
+    loop = asyncio.new_event_loop()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(play(env, says("end"), TASK, seed=0))
+    finally:
+        signal.signal(signal.SIGINT, before)
+        loop.close()
 
 
 def test_a_tool_that_crashes_fails_the_episode() -> None:
@@ -291,6 +338,8 @@ class BadGrader:
         (raising(asyncio.CancelledError()), "crash: CancelledError"),
         (lambda: 1.0, "crash: TypeError: the grader returned 1.0; it must return Score"),
         (raising(SystemExit(0)), "crash: CodeExited: sys.exit(0) was called"),
+        (raising(Panic("bug")), "crash: CodePanicked: Panic: bug; code in a run must raise an Exception"),
+        (raising(Mute()), "crash: Mute: (no text: its __str__ raised ValueError)"),
         (lambda: Score(reward=math.nan), "crash: TypeError: Score.reward is nan; it must be a finite number"),
     ],
 )
