@@ -114,13 +114,15 @@ class GradeBook:
         keys = tuple(map(_key, json.loads(members)))
         return GradeJob(id=name, members=keys, state=state, attempt=attempt, handle=handle)
 
-    def submitted(self, job: GradeJob, handle: str) -> None:
-        """A try is under way, and this is how to ask for it."""
+    def submitted(self, job: GradeJob, handle: str) -> bool:
+        """A try is under way, and this is how to ask for it. False: the job has moved on meanwhile."""
         with self._ledger.transaction() as db:
-            db.execute(
-                "UPDATE grade_jobs SET handle = ?, submitted_at = ? WHERE id = ? AND state = 'open'",
-                (handle, self._ledger.now(), job.id),
+            done = db.execute(
+                "UPDATE grade_jobs SET handle = ?, submitted_at = ?"
+                " WHERE id = ? AND attempt = ? AND state = 'open'",
+                (handle, self._ledger.now(), job.id, job.attempt),
             )
+            return done.rowcount == 1
 
     def broke(self, job: GradeJob, why: str) -> None:
         """The try under way came to nothing; the next one has another key."""

@@ -169,12 +169,11 @@ class Grading:
         until = time.monotonic() + self.limits.total_s
         while (job := self._job(name)).is_open:
             handle = await self._submitted(job, task, until)
-            if handle is None:
-                continue
-            answer = await self._watch(job, handle, until)
-            if answer is not None:
-                self.receive(name, job.attempt, answer)
-            await self._release(handle)
+            if handle is not None:
+                answer = await self._watch(job, handle, until)
+                if answer is not None:
+                    self.receive(name, job.attempt, answer)
+                await self._release(handle)
             if (after := self._job(name)).is_open:
                 await self._rest(name, after.attempt, until)
 
@@ -183,30 +182,37 @@ class Grading:
         assert found is not None, f"the job {name} was opened"
         return found
 
+    def _is_due(self, job: GradeJob) -> bool:
+        """Whether the job still waits for the answer of this try."""
+        now = self._job(job.id)
+        return now.is_open and now.attempt == job.attempt
+
     async def _submitted(self, job: GradeJob, task: Task, until: float) -> str | None:
-        """The handle of the try under way, which a restart may have found; None where there is none yet."""
+        """The handle of the try under way, which a restart may have found; None where the try is over already."""
         if job.handle is not None and (self._adapter.is_durable or job.id in self._mine):
             return job.handle
         handle = await self._accepted(job, task, until)
         if handle is None:
             return None
-        self._book.submitted(job, handle)
+        if not self._book.submitted(job, handle):  # its answer was faster than the word that it was taken
+            await self._release(handle)
+            return None
         self._mine.add(job.id)
         return handle
 
     async def _accepted(self, job: GradeJob, task: Task, until: float) -> str | None:
         """Submit until somebody takes it, always with the same key: whether we were heard is not known."""
         failures = 0
-        while self._job(job.id).is_open:
+        while self._is_due(job):
             if time.monotonic() >= until:
                 self._broke(job, job.attempt, self._out_of_time())
                 return None
             try:
                 async with self._submissions:
-                    if self._job(job.id).is_open:
+                    if self._is_due(job):
                         return await self._called(self._adapter.submit(self._request(job, task, until)))
             except EpisodeFailed as error:
-                if not error.failed.retryable or time.monotonic() >= until:
+                if self._is_due(job) and (not error.failed.retryable or time.monotonic() >= until):
                     self._broke(job, job.attempt, Broken(reason=crash(error.failed), is_retryable=False))
                     return None
             failures += 1
@@ -230,8 +236,7 @@ class Grading:
         while True:
             watch.news.clear()
             answer = await self._polled(handle)
-            current = self._job(job.id)
-            if not current.is_open or current.attempt != job.attempt:
+            if not self._is_due(job):
                 return None
             if not isinstance(answer, Running):
                 return answer
