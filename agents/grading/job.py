@@ -84,6 +84,8 @@ class Fate(StrEnum):
     """The job was given up before."""
     BROKEN = "broken"
     """It said that the try failed, or made no sense."""
+    GIVEN_UP = "given up"
+    """None came: the group went on without it."""
     UNKNOWN = "unknown"
     """There is no such job."""
 

@@ -102,7 +102,7 @@ class Grading:
         job = self._book.open(members)
         if not job.is_open:
             return
-        self._give_up(job, Ungraded(reason=reason, is_late=is_late))
+        self._book.give_up(job, Ungraded(reason=reason, is_late=is_late))
         self.wake(job.id)
         if job.handle is not None:
             self._release_soon(job.handle)
@@ -134,7 +134,7 @@ class Grading:
             for verdict, member in zip(answer.each, played, strict=False)
         ]
         said = verdicts_json(answer.each)
-        fate = self._book.settle(job, attempt, outcomes, said=said, gives_up=False)
+        fate = self._book.settle(job, attempt, outcomes, said=said)
         self.wake(job)
         return fate
 
@@ -149,15 +149,10 @@ class Grading:
         if not job.is_open or attempt != job.attempt:
             self._book.note(job.id, attempt, Fate.BROKEN, answer.reason)
             return Fate.BROKEN
-        self._book.broke(job, answer.reason)
-        if not answer.is_retryable or job.attempt + 1 >= self.limits.max_attempts:
-            self._give_up(job, Ungraded(reason=answer.reason))
+        is_last = not answer.is_retryable or job.attempt + 1 >= self.limits.max_attempts
+        self._book.broke(job, answer.reason, Ungraded(reason=answer.reason) if is_last else None)
         self.wake(job.id)
         return Fate.BROKEN
-
-    def _give_up(self, job: GradeJob, outcome: Ungraded) -> None:
-        outcomes = [outcome] * len(job.members)
-        self._book.settle(job.id, job.attempt, outcomes, said=outcome.reason, gives_up=True)
 
     def _played(self, job: GradeJob) -> list[Played]:
         found = [self._book.played(key) for key in job.members]
@@ -188,7 +183,7 @@ class Grading:
         return now.is_open and now.attempt == job.attempt
 
     async def _submitted(self, job: GradeJob, task: Task, until: float) -> str | None:
-        """The handle of the try under way, which a restart may have found; None where the try is over already."""
+        """The handle of the try under way, which a restart may have found; None where the try is over."""
         if job.handle is not None and (self._adapter.is_durable or job.id in self._mine):
             return job.handle
         handle = await self._accepted(job, task, until)
