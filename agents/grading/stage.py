@@ -10,10 +10,10 @@ Everything that a restart needs is in the run file before anybody waits for it: 
 
 import asyncio
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ...envs import Task, Ungraded
 from ...envs.backoff import backoff_s
@@ -205,7 +205,7 @@ class Grading:
             try:
                 async with self._submissions:
                     if self._is_due(job):
-                        return await self._called(self._adapter.submit(self._request(job, task, until)))
+                        return await self._taken(job, self._request(job, task, until))
             except EpisodeFailed as error:
                 if self._is_due(job) and (not error.failed.retryable or time.monotonic() >= until):
                     self._broke(job, job.attempt, Broken(reason=crash(error.failed), is_retryable=False))
@@ -213,6 +213,22 @@ class Grading:
             failures += 1
             await self._rest(job.id, failures, until)
         return None
+
+    async def _taken(self, job: GradeJob, request: GradeRequest) -> str:
+        """The handle. Nobody may wait for it any more: then the try is released as soon as there is one."""
+        submission = asyncio.create_task(self._called(self._adapter.submit(request)))
+        try:
+            return await asyncio.shield(submission)
+        except asyncio.CancelledError:
+            if self._job(job.id).is_open:  # the run ends: the next start submits the same key
+                submission.cancel()
+            else:
+                self._soon(self._release_started(submission))
+            raise
+
+    async def _release_started(self, submission: "asyncio.Task[str]") -> None:
+        with suppress(EpisodeFailed):
+            await self._release(await submission)
 
     def _request(self, job: GradeJob, task: Task, until: float) -> GradeRequest:
         return GradeRequest(
@@ -291,7 +307,10 @@ class Grading:
         self._book.released(handle)
 
     def _release_soon(self, handle: str) -> None:
-        release = asyncio.create_task(self._release(handle))
+        self._soon(self._release(handle))
+
+    def _soon(self, work: Coroutine[Any, Any, None]) -> None:
+        release = asyncio.create_task(work)
         self._releases.add(release)
         release.add_done_callback(self._releases.discard)
 

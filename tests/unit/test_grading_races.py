@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from graded_rooms import QUICK, RANGE, TASK, Counter, keep, key_of
+from graded_rooms import QUICK, RANGE, TASK, Counter, keep, key_of, until
 from support import run_async
 
 from palaestra.agents.errors import LedgerError
@@ -77,5 +77,30 @@ def test_each_try_that_breaks_is_counted_once_and_a_job_that_is_given_up_by_its_
                 grading.give_up([key_of(sample=1)], "the group goes on")
             assert ledger.grades.fates() == {"broken": QUICK.max_attempts, "given up": 1}
             assert ledger.counts("train") == {"ungraded": 2}
+
+    run_async(main())
+
+
+def test_a_try_that_starts_while_its_group_is_closed_is_released(tmp_path: Path) -> None:
+    taken = asyncio.Event()
+
+    class Slow(Counter):
+        async def submit(self, request: GradeRequest) -> str:
+            self.taken.append(request)
+            await taken.wait()
+            return request.key
+
+    async def main() -> None:
+        grader = Slow()
+        with Ledger(tmp_path) as ledger:
+            keep(ledger, key_of())
+            async with Grading(ledger, grader, QUICK, reward_range=RANGE) as grading:
+                waiting = asyncio.create_task(grading.grade([key_of()], TASK))
+                await until(lambda: bool(grader.taken))
+                grading.give_up([key_of()], "late", is_late=True)
+                waiting.cancel()
+                await asyncio.gather(waiting, return_exceptions=True)
+                taken.set()
+        assert grader.released == [grader.taken[0].key]
 
     run_async(main())
