@@ -4,14 +4,14 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from ..agents.grading.job import GradeAdapter, GradeLimits
 from ..agents.grading.stage import Grading
 from ..agents.ledger import Ledger
 from ..envs.errors import no_exit
 from ..envs.graders.grading import AnyGrader, GroupGrader
-from ..envs.graders.load import load_object
+from ..envs.graders.load import UnknownReward, load_any
 from .recipe import GradingSection, Recipe
 from .recipe_file import RecipeError, make_spec
 
@@ -21,19 +21,17 @@ if TYPE_CHECKING:
 
 
 def load_grader(name: str) -> AnyGrader:
-    """The grader at "file.py:name" or "module:name", an object or a class that takes no arguments.
+    """The grader that is called so, as the `reward` of a recipe is: "file.py:name", a function or a grader.
 
     Raises `RecipeError`.
     """
     try:
-        found: object = load_object(name)
         with no_exit():
-            grader = found() if isinstance(found, type) else found
+            return load_any(name)
+    except UnknownReward as error:
+        raise RecipeError(f"--grader: {error}") from error
     except Exception as error:  # its constructor is other people's code
         raise RecipeError(f"--grader {name}: {type(error).__name__}: {error}") from error
-    if not isinstance(grader, GroupGrader) and not hasattr(grader, "grade"):
-        raise RecipeError(f"--grader {name}: {grader!r:.200} has neither `grade` nor `grade_group`")
-    return cast(AnyGrader, grader)
 
 
 @asynccontextmanager
@@ -103,6 +101,11 @@ def make_adapter(
                     raise ValueError(
                         "subprocess: the grader of an env can be made in another process, a `reward` can't; "
                         "name a program by grading.command, or choose another kind"
+                    )
+                if recipe.env.partners:
+                    raise ValueError(
+                        f"subprocess: env.partners.{next(iter(recipe.env.partners))} is not there in another "
+                        "process; set grading.kind: inline, or name a program by grading.command"
                     )
                 return own_process(recipe.env.id, recipe.env.options, folder=folder / "grading")
             case "sandbox":
