@@ -61,6 +61,8 @@ class Verdicts:
     """What the grader says of each episode."""
 
     each: tuple[Verdict, ...]
+    job: str | None = None
+    """The job that the answer names, if it names one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

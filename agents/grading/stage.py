@@ -42,6 +42,8 @@ class _Watch:
     news: asyncio.Event = field(default_factory=asyncio.Event)
     alive_at: float = 0.0
     beat: str | None = None
+    trouble: str = ""
+    """Why the last call came to nothing."""
 
 
 class Grading:
@@ -139,6 +141,9 @@ class Grading:
         return fate
 
     def _checked(self, job: GradeJob, answer: Verdicts) -> Verdicts | Broken:
+        if answer.job not in (None, job.id):
+            why = f"nonsense: the answer to {answer.job!r:.100}; `id` must be the request's, or left out"
+            return Broken(reason=why, is_retryable=False)
         if len(answer.each) == len(job.members):
             return answer
         why = f"nonsense: {len(answer.each)} scores for {len(job.members)} episodes"
@@ -200,7 +205,7 @@ class Grading:
         failures = 0
         while self._is_due(job):
             if time.monotonic() >= until:
-                self._broke(job, job.attempt, self._out_of_time())
+                self._broke(job, job.attempt, self._out_of_time(self._watches[job.id].trouble))
                 return None
             try:
                 async with self._submissions:
@@ -210,6 +215,7 @@ class Grading:
                 if self._is_due(job) and (not error.failed.retryable or time.monotonic() >= until):
                     self._broke(job, job.attempt, Broken(reason=crash(error.failed), is_retryable=False))
                     return None
+                self._watches[job.id].trouble = crash(error.failed).removeprefix("crash: ")
             failures += 1
             await self._rest(job.id, failures, until)
         return None
@@ -243,10 +249,10 @@ class Grading:
         """The answer to a try; None where it came another way. Looks before it asks for the time: what was
         finished while nobody watched counts."""
         watch, started = self._watches[job.id], time.monotonic()
-        watch.alive_at, watch.beat = started, None
+        watch.alive_at, watch.beat, watch.trouble = started, None, ""
         while True:
             watch.news.clear()
-            answer = await self._polled(handle)
+            answer = await self._polled(handle, watch)
             if not self._is_due(job):
                 return None
             if not isinstance(answer, Running):
@@ -254,23 +260,25 @@ class Grading:
             now = time.monotonic()
             if answer.beat is not None and answer.beat != watch.beat:
                 watch.alive_at, watch.beat = now, answer.beat
-            if (over := self._over(now, started, watch.alive_at, until)) is not None:
+            if (over := self._over(now, started, watch, until)) is not None:
                 return over
             await self._pause(watch, started, until)
 
-    def _over(self, now: float, started: float, alive_at: float, until: float) -> Broken | None:
+    def _over(self, now: float, started: float, watch: _Watch, until: float) -> Broken | None:
         """Why a try that gives no answer is over."""
         limits = self.limits
         if now >= until:
-            return self._out_of_time()
+            return self._out_of_time(watch.trouble)
         if now >= started + limits.attempt_s:
-            return Broken(reason=f"timeout: the grader took over {limits.attempt_s:g} s")
-        if limits.heartbeat_s is not None and now >= alive_at + limits.heartbeat_s:
+            return Broken(
+                reason=f"timeout: the grader took over {limits.attempt_s:g} s{_last(watch.trouble)}"
+            )
+        if limits.heartbeat_s is not None and now >= watch.alive_at + limits.heartbeat_s:
             return Broken(reason=f"lost: the grader gave no sign of life for {limits.heartbeat_s:g} s")
         return None
 
-    def _out_of_time(self) -> Broken:
-        why = f"timeout: all tries together took over {self.limits.total_s:g} s"
+    def _out_of_time(self, trouble: str) -> Broken:
+        why = f"timeout: all tries together took over {self.limits.total_s:g} s{_last(trouble)}"
         return Broken(reason=why, is_retryable=False)
 
     async def _pause(self, watch: _Watch, started: float, until: float) -> None:
@@ -291,12 +299,15 @@ class Grading:
         watch.news.clear()
         await _news(watch, min(backoff_s(self.limits.retry_s, failures), until - time.monotonic()))
 
-    async def _polled(self, handle: str) -> Answer:
+    async def _polled(self, handle: str, watch: _Watch) -> Answer:
         """An answer; of a grader that cannot be reached there is no news."""
         try:
-            return await self._called(self._adapter.poll(handle))
+            answer = await self._called(self._adapter.poll(handle))
+            watch.trouble = ""
+            return answer
         except EpisodeFailed as error:
             if error.failed.retryable:
+                watch.trouble = crash(error.failed).removeprefix("crash: ")
                 return Running()
             return Broken(reason=crash(error.failed), is_retryable=False)
 
@@ -318,6 +329,10 @@ class Grading:
         with boundary("grade"):
             async with asyncio.timeout(CALL_S):
                 return await call
+
+
+def _last(trouble: str) -> str:
+    return f"; the last trouble: {trouble}" if trouble else ""
 
 
 async def _news(watch: _Watch, seconds: float) -> None:

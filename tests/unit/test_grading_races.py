@@ -5,14 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from graded_rooms import QUICK, RANGE, TASK, Counter, keep, key_of, until
+from graded_rooms import QUICK, RANGE, TASK, Counter, graded, keep, key_of, until
 from support import run_async
 
 from palaestra.agents.errors import LedgerError
 from palaestra.agents.grading.job import Broken, Fate, GradeLimits, GradeRequest, Inbox, Running, Verdicts
 from palaestra.agents.grading.stage import Grading
+from palaestra.agents.grading.wire import read_answer
 from palaestra.agents.ledger import Ledger
-from palaestra.envs import Score, Scored
+from palaestra.envs import Score, Scored, Ungraded
 
 ONE = Verdicts(each=(Score(reward=1.0),))
 
@@ -104,3 +105,18 @@ def test_a_try_that_starts_while_its_group_is_closed_is_released(tmp_path: Path)
         assert grader.released == [grader.taken[0].key]
 
     run_async(main())
+
+
+def test_a_job_that_runs_out_of_time_says_what_went_wrong_last(tmp_path: Path) -> None:
+    limits = GradeLimits(poll_s=0.01, retry_s=0.01, attempt_s=0.1, total_s=0.1)
+    unreachable = Counter(breaks=[ConnectionError("refused")] * 1000)
+    outcome = graded(unreachable, tmp_path, limits)
+    why = "timeout: all tries together took over 0.1 s; the last trouble: ConnectionError: refused"
+    assert outcome == Ungraded(reason=why)
+
+
+def test_an_answer_that_names_another_job_is_no_grade(tmp_path: Path) -> None:
+    other = read_answer('{"id": "another-job", "scores": [{"reward": 1.0}]}')
+    assert not isinstance(other, Running)
+    outcome = graded(Counter(lambda request, polls: other), tmp_path)
+    assert isinstance(outcome, Ungraded) and "nonsense: the answer to 'another-job'" in outcome.reason
