@@ -71,6 +71,19 @@ def test_a_section_that_cannot_be_used_is_refused(grading: dict[str, Any], why: 
         recipe(tmp_path, **grading)
 
 
+def test_an_env_that_is_made_for_its_grader_is_closed(tmp_path: Path) -> None:
+    closed = list[str]()
+
+    class Open(Grouped):
+        """Holds something."""
+
+        async def close(self) -> None:
+            closed.append("closed")
+
+    stage_of(Open, recipe(tmp_path), tmp_path)
+    assert closed == ["closed"]
+
+
 def test_without_a_section_only_groups_get_a_stage(tmp_path: Path) -> None:
     assert stage_of(Plain, recipe(tmp_path), tmp_path) is None
     grading = stage_of(Grouped, recipe(tmp_path), tmp_path)
