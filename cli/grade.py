@@ -13,20 +13,38 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ..agents.grading.regrade import Regraded, regrade
+from ..agents.grading.regrade import Regraded, TasksMissing, regrade
 from ..agents.ledger import Ledger
 from ..envs import TaskSet
 from ..trainer.arena import Arena, load_arena
 from ..trainer.folder import RECIPE, make_folder
 from ..trainer.grading import load_grader, open_grading
+from ..trainer.inputs import changed, fingerprints, sources
 from ..trainer.recipe import NAME, Recipe
 from ..trainer.recipe_file import RecipeError, read_recipe
+from ..trainer.redaction import redacted
 from .console import only_json, open_console, print_json, printable
 from .options import Json
 from .progress import TerminalProgress
 
 GRADER = "grader"
-"""The fact in the new run file that says who graded."""
+"""The fact in the new run file that says who graded, by fields and files."""
+
+_FREE = {
+    "attempt_s",
+    "callback_port",
+    "callback_url",
+    "close",
+    "close_after_s",
+    "heartbeat_s",
+    "max_attempts",
+    "max_outstanding",
+    "poll_s",
+    "retry_s",
+    "token_env",
+    "total_s",
+}
+"""Fields of `grading` that say how long it may take, not who grades."""
 
 
 def grade(
@@ -53,7 +71,10 @@ def grade(
     console = open_console(stderr=as_json)
     asked = _Question(run=run, grader=grader, splits=tuple(splits or ()), name=name)
     with only_json(as_json), TerminalProgress(console) as progress:
-        found = asyncio.run(asked.answer(progress))
+        try:
+            found = asyncio.run(asked.answer(progress))
+        except TasksMissing as error:
+            raise RecipeError(f"{run}: {error}") from error
     if as_json:
         print_json({split: dataclasses.asdict(each) for split, each in found.items()})
     else:
@@ -75,19 +96,20 @@ class _Question:
                 raise RecipeError(f"{self.run}: there is no run.sqlite; give the folder of a run")
             source = stack.enter_context(Ledger(self.run, read_only=True))
             recipe = _recipe_of(self.run, source)
+            splits = self._splits(source)
+            grader = None if self.grader is None else load_grader(self.grader)
             arena = load_arena(recipe)
             folder = self.run / f"grade.{self.name}"
             make_folder(folder)
             target = stack.enter_context(Ledger(folder))
-            self._stay_the_same(recipe, target)
-            grader = None if self.grader is None else load_grader(self.grader)
             async with open_grading(recipe, arena, target, folder, grader=grader, is_wanted=True) as grading:
                 if grading is None:
                     raise RecipeError(
                         f"{recipe.source.id} has no grader, only step rewards; name a grader by --grader"
                     )
+                self._stay_the_same(recipe, arena, target)
                 found: dict[str, Regraded] = {}
-                for split in self._splits(source):
+                for split in splits:
                     progress.phase(split, source.counts(split).total())
                     progress.waiting("grades")
                     found[split] = await regrade(
@@ -108,18 +130,33 @@ class _Question:
                 raise RecipeError(f"--split {split}: {self.run} has no such split; it has {', '.join(known)}")
         return list(self.splits) or known
 
-    def _stay_the_same(self, recipe: Recipe, target: Ledger) -> None:
-        """A grading goes on only as what it began as."""
-        section = recipe.grading
-        own = (
-            None if section is None else section.model_dump(mode="json", include={"kind", "command", "files"})
-        )
-        asked = json.dumps({"grader": self.grader, "grading": own}, sort_keys=True)
-        if (before := target.meta(GRADER)) is None:
-            target.set_meta(GRADER, asked)
-        elif before != asked:
+    def _stay_the_same(self, recipe: Recipe, arena: Arena, target: Ledger) -> None:
+        """A grading goes on only as what it began as, with the same files."""
+        section = None if recipe.grading is None else recipe.grading.model_dump(mode="json", exclude=_FREE)
+        fields = {
+            "grader": self.grader,
+            "grading": section,
+            "env": None if recipe.env is None else recipe.env.model_dump(mode="json"),
+            "reward": None if recipe.reward is None else recipe.reward.model_dump(mode="json"),
+        }
+        if self.grader is not None:
+            behind = sources([self.grader])
+        else:
+            command = [] if recipe.grading is None else recipe.grading.command
+            behind = sources(command, arena.env, getattr(arena.env, "grader", None))
+        files = fingerprints(recipe) | behind
+        asked = {"fields": redacted(fields), "files": files}
+        before = json.loads(target.meta(GRADER) or "null")
+        if before is None:
+            target.set_meta(GRADER, json.dumps(asked))
+        elif before.get("fields") != json.loads(json.dumps(asked["fields"])):
             raise RecipeError(
                 f"--name {self.name}: {target.path} holds the grades of another grader; choose another name"
+            )
+        elif odd := changed(before["files"], files):
+            raise RecipeError(
+                f"--name {self.name}: {odd} not what the grades in {target.path} were made with; "
+                "choose another name"
             )
 
 

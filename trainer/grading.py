@@ -1,17 +1,20 @@
 """The grading stage of a run, made from its recipe."""
 
+import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any
 
 from ..agents.grading.job import GradeAdapter, GradeLimits
 from ..agents.grading.stage import Grading
 from ..agents.ledger import Ledger
-from ..envs.errors import no_exit
+from ..envs import Env
+from ..envs.errors import EpisodeFailed, boundary, no_exit
 from ..envs.graders.grading import AnyGrader, GroupGrader
-from ..envs.graders.load import load_object
+from ..envs.graders.load import UnknownReward, load_any
+from ..envs.play import CLOSE_S
 from .recipe import GradingSection, Recipe
 from .recipe_file import RecipeError, make_spec
 
@@ -21,19 +24,17 @@ if TYPE_CHECKING:
 
 
 def load_grader(name: str) -> AnyGrader:
-    """The grader at "file.py:name" or "module:name", an object or a class that takes no arguments.
+    """The grader that is called so, as the `reward` of a recipe is: "file.py:name", a function or a grader.
 
     Raises `RecipeError`.
     """
     try:
-        found: object = load_object(name)
         with no_exit():
-            grader = found() if isinstance(found, type) else found
+            return load_any(name)
+    except UnknownReward as error:
+        raise RecipeError(f"--grader: {error}") from error
     except Exception as error:  # its constructor is other people's code
         raise RecipeError(f"--grader {name}: {type(error).__name__}: {error}") from error
-    if not isinstance(grader, GroupGrader) and not hasattr(grader, "grade"):
-        raise RecipeError(f"--grader {name}: {grader!r:.200} has neither `grade` nor `grade_group`")
-    return cast(AnyGrader, grader)
 
 
 @asynccontextmanager
@@ -51,10 +52,32 @@ async def open_grading(
     `folder`: the run's. `grader`: instead of the recipe's, in this process. `is_wanted`: a stage also where
     the recipe has none. Raises `RecipeError`.
     """
+    env = arena.make_env() if grader is None else None
+    try:
+        async with _opened(recipe, arena, ledger, folder, grader, env, is_wanted) as grading:
+            yield grading
+    finally:
+        if env is not None:
+            with suppress(EpisodeFailed), boundary("close"):  # the grades stand
+                async with asyncio.timeout(CLOSE_S):
+                    await env.close()
+
+
+@asynccontextmanager
+async def _opened(
+    recipe: Recipe,
+    arena: "Arena",
+    ledger: Ledger,
+    folder: Path,
+    grader: AnyGrader | None,
+    env: Env[Any] | None,
+    is_wanted: bool,
+) -> AsyncGenerator[Grading | None, None]:
     section = recipe.grading
     if grader is not None and section is not None:
         section = section.model_copy(update={"kind": "inline"})
-    grader = grader or arena.make_env().grader
+    if env is not None:
+        grader = env.grader
     if section is None and (is_wanted or isinstance(grader, GroupGrader)):
         seconds = recipe.source.grader_timeout_s
         section = GradingSection(attempt_s=seconds, total_s=seconds, max_attempts=1)
@@ -103,6 +126,11 @@ def make_adapter(
                     raise ValueError(
                         "subprocess: the grader of an env can be made in another process, a `reward` can't; "
                         "name a program by grading.command, or choose another kind"
+                    )
+                if recipe.env.partners:
+                    raise ValueError(
+                        f"subprocess: env.partners.{next(iter(recipe.env.partners))} is not there in another "
+                        "process; set grading.kind: inline, or name a program by grading.command"
                     )
                 return own_process(recipe.env.id, recipe.env.options, folder=folder / "grading")
             case "sandbox":

@@ -1,7 +1,8 @@
 """The files that a recipe names, by what is in them: a run goes on only with the same."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from .recipe import Recipe
@@ -26,6 +27,17 @@ def input_files(recipe: Recipe) -> Iterator[tuple[str, Path]]:
 def fingerprints(recipe: Recipe) -> dict[str, str]:
     """SHA-256 of each of `input_files`, by "field: path"."""
     return {f"{field}: {path}": _digest(path) for field, path in input_files(recipe)}
+
+
+def sources(names: Iterable[str], *made: object) -> dict[str, str]:
+    """SHA-256 of the Python files behind "file.py:name" or "module:name" and the classes of objects."""
+    modules = [(each if isinstance(each, type) else type(each)).__module__ for each in made]
+    files: list[str] = []
+    for name in [*names, *modules]:
+        file = name.partition(":")[0]
+        loaded = getattr(sys.modules.get(file), "__file__", None)
+        files.append(file if file.endswith(".py") else loaded or "")
+    return {f"grader: {file}": sha256(Path(file)) for file in files if Path(file).is_file()}
 
 
 def changed(before: Mapping[str, str], now: Mapping[str, str]) -> str:

@@ -33,7 +33,7 @@ CREATE TABLE grade_jobs (
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE grade_results (
     job TEXT NOT NULL, attempt INTEGER NOT NULL, at REAL NOT NULL,
-    fate TEXT NOT NULL,         -- kept, duplicate, late, broken
+    fate TEXT NOT NULL,         -- kept, duplicate, late, broken, given up
     said TEXT NOT NULL          -- what came
 ) STRICT;
 """
@@ -114,33 +114,38 @@ class GradeBook:
         keys = tuple(map(_key, json.loads(members)))
         return GradeJob(id=name, members=keys, state=state, attempt=attempt, handle=handle)
 
-    def submitted(self, job: GradeJob, handle: str) -> None:
-        """A try is under way, and this is how to ask for it."""
+    def submitted(self, job: GradeJob, handle: str) -> bool:
+        """A try is under way, and this is how to ask for it. False: the job has moved on meanwhile."""
         with self._ledger.transaction() as db:
-            db.execute(
-                "UPDATE grade_jobs SET handle = ?, submitted_at = ? WHERE id = ? AND state = 'open'",
-                (handle, self._ledger.now(), job.id),
+            done = db.execute(
+                "UPDATE grade_jobs SET handle = ?, submitted_at = ?"
+                " WHERE id = ? AND attempt = ? AND state = 'open'",
+                (handle, self._ledger.now(), job.id, job.attempt),
             )
+            return done.rowcount == 1
 
-    def broke(self, job: GradeJob, why: str) -> None:
-        """The try under way came to nothing; the next one has another key."""
+    def broke(self, job: GradeJob, why: str, outcome: Ungraded | None = None) -> None:
+        """The try under way came to nothing; the next one has another key.
+
+        `outcome`: of its episodes, where there is no next one.
+        """
         with self._ledger.transaction() as db:
+            self._note(db, job.id, job.attempt, Fate.BROKEN, why)
             db.execute(
                 "UPDATE grade_jobs SET attempt = attempt + 1, handle = NULL"
                 " WHERE id = ? AND attempt = ? AND state = 'open'",
                 (job.id, job.attempt),
             )
-            self._note(db, job.id, job.attempt, Fate.BROKEN, why)
+            if outcome is not None:
+                self._settle(db, job, [outcome] * len(job.members), "given up")
 
-    def settle(
-        self,
-        name: str,
-        attempt: int,
-        outcomes: Sequence[Scored | Ungraded],
-        *,
-        said: str,
-        gives_up: bool,
-    ) -> Fate:
+    def give_up(self, job: GradeJob, outcome: Ungraded) -> None:
+        """Nobody waits any longer for an open job: the outcome of its episodes."""
+        with self._ledger.transaction() as db:
+            self._settle(db, job, [outcome] * len(job.members), "given up")
+            self._note(db, job.id, job.attempt, Fate.GIVEN_UP, outcome.reason)
+
+    def settle(self, name: str, attempt: int, outcomes: Sequence[Scored | Ungraded], *, said: str) -> Fate:
         """The result of a job, if it is open: its episodes get their outcomes, all or none.
 
         `said`: what came in, for the record. A job that is over keeps what it has, whatever comes.
@@ -151,8 +156,8 @@ class GradeBook:
         fate = Fate.KEPT if job.is_open else Fate.DUPLICATE if job.state == "done" else Fate.LATE
         with self._ledger.transaction() as db:
             if fate is Fate.KEPT:
-                self._settle(db, job, outcomes, "given up" if gives_up else "done")
-            self._note(db, name, attempt, Fate.BROKEN if gives_up else fate, said)
+                self._settle(db, job, outcomes, "done")
+            self._note(db, name, attempt, fate, said)
         return fate
 
     def _settle(

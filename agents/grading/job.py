@@ -61,6 +61,8 @@ class Verdicts:
     """What the grader says of each episode."""
 
     each: tuple[Verdict, ...]
+    job: str | None = None
+    """The job that the answer names, if it names one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,6 +86,8 @@ class Fate(StrEnum):
     """The job was given up before."""
     BROKEN = "broken"
     """It said that the try failed, or made no sense."""
+    GIVEN_UP = "given up"
+    """None came: the group went on without it."""
     UNKNOWN = "unknown"
     """There is no such job."""
 

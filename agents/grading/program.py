@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +19,8 @@ from .wire import ENDED, read_answer, request_json, whole_json
 _RUNNER = Path(__file__).with_name("_runner.py")
 _LOCK_FD = 3
 """Where the runner has the lock of its try."""
+STOP_S = 5.0
+"""What a runner may take to end all that its program has started; then it is killed."""
 
 
 class Program:
@@ -97,12 +100,7 @@ class Program:
     def _end(self, handle: str) -> None:
         folder, child = Path(handle), self._started.pop(handle, None)
         if folder.is_dir():
-            lock = _locked(folder)
-            if lock is None:  # it lives, so that its number is its own
-                with suppress(ProcessLookupError):
-                    os.killpg(child or int((folder / "pid").read_text()), signal.SIGKILL)
-            else:
-                os.close(lock)
+            _stopped(folder, child)
             shutil.rmtree(folder, ignore_errors=True)
         if child is not None:
             os.waitpid(child, 0)
@@ -123,6 +121,29 @@ def _spawned(argv: list[str], lock: int) -> int:
         ],
         setsid=True,
     )
+
+
+def _stopped(folder: Path, child: int | None) -> None:
+    """Ends a try with all of it. While its lock is held it lives, so that its number is its own."""
+    until = time.monotonic() + STOP_S
+    is_told = False
+    while (lock := _locked(folder)) is None:
+        pid = child or _pid(folder)  # a runner that has just started has not written it yet
+        with suppress(ProcessLookupError):
+            if pid is not None and time.monotonic() >= until:
+                os.killpg(pid, signal.SIGKILL)
+            elif pid is not None and not is_told:
+                os.kill(pid, signal.SIGTERM)
+                is_told = True
+        time.sleep(0.01)
+    os.close(lock)
+
+
+def _pid(folder: Path) -> int | None:
+    try:
+        return int((folder / "pid").read_text())
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def _locked(folder: Path) -> int | None:

@@ -22,6 +22,10 @@ Place = tuple[int, str]
 """(epoch, task): where a group stands in its split."""
 
 
+class TasksMissing(Exception):
+    """Stored episodes are of tasks that are not there any more."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Regraded:
     """One split, as it was graded and as it is graded now."""
@@ -44,9 +48,15 @@ async def regrade(
 ) -> Regraded:
     """Grade every finished episode of a split in `source` once more, into `target`, which `grading` works on.
 
-    What `target` holds is not graded again. Raises `KeyError` for a task that is not among `tasks`.
+    What `target` holds is not graded again. Raises `TasksMissing`.
     """
     stored = groups_of(source, split)
+    known = {task.id for task in tasks}
+    if missing := sorted({task_id for _, task_id in stored} - known):
+        raise TasksMissing(
+            f"{len(missing)} tasks of the split {split} are not among the recipe's any more, such as "
+            f"{missing[0]!r}; the id of a row comes from what is in it: bring back the rows as they were"
+        )
     requests = [
         GroupRequest(
             split=split,

@@ -10,10 +10,10 @@ Everything that a restart needs is in the run file before anybody waits for it: 
 
 import asyncio
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ...envs import Task, Ungraded
 from ...envs.backoff import backoff_s
@@ -42,6 +42,8 @@ class _Watch:
     news: asyncio.Event = field(default_factory=asyncio.Event)
     alive_at: float = 0.0
     beat: str | None = None
+    trouble: str = ""
+    """Why the last call came to nothing."""
 
 
 class Grading:
@@ -102,7 +104,7 @@ class Grading:
         job = self._book.open(members)
         if not job.is_open:
             return
-        self._give_up(job, Ungraded(reason=reason, is_late=is_late))
+        self._book.give_up(job, Ungraded(reason=reason, is_late=is_late))
         self.wake(job.id)
         if job.handle is not None:
             self._release_soon(job.handle)
@@ -134,11 +136,14 @@ class Grading:
             for verdict, member in zip(answer.each, played, strict=False)
         ]
         said = verdicts_json(answer.each)
-        fate = self._book.settle(job, attempt, outcomes, said=said, gives_up=False)
+        fate = self._book.settle(job, attempt, outcomes, said=said)
         self.wake(job)
         return fate
 
     def _checked(self, job: GradeJob, answer: Verdicts) -> Verdicts | Broken:
+        if answer.job not in (None, job.id):
+            why = f"nonsense: the answer to {answer.job!r:.100}; `id` must be the request's, or left out"
+            return Broken(reason=why, is_retryable=False)
         if len(answer.each) == len(job.members):
             return answer
         why = f"nonsense: {len(answer.each)} scores for {len(job.members)} episodes"
@@ -149,15 +154,10 @@ class Grading:
         if not job.is_open or attempt != job.attempt:
             self._book.note(job.id, attempt, Fate.BROKEN, answer.reason)
             return Fate.BROKEN
-        self._book.broke(job, answer.reason)
-        if not answer.is_retryable or job.attempt + 1 >= self.limits.max_attempts:
-            self._give_up(job, Ungraded(reason=answer.reason))
+        is_last = not answer.is_retryable or job.attempt + 1 >= self.limits.max_attempts
+        self._book.broke(job, answer.reason, Ungraded(reason=answer.reason) if is_last else None)
         self.wake(job.id)
         return Fate.BROKEN
-
-    def _give_up(self, job: GradeJob, outcome: Ungraded) -> None:
-        outcomes = [outcome] * len(job.members)
-        self._book.settle(job.id, job.attempt, outcomes, said=outcome.reason, gives_up=True)
 
     def _played(self, job: GradeJob) -> list[Played]:
         found = [self._book.played(key) for key in job.members]
@@ -169,12 +169,11 @@ class Grading:
         until = time.monotonic() + self.limits.total_s
         while (job := self._job(name)).is_open:
             handle = await self._submitted(job, task, until)
-            if handle is None:
-                continue
-            answer = await self._watch(job, handle, until)
-            if answer is not None:
-                self.receive(name, job.attempt, answer)
-            await self._release(handle)
+            if handle is not None:
+                answer = await self._watch(job, handle, until)
+                if answer is not None:
+                    self.receive(name, job.attempt, answer)
+                await self._release(handle)
             if (after := self._job(name)).is_open:
                 await self._rest(name, after.attempt, until)
 
@@ -183,35 +182,59 @@ class Grading:
         assert found is not None, f"the job {name} was opened"
         return found
 
+    def _is_due(self, job: GradeJob) -> bool:
+        """Whether the job still waits for the answer of this try."""
+        now = self._job(job.id)
+        return now.is_open and now.attempt == job.attempt
+
     async def _submitted(self, job: GradeJob, task: Task, until: float) -> str | None:
-        """The handle of the try under way, which a restart may have found; None where there is none yet."""
+        """The handle of the try under way, which a restart may have found; None where the try is over."""
         if job.handle is not None and (self._adapter.is_durable or job.id in self._mine):
             return job.handle
         handle = await self._accepted(job, task, until)
         if handle is None:
             return None
-        self._book.submitted(job, handle)
+        if not self._book.submitted(job, handle):  # its answer was faster than the word that it was taken
+            await self._release(handle)
+            return None
         self._mine.add(job.id)
         return handle
 
     async def _accepted(self, job: GradeJob, task: Task, until: float) -> str | None:
         """Submit until somebody takes it, always with the same key: whether we were heard is not known."""
         failures = 0
-        while self._job(job.id).is_open:
+        while self._is_due(job):
             if time.monotonic() >= until:
-                self._broke(job, job.attempt, self._out_of_time())
+                self._broke(job, job.attempt, self._out_of_time(self._watches[job.id].trouble))
                 return None
             try:
                 async with self._submissions:
-                    if self._job(job.id).is_open:
-                        return await self._called(self._adapter.submit(self._request(job, task, until)))
+                    if self._is_due(job):
+                        return await self._taken(job, self._request(job, task, until))
             except EpisodeFailed as error:
-                if not error.failed.retryable or time.monotonic() >= until:
+                if self._is_due(job) and (not error.failed.retryable or time.monotonic() >= until):
                     self._broke(job, job.attempt, Broken(reason=crash(error.failed), is_retryable=False))
                     return None
+                self._watches[job.id].trouble = crash(error.failed).removeprefix("crash: ")
             failures += 1
             await self._rest(job.id, failures, until)
         return None
+
+    async def _taken(self, job: GradeJob, request: GradeRequest) -> str:
+        """The handle. Nobody may wait for it any more: then the try is released as soon as there is one."""
+        submission = asyncio.create_task(self._called(self._adapter.submit(request)))
+        try:
+            return await asyncio.shield(submission)
+        except asyncio.CancelledError:
+            if self._job(job.id).is_open:  # the run ends: the next start submits the same key
+                submission.cancel()
+            else:
+                self._soon(self._release_started(submission))
+            raise
+
+    async def _release_started(self, submission: "asyncio.Task[str]") -> None:
+        with suppress(EpisodeFailed):
+            await self._release(await submission)
 
     def _request(self, job: GradeJob, task: Task, until: float) -> GradeRequest:
         return GradeRequest(
@@ -226,35 +249,36 @@ class Grading:
         """The answer to a try; None where it came another way. Looks before it asks for the time: what was
         finished while nobody watched counts."""
         watch, started = self._watches[job.id], time.monotonic()
-        watch.alive_at, watch.beat = started, None
+        watch.alive_at, watch.beat, watch.trouble = started, None, ""
         while True:
             watch.news.clear()
-            answer = await self._polled(handle)
-            current = self._job(job.id)
-            if not current.is_open or current.attempt != job.attempt:
+            answer = await self._polled(handle, watch)
+            if not self._is_due(job):
                 return None
             if not isinstance(answer, Running):
                 return answer
             now = time.monotonic()
             if answer.beat is not None and answer.beat != watch.beat:
                 watch.alive_at, watch.beat = now, answer.beat
-            if (over := self._over(now, started, watch.alive_at, until)) is not None:
+            if (over := self._over(now, started, watch, until)) is not None:
                 return over
             await self._pause(watch, started, until)
 
-    def _over(self, now: float, started: float, alive_at: float, until: float) -> Broken | None:
+    def _over(self, now: float, started: float, watch: _Watch, until: float) -> Broken | None:
         """Why a try that gives no answer is over."""
         limits = self.limits
         if now >= until:
-            return self._out_of_time()
+            return self._out_of_time(watch.trouble)
         if now >= started + limits.attempt_s:
-            return Broken(reason=f"timeout: the grader took over {limits.attempt_s:g} s")
-        if limits.heartbeat_s is not None and now >= alive_at + limits.heartbeat_s:
+            return Broken(
+                reason=f"timeout: the grader took over {limits.attempt_s:g} s{_last(watch.trouble)}"
+            )
+        if limits.heartbeat_s is not None and now >= watch.alive_at + limits.heartbeat_s:
             return Broken(reason=f"lost: the grader gave no sign of life for {limits.heartbeat_s:g} s")
         return None
 
-    def _out_of_time(self) -> Broken:
-        why = f"timeout: all tries together took over {self.limits.total_s:g} s"
+    def _out_of_time(self, trouble: str) -> Broken:
+        why = f"timeout: all tries together took over {self.limits.total_s:g} s{_last(trouble)}"
         return Broken(reason=why, is_retryable=False)
 
     async def _pause(self, watch: _Watch, started: float, until: float) -> None:
@@ -275,12 +299,15 @@ class Grading:
         watch.news.clear()
         await _news(watch, min(backoff_s(self.limits.retry_s, failures), until - time.monotonic()))
 
-    async def _polled(self, handle: str) -> Answer:
+    async def _polled(self, handle: str, watch: _Watch) -> Answer:
         """An answer; of a grader that cannot be reached there is no news."""
         try:
-            return await self._called(self._adapter.poll(handle))
+            answer = await self._called(self._adapter.poll(handle))
+            watch.trouble = ""
+            return answer
         except EpisodeFailed as error:
             if error.failed.retryable:
+                watch.trouble = crash(error.failed).removeprefix("crash: ")
                 return Running()
             return Broken(reason=crash(error.failed), is_retryable=False)
 
@@ -291,7 +318,10 @@ class Grading:
         self._book.released(handle)
 
     def _release_soon(self, handle: str) -> None:
-        release = asyncio.create_task(self._release(handle))
+        self._soon(self._release(handle))
+
+    def _soon(self, work: Coroutine[Any, Any, None]) -> None:
+        release = asyncio.create_task(work)
         self._releases.add(release)
         release.add_done_callback(self._releases.discard)
 
@@ -299,6 +329,10 @@ class Grading:
         with boundary("grade"):
             async with asyncio.timeout(CALL_S):
                 return await call
+
+
+def _last(trouble: str) -> str:
+    return f"; the last trouble: {trouble}" if trouble else ""
 
 
 async def _news(watch: _Watch, seconds: float) -> None:

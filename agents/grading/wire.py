@@ -84,6 +84,7 @@ class _Ungraded(_Part):
 class _Answer(_Part):
     model_config = ConfigDict(strict=True, extra="ignore")  # a service may say more than we ask
 
+    id: str | None = None
     status: Literal["running", "done", "failed"] = "done"
     scores: Annotated[list[_Score | _Tampered | _Ungraded], Field(min_length=1)] | None = None
     error: str = ""
@@ -108,7 +109,7 @@ def read_answer(text: bytes | str) -> Answer:
         return Broken(reason=f"crash: {found.error[:2000]}", is_retryable=found.retryable)
     if found.scores is None:
         return Broken(reason=f"nonsense: no `scores`: {_shown(text)}", is_retryable=False)
-    return Verdicts(each=tuple(map(_verdict, found.scores)))
+    return Verdicts(each=tuple(map(_verdict, found.scores)), job=found.id)
 
 
 def verdicts_json(verdicts: Sequence[Verdict]) -> str:

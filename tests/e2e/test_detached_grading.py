@@ -183,6 +183,39 @@ def test_an_evaluation_is_graded_again_and_stays_as_it_is(tmp_path: Path) -> Non
     assert forked("grade", run, "--name", "own", cwd=tmp_path).code == 1, "its own grader cannot tell"
 
 
+SCORE = "def score(completion: str) -> float:\n    return {reward}\n"
+
+
+def test_grades_go_on_only_under_the_same_grader_and_tasks(tmp_path: Path) -> None:
+    rows_of = [
+        {"messages": [{"role": "user", "content": f"say {n}"}], "reference_answer": "x"} for n in range(4)
+    ]
+    data = tmp_path / "train.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows_of))
+    judge = tmp_path / "judge.py"
+    judge.write_text(SCORE.format(reward=0.5))
+    recipe = write_recipe(
+        tmp_path, env=None, data={"path": str(data), "held_out": 2}, reward=f"{judge}:score", warm_start=None
+    )
+    assert forked("eval", recipe, "--policy", "oracle", cwd=tmp_path).code == 0
+    run = tmp_path / "runs" / "tiny.eval"
+    mine = ("grade", run, "--name", "mine", "--json", "--grader", "mine.py:score")
+    refused = forked(*mine, cwd=tmp_path)
+    assert refused.code == 2 and "there is no file mine.py" in refused.stderr
+    assert not (run / "grade.mine").exists(), "a grading that did not begin takes no name"
+
+    (tmp_path / "mine.py").write_text(SCORE.format(reward=0.25))
+    done = forked(*mine, cwd=tmp_path)
+    assert done.code == 0 and json.loads(done.stdout)["eval"]["after"]["reward"]["value"] == 0.25
+    (tmp_path / "mine.py").write_text(SCORE.format(reward=0.75))
+    stale = forked(*mine, cwd=tmp_path)
+    assert stale.code == 2 and "mine.py has changed and is not what the grades in" in stale.stderr
+
+    data.write_text(data.read_text().replace("say", "tell"))
+    gone = forked("grade", run, "--name", "gone", cwd=tmp_path)
+    assert gone.code == 2 and "2 tasks of the split eval are not among the recipe's any more" in gone.stderr
+
+
 def test_the_steps_of_a_training_run_can_be_graded_too(tmp_path: Path, tiny_run: TinyRun) -> None:
     run = shutil.copytree(tiny_run.folder, tmp_path / "copy")
     done = forked("grade", run, "--json", cwd=tmp_path)

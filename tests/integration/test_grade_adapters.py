@@ -15,6 +15,7 @@ from support import require, run_async
 
 from palaestra.agents.grading.boxed import Boxed
 from palaestra.agents.grading.job import (
+    Broken,
     GradeAdapter,
     GradeRequest,
     GraderRefused,
@@ -133,6 +134,60 @@ def test_a_program_that_is_killed_is_lost_and_one_that_is_released_is_killed(tmp
         await program.release(other)
         wait_until_gone(group)
         assert not _read(Path(other) / "request")
+
+    run_async(main())
+
+
+@pytest.mark.parametrize("is_own_session", [False, True])
+@pytest.mark.parametrize("end", ["answers", "hangs"])
+def test_what_a_program_leaves_running_ends_with_it(end: str, is_own_session: bool, tmp_path: Path) -> None:
+    code = f"""
+import pathlib, subprocess, time
+child = subprocess.Popen(["sleep", "600"], start_new_session={is_own_session})
+pathlib.Path({str(tmp_path / "child")!r}).write_text(str(child.pid))
+if {end!r} == "hangs":
+    time.sleep(600)
+print('{{"scores": [{{"reward": 1.0}}]}}')
+"""
+    limits = replace(QUICK, max_attempts=1, attempt_s=30.0 if end == "answers" else 1.0)
+    found = graded(Program(python(code), folder=tmp_path / "grading"), tmp_path, limits)
+    assert isinstance(found, Scored if end == "answers" else Ungraded)
+    wait_until_gone(int((tmp_path / "child").read_text()))
+
+
+def test_a_program_that_writes_without_end_is_stopped_and_fills_no_disk(tmp_path: Path) -> None:
+    endless = """
+import os, sys
+sys.stderr.write("x" * 100000)
+while True:
+    os.write(1, b"y" * 65536)
+"""
+
+    async def main() -> None:
+        program = Program(python(endless), folder=tmp_path / "grading")
+        await program.open(NoInbox())
+        handle = await program.submit(request())
+        found = await answer(program, handle)
+        assert found == Broken(reason="nonsense: the grader wrote over 16 MB", is_retryable=False)
+        assert _size(Path(handle)) < 100_000
+        await program.release(handle)
+
+    run_async(main())
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def test_a_try_is_released_by_another_process_while_it_starts(tmp_path: Path) -> None:
+    async def main() -> None:
+        argv = [*python(WAITING), str(tmp_path / "gate")]
+        first, second = (Program(argv, folder=tmp_path / "grading") for _ in range(2))
+        await first.open(NoInbox())
+        handle = await first.submit(request())
+        await second.release(handle)  # its number is not in the folder yet
+        assert not _read(Path(handle) / "request")
+        await first.release(handle)
 
     run_async(main())
 

@@ -274,7 +274,7 @@ def test_a_restart_tells_the_grader_what_the_start_before_could_not(tmp_path: Pa
             keep(ledger, key_of())
             job = ledger.grades.open([key_of()])
             ledger.grades.submitted(job, "the-handle")
-            ledger.grades.settle(job.id, 0, [Scored(reward=0.5)], said="", gives_up=False)
+            ledger.grades.settle(job.id, 0, [Scored(reward=0.5)], said="")
         for _ in range(2):
             with Ledger(tmp_path) as ledger:
                 async with Grading(ledger, counter, QUICK, reward_range=RANGE):
@@ -353,7 +353,7 @@ def test_a_group_that_is_closed_goes_on_without_the_late_grade_or_not_at_all(tmp
         Reason.UNGRADED,
         Reason.LATE_GROUP,
     }
-    assert ledger.grades.fates() == {"kept": 3, "broken": 1}
+    assert ledger.grades.fates() == {"kept": 3, "given up": 1}
     ledger.close()
 
 

@@ -15,6 +15,7 @@ from palaestra.trainer.arena import Arena
 from palaestra.trainer.grading import load_grader, make_adapter, open_grading
 from palaestra.trainer.recipe import Recipe
 from palaestra.trainer.recipe_file import RecipeError, load_recipe
+from palaestra.trainer.sources import PartnerSection
 
 
 class Plain(Env[Task]):
@@ -70,6 +71,19 @@ def test_a_section_that_cannot_be_used_is_refused(grading: dict[str, Any], why: 
         recipe(tmp_path, **grading)
 
 
+def test_an_env_that_is_made_for_its_grader_is_closed(tmp_path: Path) -> None:
+    closed = list[str]()
+
+    class Open(Grouped):
+        """Holds something."""
+
+        async def close(self) -> None:
+            closed.append("closed")
+
+    stage_of(Open, recipe(tmp_path), tmp_path)
+    assert closed == ["closed"]
+
+
 def test_without_a_section_only_groups_get_a_stage(tmp_path: Path) -> None:
     assert stage_of(Plain, recipe(tmp_path), tmp_path) is None
     grading = stage_of(Grouped, recipe(tmp_path), tmp_path)
@@ -109,13 +123,27 @@ def test_a_function_on_lambda_is_a_grader_and_where_its_answers_go_must_make_sen
     ("name", "why"),
     [
         ("nowhere:judge", "ModuleNotFoundError"),
-        ("graded_envs", "ValueError|AttributeError"),
-        ("graded_envs:os", "has neither `grade` nor `grade_group`"),
+        ("graded_envs", "names no function"),
+        ("graded_envs:os", "neither a function nor a grader"),
     ],
 )
 def test_a_grader_that_cannot_be_loaded_is_explained(name: str, why: str) -> None:
     with pytest.raises(RecipeError, match=why):
         load_grader(name)
+
+
+def test_a_plain_function_is_a_grader_as_it_is_a_reward(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def score(completion: str) -> float:\n    return 1.0\n")
+    assert hasattr(load_grader(f"{tmp_path / 'mine.py'}:score"), "grade")
+
+
+def test_partners_are_not_lost_in_another_process(tmp_path: Path) -> None:
+    asked = recipe(tmp_path, kind="subprocess")
+    assert asked.env is not None and asked.grading is not None
+    partner = PartnerSection(url="http://127.0.0.1:1/v1", model="m")
+    env = asked.env.model_copy(update={"partners": {"judge": partner}})
+    with Ledger(tmp_path) as ledger, pytest.raises(RecipeError, match=r"env\.partners\.judge is not there"):
+        make_adapter(asked.model_copy(update={"env": env}), asked.grading, None, ledger, tmp_path)
 
 
 def test_a_grader_is_a_class_or_an_object() -> None:
