@@ -93,7 +93,8 @@ class Head:
 
     def _plain(self, hidden_TE: Tensor, parts: Sequence[Trained]) -> SoftmaxHead | None:
         """None for a module that is more than a matrix of its own: with a bias, an adapter, in shards."""
-        if type(self.module) is not nn.Linear or self.module.bias is not None:
+        bias: Tensor | None = getattr(self.module, "bias", None)
+        if type(self.module) is not nn.Linear or bias is not None:
             return None
         weight_VE = self.module.weight
         if type(weight_VE) is not nn.Parameter:

@@ -82,13 +82,13 @@ async def train(
     async with aclosing(await preflight(recipe)) as arena:
         check_folder(recipe, resume=resume)
         make_folder(recipe.folder)
-        for advice in lint(recipe, arena):
-            progress.note(f"look again: {advice}")
         progress.waiting("the model's fingerprint")
         path = recipe.model.path
         model = None if path is None else await asyncio.to_thread(fingerprint, path)
         with Ledger(recipe.folder) as ledger:
             open_folder(recipe, ledger, model, resume=resume)
+            for advice in lint(recipe, arena):  # now that nothing refuses it any more
+                progress.note(f"look again: {advice}")
             with counting_seconds(ledger), Interrupt() as interrupt, leading() as ranks:
                 async with (
                     open_trackers(recipe, progress) as trackers,

@@ -6,6 +6,7 @@ holds four, and goes through memory a dozen times. N: positions, V: vocabulary, 
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -125,8 +126,15 @@ def _to_gradient(found: Softmax, grad_N: Tensor, entropy_grad_N: Tensor | None) 
             gradient = probs * -grad_N[rows, None]
         else:
             factor = grad_N[rows] + entropy_grad_N[rows] * found.entropy_N[rows]
-            gradient = entropy_grad_N[rows, None] * torch.special.entr(probs) - probs * factor[:, None]
+            entropies = _entropies(probs)
+            gradient = entropy_grad_N[rows, None] * entropies - probs * factor[:, None]
         found.exps_NV[rows] = gradient.scatter_(1, found.targets_N[rows, None], at_target_N[rows, None])
+
+
+def _entropies(probs_NV: Tensor) -> Tensor:
+    """-p log p, 0 where p is 0."""
+    untyped: Any = torch.special
+    return cast(Tensor, untyped.entr(probs_NV))
 
 
 def _blocks(values_NV: Tensor) -> Iterator[slice]:

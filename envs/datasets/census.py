@@ -28,7 +28,9 @@ class Census:
     def __init__(self, *, with_prompts: bool = False) -> None:
         self.kinds: dict[frozenset[str], Kind] = {}
         """By the fields that are there and not null."""
-        self._newest, self._known, self._more = Kind(first=0), list[str](), list[str]()
+        self._newest = Kind(first=0)
+        self._known: list[str] = []
+        self._more: list[str] = []
         lines = array("I")
         self.rows, self.ids = Hashes(lines, array("q")), Hashes(lines, array("q"))
         self.prompts = Hashes(lines, array("q")) if with_prompts else None

@@ -4,8 +4,10 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_models import manual_seed
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from trainer_builders import VOCAB, make_learner, random_rows
 
 from palaestra.trainer.config import LearnerConfig
@@ -24,10 +26,10 @@ class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        found = func(*args, **(kwargs or {}))
-        for value in found if isinstance(found, tuple | list) else (found,):
-            if isinstance(value, Tensor):
-                self.numel = max(self.numel, value.numel())
+        found: Any = func(*args, **(kwargs or {}))
+        self.numel = max(
+            [self.numel, *(leaf.numel() for leaf in tree_leaves(found) if isinstance(leaf, Tensor))]
+        )
         return found
 
 
@@ -51,7 +53,7 @@ def test_the_logits_of_a_batch_never_exist() -> None:
 
 
 def parts_of(*sizes: int) -> list[Trained]:
-    torch.random.manual_seed(1)
+    manual_seed(1)
     found: list[Trained] = []
     for row, size in enumerate(sizes):
         where = tuple((row, at) for at in range(size))
@@ -94,7 +96,7 @@ def expected_gradients(module: Any, hidden: Tensor, loss: Any, temperature: floa
 @pytest.mark.parametrize("loss", [plain_loss, bent_loss])
 @pytest.mark.parametrize("bias", [False, True])
 def test_the_gradient_is_that_of_the_logits(temperature: float, chunk: int, loss: Any, bias: bool) -> None:
-    torch.random.manual_seed(0)
+    manual_seed(0)
     module = nn.Linear(E, VOCAB, bias=bias, dtype=torch.float64)
     hidden = torch.randn((T, E), dtype=torch.float64, requires_grad=True)
     expected = expected_gradients(module, hidden, loss, temperature)
@@ -111,7 +113,7 @@ def test_a_frozen_head_passes_its_gradient_on_and_keeps_none() -> None:
 
 
 def test_products_in_half_precision_stay_near_the_exact_ones() -> None:
-    torch.random.manual_seed(0)
+    manual_seed(0)
     module = nn.Linear(E, VOCAB, bias=False)
     hidden = torch.randn((T, E), requires_grad=True)
     exact = gradients_of(module, hidden, bent_loss, 4, 1.0)
@@ -122,7 +124,7 @@ def test_products_in_half_precision_stay_near_the_exact_ones() -> None:
     assert hidden.grad is not None and module.weight.grad is not None
     for mine, theirs in zip((hidden.grad, module.weight.grad), exact, strict=True):
         assert mine.dtype == torch.float32
-        assert float((mine - theirs).norm() / theirs.norm()) < 0.03
+        assert float((mine - theirs).square().sum() / theirs.square().sum()) < 0.03**2
 
 
 def test_a_chunk_is_as_much_as_a_quarter_of_a_gigabyte_holds() -> None:
