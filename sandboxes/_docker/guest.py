@@ -23,7 +23,6 @@ from .._inside.cell import Check, Events, descendants
 from .._inside.files import Refused
 from .._inside.loop import Loop
 from .._inside.program import run as run_program
-from .._inside.reactor import Reactor
 from .._inside.warmup import load_ahead, warm_up
 from .._inside.wire import DriverGone, Inbox, Outbox, Text
 from .guest_walls import missing_walls, oom_kills, pid_refusals
@@ -74,9 +73,6 @@ class ContainerHome:
     def use(self, pids: list[int], broken: str) -> int:
         """Nothing is found broken here."""
         return 0
-
-    def attend(self, reactor: Reactor) -> None:
-        pass
 
     def events(self) -> Events:
         return Events(ooms=oom_kills() or 0, refused_forks=pid_refusals() or 0)

@@ -2,8 +2,7 @@
 
     workspace   a private directory on the host, in memory where /dev/shm has room; the supervisor removes it
     processes   found by descent: the supervisor is a subreaper, so that no orphan leaves its tree
-    limits      the supervisor adds up memory and disk; between two looks a program can overshoot. The kernel
-                counts processes where each sandbox has a user of its own, else each fork asks (`gate.py`)
+    limits      the supervisor adds up memory, processes and disk; between two looks a program can overshoot
 
 Weaker than namespaces: programs see that a path of the host exists (not what is in it), and have no /proc.
 The tier unsafe-local is the same without the walls: limits, and the end of every process, and nothing else.
@@ -21,10 +20,8 @@ from dataclasses import dataclass
 
 from .._inside import files, linux
 from .._inside.cell import Check, Events, children, descendants
-from .._inside.reactor import Reactor
 from . import landlock, seccomp
 from .disk import DiskMeter
-from .gate import ForkGate
 from .namespaces import become, can_switch_user, other_id
 from .supervisor import Opening, Pin, limit_files, settle
 from .watch import Watch, start_time, tasks_of, written
@@ -162,8 +159,6 @@ class HostedHome:
         self._ruleset = None if self._walls is None else self._walls.ruleset(self._directory)
         self._watch = Watch(opening["memory_mb"], opening["pids"], lambda: descendants(os.getpid()))
         self._meter = DiskMeter(self._directory, self._disk_mb)
-        is_asked = self._walls is not None and not grounds.is_alone
-        self._gate = ForkGate(opening["pids"], self._watch.num_tasks) if is_asked else None
 
     def _furnish(self) -> None:
         for name in ("workspace", "tmp"):
@@ -185,8 +180,6 @@ class HostedHome:
         self._pin.bind()
         if self._walls is not None and self._ruleset is not None:
             self._ruleset.restrict()
-            if self._gate is not None:
-                self._gate.bind()
             self._walls.filter.install()
 
     def check(self) -> Check:
@@ -199,11 +192,7 @@ class HostedHome:
         return sum(map(written, pids)) if broken == "killed" else self._watch.use(pids, broken)
 
     def events(self) -> Events:
-        return Events() if self._gate is None else Events(refused_forks=self._gate.refused)
-
-    def attend(self, reactor: Reactor) -> None:
-        if self._gate is not None:
-            self._gate.attend(reactor)
+        return Events()
 
     def as_program(self) -> AbstractContextManager[None]:
         return nullcontext()

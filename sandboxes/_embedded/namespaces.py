@@ -15,7 +15,6 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from .._inside import linux
 from .._inside.cell import Check, Events
 from .._inside.linux import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_PRIVATE, MS_RDONLY, MS_REC
-from .._inside.reactor import Reactor
 from . import seccomp
 from .layers import Layers
 from .supervisor import Opening, Pin, limit_files, settle
@@ -266,9 +265,6 @@ class NamespaceHome:
 
     def use(self, pids: list[int], broken: str) -> int:
         return self._watch.use(pids, broken)
-
-    def attend(self, reactor: Reactor) -> None:
-        pass
 
     def events(self) -> Events:
         return Events()

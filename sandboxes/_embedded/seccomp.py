@@ -14,8 +14,7 @@ from .._inside import linux
 
 _X86_64 = 0xC000003E
 _X32_BIT = 0x40000000
-_ALLOW, _ERRNO, _ASK = 0x7FFF0000, 0x00050000, 0x7FC00000
-_SECCOMP, _SET_MODE_FILTER, _NEW_LISTENER = 317, 1, 8
+_ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
 _LD, _JA, _JEQ, _JGE, _JSET, _AND, _RET = 0x20, 0x05, 0x15, 0x35, 0x45, 0x54, 0x06
 _NR, _ARCH = 0, 4
 
@@ -23,8 +22,7 @@ _NAMESPACES = (
     linux.NEWNS | linux.NEWUTS | linux.NEWIPC | linux.NEWUSER | linux.NEWPID | linux.NEWNET
 ) | linux.NEWCGROUP
 
-_CLONE, _FORK, _VFORK, _CLONE3 = 56, 57, 58, 435
-_SOCKET, _SOCKETPAIR, _IOCTL, _PRCTL = 41, 53, 16, 157
+_CLONE, _CLONE3, _SOCKET, _SOCKETPAIR, _IOCTL, _PRCTL = 56, 435, 41, 53, 16, 157
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 _FS_IOC_SETFLAGS, _FS_IOC_FSSETXATTR = 0x40086602, 0x401C5820
 _AF_UNIX, _AF_INET, _AF_INET6 = 1, 2, 10
@@ -120,10 +118,6 @@ class Filter:
         """Bind this process and its children to the filter, for good."""
         linux.prctl(linux.PR_SET_SECCOMP, 2, self._address)
 
-    def install_with_listener(self) -> int:
-        """The same, and the descriptor over which `_ASK` asks. Only one filter of a process can have one."""
-        return linux.syscall("seccomp", _SECCOMP, _SET_MODE_FILTER, _NEW_LISTENER, self._address)
-
 
 def build_filter(*, in_namespaces: bool, signals: bool = True, also: tuple[int, ...] = ()) -> Filter:
     """The filter. Without namespaces it is the wall around the network too: no socket but a connected pair.
@@ -161,10 +155,3 @@ def build_filter(*, in_namespaces: bool, signals: bool = True, also: tuple[int, 
     is_native = _op(_LD, _ARCH) + _op(_JEQ, _X86_64, 1, 0) + _refuse(errno.ENOSYS)
     is_64_bit = _op(_LD, _NR) + _op(_JGE, _X32_BIT, 0, 1) + _refuse(errno.ENOSYS)
     return Filter(is_native + is_64_bit + _search(sorted(calls.items())))
-
-
-def build_question() -> Filter:
-    """Each fork and each new thread waits for an answer over the filter's listener. clone3 does not:
-    `build_filter` denies it, and the strictest verdict counts."""
-    calls = {number: _op(_RET, _ASK) for number in (_CLONE, _FORK, _VFORK)}
-    return Filter(_op(_LD, _NR) + _search(sorted(calls.items())))

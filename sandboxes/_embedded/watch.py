@@ -38,10 +38,6 @@ class Watch:
         within_s = min(_MAX_TICK_S, max(_MIN_TICK_S, left / _FILL_RATE))
         return Check(broken=broken, is_full=tasks >= self._pids, within_s=within_s)
 
-    def num_tasks(self) -> int:
-        """Processes and threads."""
-        return sum(_resident(pid)[1] for pid in self._processes())
-
     def use(self, pids: list[int], broken: str) -> int:
         """Bytes of memory, or tasks where those are what is broken."""
         if broken == "pids":

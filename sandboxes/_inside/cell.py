@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, NamedTuple, Protocol
-
-if TYPE_CHECKING:
-    from .reactor import Reactor
+from typing import NamedTuple, Protocol
 
 
 class Check(NamedTuple):
@@ -51,10 +48,6 @@ class Home(Protocol):
 
     def use(self, pids: list[int], broken: str) -> int:
         """How much these processes have of what `check` found broken."""
-        ...
-
-    def attend(self, reactor: Reactor) -> None:
-        """In the supervisor, once: have it watch what the walls themselves hear from programs."""
         ...
 
     def events(self) -> Events:

@@ -59,7 +59,6 @@ class Loop:
         self._parked_until: float | None = None
         self._relay = Relay(self._reactor, outbox) if has_network else None
         self._reactor.watch(inbox.fd, select.POLLIN, self._on_request)
-        home.attend(self._reactor)
 
     def serve(self) -> Program:
         """Until the driver is gone. Returns only in a fork, with the program that it is to become.

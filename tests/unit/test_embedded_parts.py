@@ -240,9 +240,6 @@ from palaestra.sandboxes._inside.wire import Inbox, Outbox
 class Home:
     num_kills = 0
 
-    def attend(self, reactor):
-        pass
-
     def kill_all(self):
         self.num_kills += 1
         for pid in pids:
