@@ -1,6 +1,7 @@
 """Trackers: each one's own files, read back by its own reader."""
 
 import csv
+import sys
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -80,8 +81,9 @@ def test_mlflow_has_one_run_with_the_recipe_over_a_restart(
     assert told == [(1, 0.25), (2, 0.5), (3, 0.75)]
 
 
-def test_wandb_keeps_one_run_of_a_folder_offline(tmp_path: Path) -> None:
+def test_wandb_keeps_one_run_of_a_folder_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
+    monkeypatch.setattr(sys, "exit", sys.exit)  # wandb puts its own there and leaves it
     track("wandb", tmp_path, *FIRST, mode="offline")
     track("wandb", tmp_path, *FIRST, {"step": 3, "reward": 0.75}, known=2, mode="offline")
     logs = sorted(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
