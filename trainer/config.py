@@ -52,3 +52,12 @@ class LearnerConfig:
             value: int | None = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"LearnerConfig.{name} is {value}; it must be at least 1")
+
+
+def usual_chunk(vocabulary: int) -> int:
+    """Positions whose logits take 256 MiB in fp32.
+
+    >>> usual_chunk(151_936)
+    441
+    """
+    return max(1, (1 << 26) // vocabulary)

@@ -12,6 +12,7 @@ from math import ceil, prod
 from pathlib import Path
 from typing import Any
 
+from .config import usual_chunk
 from .recipe import Recipe, TinyModel
 
 _FLOAT = 4
@@ -77,7 +78,7 @@ def estimate(recipe: Recipe) -> Estimate | None:
         * tokens
         * size.layers
         * (_KEPT_PER_LAYER * size.hidden + 3 * size.intermediate),
-        "logits": 3 * _FLOAT * min(tokens, 4096) * size.vocab,
+        "logits": _FLOAT * min(tokens, recipe.grpo.logit_chunk or usual_chunk(size.vocab)) * size.vocab,
         "engine": _engine_bytes(recipe, size),
     }
     memory_mb = {name: ceil(number / (1 << 20)) for name, number in parts.items()}

@@ -8,7 +8,7 @@ rank 1   ·········> forward_backward ──> optim_step ──> (its pa
 import signal
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, cast
@@ -18,8 +18,6 @@ from torch import Tensor
 from ..agents.trajectory import EpisodeKey
 from ._torch import use_processor
 from .config import LearnerConfig
-from .correction import TOKEN_TIS, Correction
-from .kl import KlPenalty
 from .launch import world_size
 from .learner import Learner
 from .model import load_model
@@ -62,42 +60,16 @@ class LeadingLearner(Learner):
             self._tell("restart", config)
         super().restart(config)
 
-    def forward_backward(
-        self,
-        batch: Batch,
-        loss: str = "ppo_clip",
-        *,
-        correction: Correction | None = TOKEN_TIS,
-        kl: KlPenalty | None = None,
-        entropy_bonus: float = 0.0,
-        weight: float = 1.0,
-        temperature: float | None = None,
-        **options: Any,
-    ) -> LossReport:
-        hands = self._deal(batch.rows)
-        whole = batch.normaliser
-        rest = Normaliser.count(
-            (), whole.aggregation, whole.max_tokens
-        )  # the sum over ranks is the batch's own
+    def forward_backward(self, batch: Batch, loss: str = "ppo_clip", **options: Any) -> LossReport:
+        hands, whole = self._deal(batch.rows), batch.normaliser
+        # Counted once: the sum over the ranks is the batch's own.
+        rest = Normaliser.count((), whole.aggregation, whole.max_tokens)
         parts = [
-            Batch(
-                rows=tuple(batch.rows[at] for at in hand),
-                normaliser=rest if rank else whole,
-                is_fresh=batch.is_fresh,
-            )
+            replace(batch, rows=tuple(batch.rows[at] for at in hand), normaliser=rest if rank else whole)
             for rank, hand in enumerate(hands)
         ]
-        told: dict[str, Any] = {
-            "loss": loss,
-            "correction": correction,
-            "kl": kl,
-            "entropy_bonus": entropy_bonus,
-            "weight": weight,
-            "temperature": temperature,
-            **options,
-        }
-        self._order("forward_backward", [(part,) for part in parts], told, answers=True)
-        own = super().forward_backward(parts[0], **told)
+        self._order("forward_backward", [(part, loss) for part in parts], options, answers=True)
+        own = super().forward_backward(parts[0], loss, **options)
         return merge_reports(self._all.gather(own), hands)
 
     def optim_step(self) -> StepReport:

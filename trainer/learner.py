@@ -28,11 +28,11 @@ from ._torch import (
 )
 from .adapters import add_adapter, merged_state, own_name, parameter_groups, save_adapter
 from .checks import prepare_model
-from .config import LearnerConfig
+from .config import LearnerConfig, usual_chunk
 from .correction import TOKEN_TIS, Correction
 from .errors import Diverged
 from .kl import KlPenalty
-from .logprobs import Head, TokenLogprobs, usual_chunk
+from .logprobs import Head, TokenLogprobs
 from .losses import load_loss
 from .model import write_model
 from .objective import Objective, batch_terms

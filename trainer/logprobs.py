@@ -16,9 +16,6 @@ from ._torch import backward, gradients, hidden_states, output_head, recomputed
 from .packing import MicroBatch, Trained
 from .softmax import SoftmaxHead
 
-_USUAL_LOGITS = 1 << 26
-"""Of a chunk: a quarter of a gigabyte in fp32."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenLogprobs:
@@ -42,15 +39,6 @@ def token_logprobs(
     hidden_TE = hidden_states(model, micro.inputs_T, micro.positions_T, micro.layout)
     head = Head(module=output_head(model), temperature=temperature, chunk=chunk)
     return head.by_module(hidden_TE[micro.trained.source_N], micro.trained)
-
-
-def usual_chunk(vocabulary: int) -> int:
-    """Positions whose logits take 256 MiB in fp32.
-
-    >>> usual_chunk(151_936)
-    441
-    """
-    return max(1, _USUAL_LOGITS // vocabulary)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
