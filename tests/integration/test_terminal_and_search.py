@@ -155,17 +155,39 @@ def test_tests_that_come_to_no_end_by_themselves_are_no_number(tmp_path: Path, b
     assert isinstance(outcome, Ungraded) and "judge nothing" in outcome.reason, outcome
 
 
-def test_work_that_keeps_the_tests_from_their_end_is_lost_and_nonsense_is_no_number(tmp_path: Path) -> None:
+def test_work_that_keeps_the_tests_from_their_end_is_lost(tmp_path: Path) -> None:
     config = "[verifier]\ntimeout_sec = 1.0"
     test = "test ! -e /app/slow || sleep 60\ntest ! -e /app/deadly || kill -9 $$"
     task = read_folder(folder(tmp_path / "a", instruction="x", test=test, config=config))
     assert reward(task) == 1.0
     assert reward(task, "touch slow") == reward(task, "touch deadly") == 0.0
-    nonsense = folder(tmp_path / "b", instruction="x", test="echo many > /logs/verifier/reward.txt")
-    task = read_folder(nonsense)
-    _, outcome = played(Terminal(), ScriptedPolicy([]), task)
-    assert isinstance(outcome, Ungraded)
-    assert "the tests wrote the reward 'many'; it must be a number" in outcome.reason
+
+
+NONE: dict[str, float] = {}
+
+
+@pytest.mark.parametrize(
+    ("said", "outcome"),
+    [
+        ("echo 0.5 > reward.txt", (0.5, NONE)),
+        ('echo \'{"reward": 0.25, "speed": 3}\' > reward.json; echo 1 > reward.txt', (0.25, {"speed": 3.0})),
+        ("echo '{\"pass\": 0}' > reward.json", (0.0, NONE)),
+        ("echo many > reward.txt", "the tests wrote 'many' to reward.txt; it must be a number"),
+        ("echo nan > reward.txt", "'nan' to reward.txt"),
+        ("touch reward.json", "'' to reward.json; it must be an object of numbers"),
+        ('echo \'{"a": 1, "b": 1}\' > reward.json', 'with "reward" or only one'),
+        ('echo \'{"reward": "1.0"}\' > reward.json', "to reward.json"),
+    ],
+)
+def test_what_the_tests_write_is_the_reward_and_nonsense_is_no_number(
+    tmp_path: Path, said: str, outcome: tuple[float, dict[str, float]] | str
+) -> None:
+    task = read_folder(folder(tmp_path / "b", instruction="x", test=f"cd /logs/verifier; {said}"))
+    _, found = played(Terminal(), ScriptedPolicy([]), task)
+    if isinstance(outcome, str):
+        assert isinstance(found, Ungraded) and outcome in found.reason
+    else:
+        assert isinstance(found, Scored) and (found.reward, dict(found.components)) == outcome
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from palaestra.agents.grading.inline import Inline
 from palaestra.agents.grading.job import GradeLimits
 from palaestra.agents.ledger import Ledger
 from palaestra.envs import Episode, Task, Ungraded
-from palaestra.envs.graders import Exact, Grader, Numeric, Rubric, grader
+from palaestra.envs.graders import Grader, JsonSchema, Numeric, Rubric, grader
 
 
 @grader
@@ -33,19 +33,19 @@ def is_refused(task: Task, episode: Episode) -> float:
     [
         (breaks, 3),
         (is_refused, 1),
-        (Exact(), 1),
         (Numeric(), 1),
+        (JsonSchema(), 1),
         (Rubric(a=(1.0, breaks)), 3),
         (Rubric(a=(1.0, is_refused)), 1),
-        (Rubric(a=(1.0, Rubric(b=(1.0, Exact())))), 1),
+        (Rubric(a=(1.0, Rubric(b=(1.0, Numeric())))), 1),
     ],
 )
 def test_only_what_another_try_may_mend_is_tried_again_in_a_rubric_too(
     tmp_path: Path, part: Grader, tries: int
 ) -> None:
-    """The task has no reference."""
+    """The task's reference is neither a number nor a schema."""
     limits = GradeLimits(retry_s=0.0, poll_s=0.01, max_attempts=3)
-    outcome = graded(Inline(part), tmp_path, limits, task=Task(id="t"))
+    outcome = graded(Inline(part), tmp_path, limits)
     assert isinstance(outcome, Ungraded) and outcome.reason.startswith("crash: ")
     with Ledger(tmp_path) as ledger:
         assert ledger.grades.fates() == {"broken": tries}

@@ -30,17 +30,21 @@ def asking() -> list[str]:
     return [name for name in names if name.startswith(("JudgeModel.", "PairJudge.", "Judge."))]
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda model: Judge(model=model, form=GRADES, votes=3),
-        lambda model: PairJudge(model=model),
-        lambda model: PairJudge(model=model, votes=2),
-    ],
-    ids=["votes", "both orders", "votes in both orders"],
-)
+def votes(model: JudgeModel) -> Grader:
+    return Judge(model=model, form=GRADES, votes=3)
+
+
+def both_orders(model: JudgeModel) -> Grader:
+    return PairJudge(model=model)
+
+
+def votes_in_both_orders(model: JudgeModel) -> Grader:
+    return PairJudge(model=model, votes=2)
+
+
+@pytest.mark.parametrize(("make", "num_asked"), [(votes, 3), (both_orders, 2), (votes_in_both_orders, 4)])
 def test_when_one_question_fails_the_others_are_ended_before_it_is_told(
-    make: Callable[[JudgeModel], Grader],
+    make: Callable[[JudgeModel], Grader], num_asked: int
 ) -> None:
     async def main() -> None:
         all_here, num_here = asyncio.Event(), 0
@@ -52,8 +56,6 @@ def test_when_one_question_fails_the_others_are_ended_before_it_is_told(
                 await all_here.wait()
             return web.Response(status=401, text="no such key")
 
-        grader = make(JudgeModel("http://127.0.0.1:1/v1", "m", options=WARM))
-        num_asked = getattr(grader, "votes", 1) * (2 if isinstance(grader, PairJudge) else 1)
         async with endpoint(refuses_the_last) as found:
             grader = make(JudgeModel(found.url, "m", options=WARM))
             with pytest.raises(EndpointRefused, match="no such key"):
