@@ -15,7 +15,7 @@ from multiprocessing import connection, get_context, parent_process
 from typing import ClassVar, Generic, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
-from .errors import no_exit, text_of
+from .errors import CodePanicked, no_exit, text_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -158,6 +158,9 @@ def _serve(link: connection.Connection) -> None:
             function, args, kwargs = pickle.loads(request)
             with no_exit():
                 reply = pickle.dumps(Answer(function(*args, **kwargs)))
+        except KeyboardInterrupt as error:  # of the function: Ctrl-C in a terminal does not come here
+            told = f"KeyboardInterrupt: {text_of(error)}; code in a run must raise an Exception"
+            reply = pickle.dumps(Answer(None, CodePanicked(told)))
         except Exception as error:  # every kind: it is raised again in the parent
             reply = pickle.dumps(Answer(None, _portable(error)))
         link.send_bytes(reply)

@@ -58,14 +58,16 @@ def keep(ledger: Ledger, *keys: EpisodeKey) -> None:
         ledger.grades.keep_played(played(key))
 
 
-def graded(adapter: GradeAdapter, folder: Path, limits: GradeLimits = QUICK) -> Scored | Ungraded | Failed:
+def graded(
+    adapter: GradeAdapter, folder: Path, limits: GradeLimits = QUICK, *, task: Task = TASK
+) -> Scored | Ungraded | Failed:
     """The outcome of one episode in a new run file."""
 
     async def main() -> Scored | Ungraded | Failed:
         with Ledger(folder) as ledger:
             keep(ledger, key_of())
             async with Grading(ledger, adapter, limits, reward_range=RANGE) as grading:
-                await grading.grade([key_of()], TASK)
+                await grading.grade([key_of()], task)
             found = ledger.finished(key_of())
             assert found is not None
             return found.outcome

@@ -7,6 +7,8 @@ before a model is loaded, and gives an `Advice` or None.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ..envs.graders import LambdaReward
+from ..envs.graders.lambda_reward import TIMEOUT_S
 from .arena import Arena
 from .recipe import Recipe
 from .schedule import model_width, usual_rate
@@ -158,6 +160,20 @@ def _late_ones_dropped(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
     )
 
 
+def _no_second_call(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
+    reward, grader = recipe.reward, arena.env.grader
+    if reward is None or reward.batch == 1 or not (reward.timeout_s or isinstance(grader, LambdaReward)):
+        return None
+    call_s, limit_s = reward.timeout_s or TIMEOUT_S, recipe.source.grader_timeout_s
+    if recipe.grading is not None or 2 * call_s <= limit_s:
+        return None
+    return (
+        "reward.timeout_s",
+        f"{call_s:g} is over half of data.grader_timeout_s={limit_s:g}: where one answer hangs a call of "
+        "several, there is no time to ask for the others again; lower it, or raise data.grader_timeout_s",
+    )
+
+
 def _not_repeatable(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
     if not recipe.deterministic or recipe.engine.kind == "local":
         return None
@@ -189,6 +205,7 @@ RULES: dict[str, Rule] = {
     "never_kept": _never_kept,
     "long_ones_dropped": _long_ones_dropped,
     "late_ones_dropped": _late_ones_dropped,
+    "no_second_call": _no_second_call,
     "not_repeatable": _not_repeatable,
     "shuffled": _shuffled,
 }

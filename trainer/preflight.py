@@ -9,11 +9,12 @@ from ..agents.errors import EngineError
 from ..envs import SandboxToolEnv
 from ..envs.graders import LambdaReward
 from ..envs.graders._lambda.reply import RewardFailed
+from ..envs.reachable import refusal
 from ..sandboxes import open_sandbox
 from .advantages import load_advantage
 from .arena import Arena, call, load_arena
 from .losses import load_loss, loss_names
-from .recipe import GrpoSection, Recipe
+from .recipe import GradingSection, GrpoSection, Recipe
 from .recipe_file import RecipeError
 
 
@@ -28,6 +29,7 @@ async def preflight(recipe: Recipe, *, trains: bool = True) -> Arena:
     if isinstance(arena.env.grader, LambdaReward):
         with _about("reward"):
             await arena.env.grader.check()
+    await _check_grading(recipe.grading)
     if trains:
         if not arena.train:
             raise RecipeError(
@@ -47,6 +49,15 @@ async def preflight(recipe: Recipe, *, trains: bool = True) -> Arena:
         async with open_sandbox(arena.env.sandbox):
             pass
     return arena
+
+
+async def _check_grading(section: GradingSection | None) -> None:
+    """Raise `RecipeError` where nobody is at an address of the grading service."""
+    for field in ("url", "endpoint_url") if section is not None else ():
+        url: str | None = getattr(section, field)
+        with _about(f"grading.{field}"):
+            if url is not None and (why := await refusal(url)) is not None:
+                raise ValueError(f"{why}; start the grader first, or mend the address")
 
 
 def check_oracle(arena: Arena, field: str) -> None:

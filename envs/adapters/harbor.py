@@ -125,17 +125,21 @@ def _read(folder: Path) -> dict[str, bytes]:
 def _environment(folder: Path) -> dict[str, bytes]:
     """What the Dockerfile copies into the work directory; without a Dockerfile, everything."""
     context = _read(folder)
-    recipe = context.pop("Dockerfile", None)
-    if recipe is None:
+    if context.pop("Dockerfile", None) is None:
         return context
     files: dict[str, bytes] = {}
-    for line in recipe.decode().replace("\\\n", " ").splitlines():
+    for line in _text(folder / "Dockerfile").replace("\\\n", " ").splitlines():
         word, *words = line.split() or ["#"]
         match word.upper():
             case "COPY" | "ADD" if len(words) == 2:
                 if ".." in (part for word in words for part in word.split("/")):
                     raise ValueError(f"{folder}/Dockerfile: {line!r} leads out of the folder; leave '..' out")
-                files |= _copied(context, *words)
+                if not (found := _copied(context, *words)) and words[0] not in (".", "./"):
+                    raise ValueError(
+                        f"{folder}/Dockerfile: {line!r} copies nothing: {words[0]!r} is no file or folder "
+                        "with files here; name one, without a pattern"
+                    )
+                files |= found
             case "FROM" | "WORKDIR" | "ENV" | "LABEL" | "CMD" | "ENTRYPOINT":
                 pass
             case other if not other.startswith("#"):
@@ -219,15 +223,24 @@ class TestScript:
         if result.status not in (ExecStatus.OK, ExecStatus.NONZERO):
             return None, f"the tests were ended: {result.status.value}; {told}"
         try:
-            written = (await box.read(f"{name}/logs/verifier/reward.txt", max_bytes=1000)).decode()
+            said = await box.read(f"{name}/logs/verifier/reward.txt", max_bytes=1000)
+            written = said.decode(errors="replace")
         except SandboxFileError:
             if result.exit_code is None or result.exit_code >= NOT_RUN:
                 return None, f"the tests ended with {result.exit_code} and wrote no reward; {told}"
             written = str(float(result.ok))
-        reward = float(written)
-        if not math.isfinite(reward):
-            raise ValueError(f"the tests wrote the reward {written.strip()!r}; it must be a number")
+        reward = _number(written)
         return Score(reward=reward, evidence=told), told
+
+
+def _number(written: str) -> float:
+    try:
+        reward = float(written)
+    except ValueError:
+        reward = math.nan
+    if not math.isfinite(reward):
+        raise ValueError(f"the tests wrote the reward {written.strip()!r:.200}; it must be a number")
+    return reward
 
 
 def moved(data: bytes, places: Mapping[str, str]) -> bytes:

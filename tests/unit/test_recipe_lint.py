@@ -24,6 +24,11 @@ BROKEN: dict[str, dict[str, Any]] = {
     "never_kept": {"grpo": {"steps": 20}, "checkpoint": {"every": 20}},
     "long_ones_dropped": {"grpo": {"truncated": "drop"}},
     "late_ones_dropped": {"grading": {"close": "partial"}},
+    "no_second_call": {
+        "env": None,
+        "data": {"path": "rows.jsonl", "held_out": 50},
+        "reward": {"function": "lambda_function.py", "timeout_s": 31},
+    },
     "not_repeatable": {"deterministic": True, "engine": {"kind": "vllm"}},
     "shuffled": {"grpo": {"shuffle_rewards": True}},
 }

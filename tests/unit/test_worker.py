@@ -9,11 +9,11 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-from plain_envs import PlainCounter, PlainStep, hang_with_a_child
+from plain_envs import PlainCounter, PlainStep, hang_with_a_child, interrupt
 from support import ROOT, run_async
 
 from palaestra.envs import Budget, Env, Episode, ScriptedPolicy, StopReason, Task, play
-from palaestra.envs.errors import CodeExited
+from palaestra.envs.errors import CodeExited, CodePanicked
 from palaestra.envs.worker import Worker, WorkerDied, in_worker
 from palaestra.envs.worker_env import adopt
 
@@ -77,6 +77,19 @@ def test_an_exit_in_the_process_is_an_error_and_the_process_lives_on() -> None:
 
     before, after = run_async(main())
     assert before == after
+
+
+def test_an_interrupt_of_the_function_is_an_error_and_prints_nothing(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    async def main() -> tuple[int, int]:
+        before = await in_worker(os.getpid)
+        with pytest.raises(CodePanicked, match="KeyboardInterrupt: of the function; code in"):
+            await in_worker(interrupt)
+        return before, await in_worker(os.getpid)
+
+    before, after = run_async(main())
+    assert before == after and capfd.readouterr() == ("", "")
 
 
 def test_a_function_that_cannot_travel_is_refused_here() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, Protocol
 
 from ....sandboxes import ExecResult, ExecStatus, SandboxSpec, open_sandbox
+from ...reachable import refusal
 from ...threads import in_thread
 from ...worker import Worker, WorkerDied
 from .aws import aws_client
@@ -32,6 +33,10 @@ class Call(Protocol):
     """One invocation."""
 
     async def __call__(self, event: Sequence[Sample]) -> object: ...
+
+    async def check(self) -> None:
+        """Raise what can be known before the first call."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,7 +102,8 @@ class InSandbox:
 
     def _answer(self, result: ExecResult, nonce: str) -> tuple[bool, str]:
         if result.status is ExecStatus.TIMEOUT:
-            raise _too_slow(self.path.name, self.timeout_s)
+            more = f" and the {START_S:g} s that its sandbox gets to start it"
+            raise _too_slow(self.path.name, self.timeout_s, more)
         _, found, line = result.stdout.decode(errors="replace").rpartition(nonce)
         if not found or result.omitted_stdout:
             end = result.stderr.decode(errors="replace").strip()[-300:]
@@ -145,6 +151,10 @@ class OverHttp:
             raise problem
         return parse_json(bytes(body))
 
+    async def check(self) -> None:
+        """Raise `RewardFailed` where nobody is at the URL."""
+        await _require_server(self.url)
+
     def _headers(self) -> dict[str, str]:
         if self.api_key_env is None:
             return {}
@@ -168,11 +178,16 @@ class OnLambda:
         """`function`: an ARN, or a name. Raises `ValueError` where boto3 finds no region."""
         self._client = aws_client("lambda", timeout_s=timeout_s, function=function, endpoint_url=endpoint_url)
         self._errors: Any = import_module("botocore.exceptions")
-        self._function, self._timeout_s = function, timeout_s
+        self._function, self._timeout_s, self._endpoint_url = function, timeout_s, endpoint_url
 
     async def __call__(self, event: Sequence[Sample]) -> object:
         payload = json.dumps(event).encode()
         return await in_thread(lambda: self._invoke(payload))
+
+    async def check(self) -> None:
+        """Raise `RewardFailed` where nobody is at `endpoint_url`."""
+        if self._endpoint_url is not None:
+            await _require_server(self._endpoint_url)
 
     def _invoke(self, payload: bytes) -> object:
         errors = self._errors
@@ -194,6 +209,11 @@ class OnLambda:
         return parse_json(body)
 
 
+async def _require_server(url: str) -> None:
+    if (why := await refusal(url)) is not None:
+        raise RewardFailed(f"{why}; start the server there, or mend the URL")
+
+
 def _said(done: tuple[bool, str]) -> object:
     ok, text = done
     if not ok:
@@ -201,8 +221,8 @@ def _said(done: tuple[bool, str]) -> object:
     return parse_json(text)
 
 
-def _too_slow(who: str, timeout_s: float) -> RewardFailed:
-    return RewardFailed(f"{who} gave no reply within {timeout_s:g} s; mend it, or raise timeout_s")
+def _too_slow(who: str, timeout_s: float, more: str = "") -> RewardFailed:
+    return RewardFailed(f"{who} gave no reply within {timeout_s:g} s{more}; mend it, or raise timeout_s")
 
 
 def _seconds(retry_after: str) -> float:

@@ -53,9 +53,7 @@ def call_handler(path: str, name: str, event: str, timeout_s: float) -> tuple[bo
             handler = getattr(load_module(path), name)
             reply = handler(json.loads(event), Context(name, event, timeout_s))
             return True, json.dumps(reply, default=_plain)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # every kind, sys.exit too: it is the function's, and told as such
+    except BaseException as error:  # every kind, exits and interrupts too: it is the function's
         return False, _told(error, path) + _end_of(printed.getvalue())
 
 
@@ -65,8 +63,6 @@ def load_handler(path: str, name: str) -> tuple[bool, str]:
     try:
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
             found = getattr(load_module(path), name)
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:  # every kind, as above
         return False, _told(error, path) + _end_of(printed.getvalue())
     return callable(found), f"{name} is {found!r:.100}, which cannot be called"

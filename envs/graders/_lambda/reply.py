@@ -19,13 +19,17 @@ class RewardFailed(Exception):
 
 
 class RewardBusy(Exception):
-    """Throttled, or a server's passing trouble (429, 5xx): nothing was graded, and it may be asked again."""
+    """Throttled, or a server's passing trouble (429, 5xx): nothing was graded, and it may be asked again.
+
+    `after_s`: seconds that the server wants to be left alone. `was_heard`: whether it may have looked at the
+    samples, so that one of them may be its trouble.
+    """
 
     is_retryable = True
 
-    def __init__(self, problem: str, *, after_s: float = 0.0) -> None:
+    def __init__(self, problem: str, *, after_s: float = 0.0, was_heard: bool = False) -> None:
         super().__init__(problem)
-        self.after_s = after_s
+        self.after_s, self.was_heard = after_s, was_heard
 
 
 def read_reply(reply: object, ids: Sequence[str]) -> list[Score | RewardFailed]:
@@ -61,7 +65,7 @@ def _opened(reply: object) -> object:
 def failure(status: str, problem: str) -> RewardFailed | RewardBusy:
     """What an HTTP status means."""
     is_passing = status == "429" or (len(status) == 3 and status.startswith("5"))
-    return RewardBusy(problem) if is_passing else RewardFailed(problem)
+    return RewardBusy(problem, was_heard=status != "429") if is_passing else RewardFailed(problem)
 
 
 def parse_json(text: str | bytes) -> object:

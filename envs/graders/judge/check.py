@@ -1,12 +1,12 @@
 """Is this judge fit to give rewards? Held against people, against itself, against who would fool it."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from ...check import Check
 from ...endpoint import EndpointError
+from ...together import together
 from ..probes import HOSTILE, INJECTIONS, NO_ANSWER, NULLS
 from .agreement import agreement, cohen_kappa
 from .labels import Labelled, Rater, Ratings
@@ -89,7 +89,7 @@ class _Checker:
 
     async def against_people(self, rows: Sequence[tuple[Labelled, Ratings]]) -> list[Check]:
         ordered = self.rater.is_ordered
-        said = await asyncio.gather(*(self._told(self.rater.rate(row)) for row, _ in rows))
+        said = await together(*(self._told(self.rater.rate(row)) for row, _ in rows))
         silent = [each for each in said if isinstance(each, str)]
         answers = Check(
             name="verdicts",
@@ -123,14 +123,14 @@ class _Checker:
         if isinstance(judge, PairJudge):
             return [await self._order(judge, known or _example_pairs())]
         examples = known or [Labelled(question=q, answer=a, label=1) for q, a in QUESTIONS]
-        pairs = await asyncio.gather(*(self._told(self._twice(row)) for row in examples))
+        pairs = await together(*(self._told(self._twice(row)) for row in examples))
         return [self._consistency("consistency", [pair for pair in pairs if not isinstance(pair, str)])]
 
     async def _twice(self, row: Labelled) -> tuple[Ratings, Ratings]:
         return await self.rater.rate(row), await self.rater.rate(row)
 
     async def _order(self, judge: PairJudge, rows: Sequence[Labelled]) -> Check:
-        found = await asyncio.gather(
+        found = await together(
             *(self._told(judge.orders(row.question, row.first or "", row.second or "")) for row in rows)
         )
         pairs = [pair for pair in found if not isinstance(pair, str)]
@@ -152,7 +152,7 @@ class _Checker:
 
     async def nulls(self, questions: Sequence[tuple[str, Any]]) -> Check:
         asked = [(question, name, text) for question in questions for name, text in NULLS.items()]
-        rewards = await asyncio.gather(*(self._reward(*question, text) for question, _, text in asked))
+        rewards = await together(*(self._reward(*question, text) for question, _, text in asked))
         flaws = [
             f"{name!r} got {reward} for {question[0]!r:.60}"
             for (question, name, _), reward in zip(asked, rewards, strict=True)
@@ -166,7 +166,7 @@ class _Checker:
         texts = [NO_ANSWER, *(f"{NO_ANSWER}\n\n{text}" for text in attacks.values())]
         flaws: list[str] = []
         for question in questions:
-            base, *rewards = await asyncio.gather(*(self._reward(*question, text) for text in texts))
+            base, *rewards = await together(*(self._reward(*question, text) for text in texts))
             for name, reward in zip(attacks, rewards, strict=True):
                 if isinstance(base, str) or isinstance(reward, str) or reward > base:
                     flaws.append(f"{name!r} got {reward} where the answer alone got {base}")
