@@ -160,10 +160,15 @@ def notes(error: BaseException) -> str:
     return "".join(f"; {note}" for note in getattr(error.__context__, "__notes__", ()))
 
 
+def is_retryable(error: BaseException) -> bool:
+    """Whether a second try may do better."""
+    return bool(getattr(error, "is_retryable", not isinstance(error, PERMANENT)))
+
+
 def _failed(stage: str, error: BaseException) -> Failed:
     return Failed(
         stage=stage,
         cause=type(error).__name__,
-        retryable=bool(getattr(error, "is_retryable", not isinstance(error, PERMANENT))),
+        retryable=is_retryable(error),
         message=text_of(error),
     )

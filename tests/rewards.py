@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from palaestra.envs import AssistantMessage, Episode, Message, StopReason, UserMessage
-from palaestra.envs.graders._lambda.host import Context, load_module
+from palaestra.envs.graders._functions.host import Context, load_module
 
 BEDROCK = """
 from dataclasses import asdict, dataclass
