@@ -64,7 +64,7 @@ def load_any(source: str, **options: Any) -> AnyGrader:
         raise UnknownReward(
             f'{source!r} names no function; write one as in "my_rewards.py:score"; the presets are: {presets}'
         )
-    return _as_grader(source, load_object(f"{file}:{name}"), options)
+    return _as_grader(f"{file}:{name}", options)
 
 
 def load_object(source: str) -> Any:
@@ -134,7 +134,8 @@ def _attribute(module: ModuleType, name: str, source: str) -> Any:
     return getattr(module, name)
 
 
-def _as_grader(source: str, found: Any, options: dict[str, Any]) -> AnyGrader:
+def _as_grader(source: str, options: dict[str, Any]) -> AnyGrader:
+    found = load_object(source)
     if not isinstance(found, type) and callable(found) and not _is_grader(found):
         return NamedReward(found, call=_plain_call(source, options))
     if options and not isinstance(found, type):

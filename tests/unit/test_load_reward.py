@@ -94,7 +94,7 @@ def test_a_handler_is_known_by_its_name_and_the_only_function_needs_none(tmp_pat
     imported = write(tmp_path, "from lambda_function import lambda_handler", "other.py")
     assert isinstance(load_reward(str(imported)), LambdaReward)
     only = write(tmp_path, "def _help(): ...\ndef score(completion): return 1.0", "only.py")
-    assert isinstance(load_reward(str(only)), NamedReward)
+    assert run_async(load_reward(str(only)).grade(TASK, episode("4"), None)) == Score(reward=1.0)
 
 
 def test_a_preset_is_named_alone_and_takes_its_fields() -> None:
