@@ -7,7 +7,7 @@ from typing import Any
 
 from yarl import URL
 
-from ...envs.graders._lambda.aws import aws_client
+from ...envs.graders._functions.aws import aws_client
 from ...envs.threads import in_thread
 from .callback import CALLBACK_POLL_S, CallbackServer
 from .client import Client
