@@ -12,7 +12,7 @@ from pydantic import (
     model_validator,
 )
 
-from .sources import DataSection, EnvSection, RewardSection, Section, spelled_out
+from .sections import DataSection, EnvSection, RewardSection, Section, spelled_out
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """Of a run, or of an evaluation: it is part of a folder's name."""

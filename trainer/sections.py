@@ -1,4 +1,4 @@
-"""Where a run's tasks come from: an environment, or rows and a reward. Part of the recipe's schema."""
+"""Sections of a recipe that say where its tasks come from: an environment, or rows and a reward."""
 
 from typing import Annotated, Any, Literal, cast
 
