@@ -13,7 +13,7 @@ from ..agents.formats import tool_format
 from ..envs.options import from_options
 from ..sandboxes import SandboxSpec
 from .recipe import GradingSection, OptimizerSection, Recipe, TinyModel
-from .sources import spelled_out
+from .sections.tasks import spelled_out
 
 CUTS = ("top_p", "top_k", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty")
 """Settings of sampling under which the engine draws from another distribution than the learner trains."""
