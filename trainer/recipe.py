@@ -6,15 +6,20 @@ Its sections are in `sections/`.
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from .sections.base import AnyPath, Section
 from .sections.grading import GradingSection
-from .sections.grpo import CorrectionSection, GrpoSection
+from .sections.grpo import CorrectionSection, GrpoSection, OverlongSection
 from .sections.learning import LoraSection, OptimizerSection, WarmStartSection
 from .sections.models import EngineSection, ModelSection, SamplingSection, TinyModel
 from .sections.tasks import DataSection, EnvSection, RewardSection, spelled_out
-from .sections.watching import CheckpointSection, EvaluationSection, TrackerSection
+from .sections.watching import (
+    CheckpointSection,
+    EarlyStoppingSection,
+    EvaluationSection,
+    TrackerSection,
+)
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """Of a run, or of an evaluation: it is part of a folder's name."""
@@ -35,6 +40,9 @@ class Recipe(Section):
     """Bit-identical results from the same recipe, also after a crash; somewhat slower."""
     threads: PositiveInt | None = None
     """Processor threads of torch; None: all cores."""
+    peak_tflops: PositiveFloat | None = None
+    """What one device of the learner computes, in 10^12 operations a second, for the metric `mfu`; None:
+    what is known of the GPU, and no `mfu` where nothing is."""
     env: EnvSection | None = None
     data: DataSection | None = None
     reward: RewardSection | None = None
@@ -101,6 +109,7 @@ __all__ = [
     "CheckpointSection",
     "CorrectionSection",
     "DataSection",
+    "EarlyStoppingSection",
     "EngineSection",
     "EnvSection",
     "EvaluationSection",
@@ -109,6 +118,7 @@ __all__ = [
     "LoraSection",
     "ModelSection",
     "OptimizerSection",
+    "OverlongSection",
     "Recipe",
     "RewardSection",
     "SamplingSection",

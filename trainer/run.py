@@ -23,19 +23,18 @@ from ..agents.trajectory import Trajectory
 from ._torch import use_processor
 from .arena import Arena
 from .checkpoint import Checkpoints
-from .config import LearnerConfig
+from .early_stopping import STOPPED, Scores
 from .errors import NothingGraded
+from .flops import peak_of
 from .folder import check_folder, make_folder, make_whole, open_folder
 from .grading import open_grading
 from .inputs import fingerprint
 from .interrupt import Interrupt, Interrupted
-from .leader import LeadingLearner, leading
-from .learner import Learner
+from .leader import leading, open_learner
 from .lineage import find_origin, read_lineage, write_start
 from .lint import lint
 from .loop import Trainer
 from .metrics import MetricsFile
-from .model import load_model
 from .parts import (
     learner_config,
     load_renderer,
@@ -110,17 +109,6 @@ async def train(
     return summary
 
 
-def open_learner(model: Path, config: LearnerConfig, ranks: Ranks | None = None) -> Learner:
-    """A learner of a model folder, shared with the ranks that wait for this one.
-
-    Raises `RecipeError` for a model that cannot be trained so.
-    """
-    try:
-        return Learner(load_model(model), config) if ranks is None else LeadingLearner(model, config, ranks)
-    except (ValueError, OSError) as error:  # of transformers too, as in `open_local_engine`
-        raise RecipeError(f"the model {model} cannot be trained: {error}") from error
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Run:
     recipe: Recipe
@@ -143,9 +131,10 @@ class _Run:
         async with AsyncExitStack() as stack:
             starting = stack.enter_async_context(open_engine(self.recipe, model, self.progress))
             engine = self.wrap_engine(await self.interrupt.during(starting))
-            await self._evaluate("warm-start" if self.recipe.warm_start else "baseline", engine, model, START)
-            await self._learn(engine, model)
-            await self._evaluate("final", engine, model, PolicyVersion(self.recipe.grpo.steps))
+            first = "warm-start" if self.recipe.warm_start else "baseline"
+            self._keep_score(START, await self._evaluate(first, engine, model, START))
+            last = await self._learn(engine, model)
+            await self._evaluate("final", engine, model, last)
 
     async def _model(self) -> Path:
         """The folder of the model before any training."""
@@ -222,22 +211,16 @@ class _Run:
         self.progress.advance()
         self.progress.episode(trajectory)
 
-    async def _learn(self, engine: Engine, model: Path) -> None:
-        """Every step that is still to do. A signal leaves a checkpoint behind."""
-        section, every = self.recipe.grpo, self.recipe.evaluation.every
+    async def _learn(self, engine: Engine, model: Path) -> PolicyVersion:
+        """Every step that is still to do; the policy after the last. A signal leaves a checkpoint behind."""
         trainer = self._trainer(engine, model, await self._imitated(model))
         await trainer.restore()
         self._show_steps(trainer)
         try:
-            while trainer.num_steps < section.steps:
-                # Before the next step, not after the last: a restart finishes what it finds unfinished.
-                if every and trainer.num_steps and trainer.num_steps % every == 0:
-                    version = PolicyVersion(trainer.num_steps)
-                    found = await self._evaluate(f"step-{version:06d}", engine, model, version)
-                    if self.recipe.checkpoint.keep_best and found.reward is not None:
-                        await trainer.checkpoint()
-                        trainer.checkpoints.rate(version, found.reward.value)
-                    self._show_steps(trainer)
+            # Evaluated before the next step, not after the last: a restart finishes what it finds unfinished.
+            while trainer.num_steps < self.recipe.grpo.steps:
+                if await self._is_enough(trainer, engine, model):
+                    break
                 await trainer.step()
                 self.progress.advance()
                 self.interrupt.check()
@@ -246,6 +229,33 @@ class _Run:
             raise
         await trainer.checkpoint()
         make_whole(self.recipe.folder / "policy", trainer.updater.learner.save)
+        return PolicyVersion(trainer.num_steps)
+
+    async def _is_enough(self, trainer: Trainer, engine: Engine, model: Path) -> bool:
+        """Evaluate where it is time to, and say whether there is nothing more to be had."""
+        section, steps = self.recipe.evaluation, trainer.num_steps
+        if section.every is None or not steps or steps % section.every:
+            return False
+        version = PolicyVersion(steps)
+        found = await self._evaluate(f"step-{version:06d}", engine, model, version)
+        self._keep_score(version, found)
+        if self.recipe.checkpoint.keep_best and found.reward is not None:
+            await trainer.checkpoint()
+            trainer.checkpoints.rate(version, found.reward.value)
+        self._show_steps(trainer)
+        stall = None if section.early_stopping is None else self._scores.stall(steps, section.early_stopping)
+        if stall is not None:
+            self.ledger.set_meta(STOPPED, str(stall))
+            self.progress.note(str(stall))
+        return stall is not None
+
+    def _keep_score(self, version: PolicyVersion, found: Evaluation) -> None:
+        if found.reward is not None:  # one without a number says nothing
+            self._scores.add(version, found.reward.value)
+
+    @property
+    def _scores(self) -> Scores:
+        return Scores(self.ledger)
 
     def _show_steps(self, trainer: Trainer) -> None:
         self.progress.phase("grpo", self.recipe.grpo.steps)
@@ -264,6 +274,14 @@ class _Run:
         num_updates = grpo.steps * grpo.updates_per_step or recipe.optimizer.warmup_steps + 1
         config = learner_config(recipe, recipe.optimizer, num_updates, model=model, lora=recipe.lora)
         learner = open_learner(model, config, self.ranks)
+        peak = peak_of(learner.model.device, config.dtype, given=recipe.peak_tflops)
+        updater = Updater(
+            learner=learner,
+            section=grpo,
+            demonstrations=demonstrations,
+            seed=recipe.seed,
+            peak_flops=None if peak is None else peak * (1 if self.ranks is None else self.ranks.world),
+        )
         renderer = load_renderer(recipe, model)
         remote = recipe.engine.kind != "local"
         probes = [renderer.opening(task.messages, task.tools) for task in self.arena.train[:4]]
@@ -273,7 +291,7 @@ class _Run:
             max_reward=self.arena.env.reward_range[1],
             min_reward=self.arena.env.reward_range[0],
             collector=self._player(engine, model, recipe.sampling.temperature),
-            updater=Updater(learner=learner, section=grpo, demonstrations=demonstrations, seed=recipe.seed),
+            updater=updater,
             publisher=Publisher(
                 learner,
                 engine,

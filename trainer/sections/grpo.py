@@ -16,6 +16,17 @@ class CorrectionSection(Section):
     high: Annotated[float, Field(ge=1)] = 2.0
 
 
+class OverlongSection(Section):
+    """The soft overlong punishment of DAPO (arXiv 2503.14476)."""
+
+    max_tokens: PositiveInt
+    """Sampled tokens of a whole episode from which on the penalty is whole."""
+    cache_tokens: PositiveInt
+    """So many before that it begins."""
+    weight: PositiveFloat = 1.0
+    """The whole penalty, in units of the reward."""
+
+
 class GrpoSection(Section):
     """Trajectory-level group-relative policy optimisation."""
 
@@ -57,10 +68,15 @@ class GrpoSection(Section):
     """Compute that policy's log-probabilities: for the penalty, or only to report how far it went."""
     min_group: Annotated[int, Field(ge=2)] = 2
     """Groups with fewer graded members are dropped, with a reason on record."""
+    refill: Annotated[int, Field(ge=0, le=16)] = 0
+    """Rollouts anew, each with its own seed, in the place of a member that has no number; then `lost`."""
     lost: Literal["member", "group"] = "member"
     """What goes with a member that has no number: itself, or its group."""
-    truncated: Literal["keep", "drop"] = "keep"
-    """What happens with episodes that ran out of budget."""
+    overlong: OverlongSection | None = None
+    """Episodes pay for their last tokens before a limit."""
+    truncated: Literal["keep", "mask", "drop"] = "keep"
+    """What happens with episodes that ran out of budget: "mask" leaves them out of the loss, "drop" out of
+    the baseline too."""
     zero_variance: Literal["keep", "drop"] = "drop"
     """Groups without any advantage. Kept, they count in what the loss is divided by."""
     shuffle_rewards: bool = False

@@ -1,10 +1,19 @@
 """Evaluations on the way, checkpoints, and where numbers go. Part of the recipe's schema."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
 from .base import Section
+
+
+class EarlyStoppingSection(Section):
+    """Stop when the mean reward of the evaluations on the way does not grow any more."""
+
+    patience: PositiveInt = 3
+    """Evaluations in a row that may pass without a better one."""
+    min_delta: NonNegativeFloat = 0.0
+    """Better is by more than this, in units of the reward."""
 
 
 class EvaluationSection(Section):
@@ -14,6 +23,8 @@ class EvaluationSection(Section):
     """Evaluate each so many steps; None: before, after the warm start, and at the end."""
     temperature: NonNegativeFloat | None = None
     """None: as in training."""
+    early_stopping: EarlyStoppingSection | None = None
+    """None takes all of `grpo.steps`; needs `every`."""
 
 
 class CheckpointSection(Section):
@@ -28,6 +39,8 @@ class TrackerSection(Section):
 
     kind: str
     """A name in `palaestra.trainer.trackers`: csv, mlflow, tensorboard, wandb; or "module:Class"."""
+    aliases: list[Literal["bedrock", "hyperpod", "sagemaker"]] = Field(default_factory=list)
+    """Names of AWS under which it is told the numbers too."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Of that tracker, such as {project: mine, mode: offline} for wandb."""
 
