@@ -30,7 +30,7 @@ def episode_metrics(groups: Sequence[Group], maximum: float) -> dict[str, float]
         "scored": kinds["scored"],
         "ungraded": kinds["ungraded"],
         "failed": kinds["failed"],
-        "truncated": sum(member.episode.stop.is_truncated for member in members),
+        "truncated": sum(member.episode.is_truncated for member in members),
         "sampled_tokens": sum(member.graph.num_sampled for member in members),
         "turns": fmean(member.episode.num_turns for member in members),
         **_lengths(members),
@@ -60,7 +60,7 @@ def _lengths(members: Sequence[Trajectory]) -> dict[str, float]:
         "length_max": max(lengths),
         "prompt_length": fmean(prompts),
         "prompt_length_max": max(prompts),
-        "truncated_share": fmean(member.episode.stop.is_truncated for member in played),
+        "truncated_share": fmean(member.episode.is_truncated for member in played),
     }
 
 

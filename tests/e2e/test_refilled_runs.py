@@ -24,7 +24,8 @@ GRPO = TINY_RECIPE["grpo"] | {
     "truncated": "mask",
 }
 RECIPE: dict[str, Any] = TINY_RECIPE | {
-    "env": TINY_RECIPE["env"] | {"id": "trained_envs:UnsureSums", "budget": {"max_turns": 2}},
+    "env": TINY_RECIPE["env"]
+    | {"id": "trained_envs:UnsureSums", "budget": {"max_turns": 3, "max_tokens": 40}},
     "warm_start": TINY_RECIPE["warm_start"] | {"demonstrations": 6, "steps": 10},
     "grpo": GRPO,
     "evaluation": {},

@@ -15,7 +15,7 @@ from palaestra.trainer.arena import Arena
 from palaestra.trainer.grading import load_grader, make_adapter, open_grading
 from palaestra.trainer.recipe import Recipe
 from palaestra.trainer.recipe_file import RecipeError, load_recipe
-from palaestra.trainer.sources import PartnerSection
+from palaestra.trainer.sections.tasks import PartnerSection
 
 
 class Plain(Env[Task]):

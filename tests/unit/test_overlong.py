@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from trainer_builders import make_graph, make_trajectory
 
 from palaestra.agents.trajectory import Group, Trajectory
-from palaestra.envs import Scored, StopReason, Ungraded
+from palaestra.envs import AssistantMessage, Scored, StopReason, Ungraded, UserMessage
+from palaestra.envs.message import Usage
 from palaestra.trainer.advantages import GroupPolicy, Reason, credit, turn_rewards
 from palaestra.trainer.judge import judge, overlong_of
-from palaestra.trainer.metrics import bias_metrics, judgement_metrics
+from palaestra.trainer.metrics import bias_metrics, episode_metrics, judgement_metrics
 from palaestra.trainer.overlong import Overlong
 from palaestra.trainer.preflight import check_advantage
 from palaestra.trainer.recipe import GrpoSection
@@ -145,7 +146,21 @@ def test_masked_episodes_count_for_their_siblings_and_are_in_no_loss() -> None:
     ]
     assert judgement_metrics(found)["rejected_masked"] == 1
     bias = bias_metrics([group], found, (0.0, 1.0))
-    assert (bias["lost_share"], bias["reward_kept"]) == (0.0, pytest.approx(1 / 3))
+    assert bias["lost_share"] == 0.0 and bias["reward_kept"] == pytest.approx(1 / 3)
+
+
+def test_an_episode_whose_last_answer_was_cut_is_a_truncated_one() -> None:
+    def said(sample: int, reward: float, *finishes: str) -> Trajectory:
+        answers = [AssistantMessage("so", usage=Usage(finish=finish)) for finish in finishes]
+        member = make_trajectory(sample, reward)
+        return replace(
+            member, episode=replace(member.episode, messages=(UserMessage("hi"), *answers), num_opening=1)
+        )
+
+    group = group_of(said(0, 1.0, "length", "stop"), said(1, 0.0, "stop", "length"), said(2, 0.5))
+    found = credit(group, policy=GroupPolicy(truncated="mask"))
+    assert [(each.key.sample, each.detail) for each in found.rejected] == [(1, "the last answer's length")]
+    assert episode_metrics([group], maximum=1.0)["truncated_share"] == 1 / 3
 
 
 def test_a_group_of_equals_is_dropped_and_not_masked() -> None:

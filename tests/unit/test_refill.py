@@ -76,7 +76,7 @@ def samples(group: Group) -> tuple[list[int], list[int]]:
 
 
 def test_a_member_without_a_number_is_replaced_by_another_sample_with_another_seed(tmp_path: Path) -> None:
-    lost = {1: NO_GRADE, 4: BUG}
+    lost: dict[int, Outcome] = {1: NO_GRADE, 4: BUG}
     room = Room(lambda key: lost.get(key.sample, Scored(reward=float(key.sample))))
     (group,) = collect(tmp_path, room, request())
     assert samples(group) == ([0, 2, 7], [1, 4])

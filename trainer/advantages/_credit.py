@@ -156,8 +156,8 @@ def _judge(member: Trajectory, policy: GroupPolicy) -> float | Rejection:
         case Ungraded(reason=reason):
             return _turned_away(member, Reason.UNGRADED, reason)
         case Scored(reward=reward):
-            if policy.truncated == "drop" and member.episode.stop.is_truncated:
-                return _turned_away(member, Reason.TRUNCATED, str(member.episode.stop))
+            if policy.truncated == "drop" and member.episode.is_truncated:
+                return _turned_away(member, Reason.TRUNCATED, _cut_by(member))
             return reward
 
 
@@ -193,8 +193,8 @@ def _credited(
 
 
 def _accept(member: Trajectory, value: Value, policy: GroupPolicy) -> Accepted | Rejection:
-    if policy.truncated == "mask" and member.episode.stop.is_truncated:
-        return _turned_away(member, Reason.MASKED, str(member.episode.stop))
+    if policy.truncated == "mask" and member.episode.is_truncated:
+        return _turned_away(member, Reason.MASKED, _cut_by(member))
     if not isinstance(value, tuple):
         return Accepted(trajectory=member, advantage=value)
     if not value or len(value) != _num_calls(member):
@@ -205,6 +205,12 @@ def _accept(member: Trajectory, value: Value, policy: GroupPolicy) -> Accepted |
 
 def _turned_away(member: Trajectory, reason: Reason, detail: str) -> Rejection:
     return Rejection(key=member.key, reason=reason, detail=detail)
+
+
+def _cut_by(member: Trajectory) -> str:
+    """What ended an episode before its time."""
+    stop = member.episode.stop
+    return str(stop) if stop.is_truncated else "the last answer's length"
 
 
 def _teaches(value: Value) -> bool:

@@ -75,8 +75,8 @@ class GrpoSection(Section):
     overlong: OverlongSection | None = None
     """Episodes pay for their last tokens before a limit."""
     truncated: Literal["keep", "mask", "drop"] = "keep"
-    """What happens with episodes that ran out of budget: "mask" leaves them out of the loss, "drop" out of
-    the baseline too."""
+    """What happens with episodes that ran out of budget, or whose last answer was cut: "mask" leaves them out
+    of the loss, "drop" out of the baseline too."""
     zero_variance: Literal["keep", "drop"] = "drop"
     """Groups without any advantage. Kept, they count in what the loss is divided by."""
     shuffle_rewards: bool = False
