@@ -108,10 +108,12 @@ def check_advantage(section: GrpoSection, reward_range: tuple[float, float]) -> 
             f"{section.advantage} needs"
         )
     floor: float = getattr(advantage, "min_reward", -math.inf)
-    if reward_range[0] < floor:
+    shaped = "" if section.overlong is None else " with grpo.overlong"
+    lowest = reward_range[0] - (0.0 if section.overlong is None else section.overlong.weight)
+    if lowest < floor:
         raise RecipeError(
             f"grpo.advantage: {section.advantage} needs rewards of {floor:g} or more, and the environment's "
-            f"go down to {reward_range[0]:g}; choose another"
+            f"go down to {lowest:g}{shaped}; choose another"
         )
 
 

@@ -18,7 +18,7 @@ from palaestra.trainer.grading import load_grader, make_adapter, open_grading
 from palaestra.trainer.preflight import preflight
 from palaestra.trainer.recipe import Recipe
 from palaestra.trainer.recipe_file import RecipeError, load_recipe
-from palaestra.trainer.sections import EnvSection, PartnerSection
+from palaestra.trainer.sections.tasks import EnvSection, PartnerSection
 
 
 class Plain(Env[Task]):

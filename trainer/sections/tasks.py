@@ -1,16 +1,11 @@
-"""Sections of a recipe that say where its tasks come from: an environment, or rows and a reward."""
+"""Where a run's tasks come from: an environment, or rows and a reward. Part of the recipe's schema."""
 
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from ..envs import Budget
-
-
-class Section(BaseModel):
-    """A part of a recipe: no field that is not known."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+from ...envs import Budget
+from .base import Section
 
 
 class PartnerSection(Section):
