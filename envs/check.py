@@ -14,16 +14,15 @@ from typing import Any
 
 from ._check_files import leaks_in
 from ._check_leaks import CANARY, Resources, Secrets, long_texts, plant
+from ._check_policies import Breaking, Probing, Waiting, Yielding, nothing
 from .env import Env
 from .episode import Episode
 from .errors import no_exit
 from .graders.grading import grade_episode
-from .message import AssistantMessage, Message, ToolCall, ToolSpec
 from .outcome import Outcome, Scored
 from .play import play
 from .policy import Policy
 from .sandboxed import SandboxToolEnv
-from .scripted import ScriptedPolicy
 from .task import Task
 from .worker_env import adopt
 
@@ -143,7 +142,7 @@ class _Checker:
         return f"{len(gaps)} episodes within 4 standard errors of {error:.3f} of the best mean"
 
     async def doing_nothing_earns_the_floor(self) -> str:
-        await self._all_earn(self.env_class.reward_range[0], _nothing)
+        await self._all_earn(self.env_class.reward_range[0], nothing)
         return f"{len(self.tasks)} tasks left alone"
 
     async def reset_is_deterministic(self) -> str:
@@ -156,7 +155,7 @@ class _Checker:
 
     async def grading_is_deterministic(self) -> str:
         for task in self.tasks:
-            for policy in (self.env_class.oracle(task), _nothing(task)):
+            for policy in (self.env_class.oracle(task), nothing(task)):
                 episode = await self._play(task, policy)
                 first, *others = [await self._grade(task, episode) for _ in range(REPEATS)]
                 for other in others:
@@ -169,7 +168,7 @@ class _Checker:
         pair = (self.tasks[0], self.tasks[-1])
         alone = [await self._play(task, self.env_class.oracle(task)) for task in pair]
         together = await asyncio.gather(
-            *(self._play(task, _Yielding(self.env_class.oracle(task))) for task in pair)
+            *(self._play(task, Yielding(self.env_class.oracle(task))) for task in pair)
         )
         for task, one, other in zip(pair, alone, together, strict=True):
             if (one.messages, one.rewards) != (other.messages, other.rewards):
@@ -181,7 +180,7 @@ class _Checker:
     async def nothing_is_left_behind(self) -> str:
         task = self.tasks[0]
         before = await Resources.settled()
-        for policy in (self.env_class.oracle(task), _Breaking()):
+        for policy in (self.env_class.oracle(task), Breaking()):
             await self._play(task, policy)
         await self._cancel_under_way(task)
         left = (await Resources.settled(at_most=before)).over(before)
@@ -193,8 +192,8 @@ class _Checker:
         for task in self.tasks:
             canary, planted = plant(task)
             secrets = Secrets(task, canary)
-            probe = _Probing(self.env_class.oracle(task))
-            for episode in (await self._play(planted, probe), await self._play(planted, _nothing(task))):
+            probe = Probing(self.env_class.oracle(task))
+            for episode in (await self._play(planted, probe), await self._play(planted, nothing(task))):
                 if (leak := secrets.shown_in(episode)) is not None:
                     raise Flaw(f"task {task.id!r}: {leak}; the model must never see reference or private")
         return f"no reference or private value in what {len(self.tasks)} tasks show"
@@ -233,7 +232,7 @@ class _Checker:
 
     async def _cancel_under_way(self, task: Task) -> None:
         waiting = asyncio.Event()
-        episode = asyncio.create_task(self._play(task, _Waiting(waiting)))
+        episode = asyncio.create_task(self._play(task, Waiting(waiting)))
         started = asyncio.create_task(waiting.wait())
         await asyncio.wait({episode, started}, return_when=asyncio.FIRST_COMPLETED)
         for item in (episode, started):
@@ -256,55 +255,3 @@ class _Checker:
             outcome = await self._grade(task, await self._play(task, policy(task)))
             if not isinstance(outcome, Scored) or not math.isclose(outcome.reward, reward, abs_tol=1e-9):
                 raise Flaw(f"task {task.id!r}: expected reward {reward:g}, got {outcome}")
-
-
-def _nothing(task: Task) -> Policy:
-    return ScriptedPolicy([])
-
-
-@dataclass(frozen=True, slots=True)
-class _Yielding:
-    """Lets the other episode run before each answer."""
-
-    policy: Policy
-
-    async def __call__(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> AssistantMessage:
-        await asyncio.sleep(0)
-        return await self.policy(messages, tools)
-
-
-class _Breaking:
-    """An engine that is down."""
-
-    async def __call__(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> AssistantMessage:
-        raise ConnectionError("the engine is down")
-
-
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    """An engine that never answers."""
-
-    started: asyncio.Event
-
-    async def __call__(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> AssistantMessage:
-        self.started.set()
-        return await asyncio.Future[AssistantMessage]()
-
-
-class _Probing:
-    """First calls every tool wrongly, to read its errors; then does what the oracle does."""
-
-    def __init__(self, oracle: Policy) -> None:
-        self._oracle = oracle
-        self._has_probed = False
-
-    async def __call__(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> AssistantMessage:
-        if self._has_probed or not tools:
-            return await self._oracle(messages, tools)
-        self._has_probed = True
-        calls = [
-            ToolCall(id=f"probe-{tool.name}-{number}", name=tool.name, arguments=arguments)
-            for tool in tools
-            for number, arguments in enumerate(({}, dict.fromkeys(tool.parameters.get("properties", {}), "")))
-        ]
-        return AssistantMessage(tool_calls=tuple(calls))

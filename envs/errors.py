@@ -146,11 +146,6 @@ def boundary(stage: str) -> Generator[None, None, None]:
         raise EpisodeFailed(_failed(stage, error)) from error
 
 
-def is_weather(error: BaseException) -> bool:
-    """Whether another try may go better."""
-    return bool(getattr(error, "is_retryable", not isinstance(error, PERMANENT)))
-
-
 def returned(value: object, kind: type[T], *, by: str) -> T:
     """`value`, if foreign code returned what it should."""
     if not isinstance(value, kind):
@@ -172,10 +167,15 @@ def notes(error: BaseException) -> str:
     return "".join(f"; {note}" for note in getattr(error.__context__, "__notes__", ()))
 
 
+def is_retryable(error: BaseException) -> bool:
+    """Whether a second try may do better."""
+    return bool(getattr(error, "is_retryable", not isinstance(error, PERMANENT)))
+
+
 def _failed(stage: str, error: BaseException) -> Failed:
     return Failed(
         stage=stage,
         cause=type(error).__name__,
-        retryable=is_weather(error),
+        retryable=is_retryable(error),
         message=text_of(error),
     )

@@ -25,7 +25,7 @@ from palaestra.envs import (
     UserMessage,
 )
 from palaestra.envs.graders import Grader, grade_episode
-from palaestra.envs.graders._lambda.host import Context, load_module
+from palaestra.envs.graders._functions.host import Context, load_module
 
 BEDROCK = """
 from dataclasses import asdict, dataclass

@@ -6,9 +6,10 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 from ..agents.errors import EngineError
-from ..envs import SandboxToolEnv
-from ..envs.graders import LambdaReward
-from ..envs.graders._lambda.reply import RewardFailed
+from ..envs import Env, SandboxToolEnv
+from ..envs.graders import AnyGrader, LambdaReward, NamedReward
+from ..envs.graders._functions.reply import RewardFailed
+from ..envs.play import put_away
 from ..envs.reachable import refusal
 from ..sandboxes import open_sandbox
 from .advantages import load_advantage
@@ -25,10 +26,8 @@ async def preflight(recipe: Recipe, *, trains: bool = True) -> Arena:
     `SandboxUnavailable`.
     """
     arena = load_arena(recipe)
-    _check_env_options(arena)
-    if isinstance(arena.env.grader, LambdaReward):
-        with _about("reward"):
-            await arena.env.grader.check()
+    await _check_env_options(arena)
+    await _check_reward(arena.env.grader)
     await _check_grading(recipe.grading)
     if trains:
         if not arena.train:
@@ -58,6 +57,15 @@ async def _check_grading(section: GradingSection | None) -> None:
         with _about(f"grading.{field}"):
             if url is not None and (why := await refusal(url)) is not None:
                 raise ValueError(f"{why}; start the grader first, or mend the address")
+
+
+async def _check_reward(grader: AnyGrader | None) -> None:
+    """Whether the processes and sandboxes that functions run in can load them."""
+    with _about("reward"):
+        if isinstance(grader, LambdaReward):
+            await grader.check()
+        elif isinstance(grader, NamedReward) and grader.call is not None:
+            await grader.call.check()
 
 
 def check_oracle(arena: Arena, field: str) -> None:
@@ -100,10 +108,12 @@ def check_advantage(section: GrpoSection, reward_range: tuple[float, float]) -> 
             f"{section.advantage} needs"
         )
     floor: float = getattr(advantage, "min_reward", -math.inf)
-    if reward_range[0] < floor:
+    shaped = "" if section.overlong is None else " with grpo.overlong"
+    lowest = reward_range[0] - (0.0 if section.overlong is None else section.overlong.weight)
+    if lowest < floor:
         raise RecipeError(
             f"grpo.advantage: {section.advantage} needs rewards of {floor:g} or more, and the environment's "
-            f"go down to {reward_range[0]:g}; choose another"
+            f"go down to {lowest:g}{shaped}; choose another"
         )
 
 
@@ -122,9 +132,11 @@ def _loading(field: str, name: str) -> Generator[None, None, None]:
         ) from error
 
 
-def _check_env_options(arena: Arena) -> None:
+async def _check_env_options(arena: Arena) -> None:
     """An environment is made for each episode; the first one is made here."""
-    call("env.options, env.partners", arena.env, arena.options)
+    made = call("env.options, env.partners", arena.env, arena.options)
+    if isinstance(made, Env):
+        await put_away(made)
 
 
 async def check_engine(recipe: Recipe) -> None:

@@ -1,7 +1,8 @@
 """One step of learning: accepted episodes in, new weights out, and a record from which it can be replayed."""
 
+import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
@@ -15,7 +16,11 @@ from .losses import load_loss
 from .recipe import GrpoSection
 from .reports import LossReport, StepReport
 from .rows import Batch, Row, make_batch, training_rows
+from .speed import Speed
 from .terms import traits
+
+COUNTS = ("skipped", "trained_tokens")
+"""Metrics of an update whose sum over the updates is the step's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,7 +28,7 @@ class Update:
     """What one step did to the policy."""
 
     metrics: dict[str, float]
-    """Means over the step's updates."""
+    """Over the step's updates: the largest of what ends in "_max", sums of counts, means of all else."""
     record: dict[str, Any]
     """Enough to compute the losses again without the model (`replay.py`)."""
 
@@ -38,6 +43,8 @@ class Updater:
     """What `sft_coefficient` draws from."""
     seed: int = 0
     """Of that draw."""
+    peak_flops: float | None = None
+    """Operations a second of all devices together, for `mfu`; None: nobody knows."""
 
     def __post_init__(self) -> None:
         if self.section.sft_coefficient and not self.demonstrations:
@@ -52,21 +59,23 @@ class Updater:
         the policy's version."""
         updates: list[dict[str, Any]] = []
         metrics: list[dict[str, float]] = []
+        speed = Speed()
         for part, rows in enumerate(self._parts(accepted)):
             is_fresh = part == 0 and self.section.old_policy == "learner"
             batch = whole_batch(rows, self.section, is_fresh=is_fresh)
-            report = self.learner.forward_backward(batch, **objective_options(self.section))
-            sft = self._imitate(random.Random(f"{self.seed}/{step}/{part}/sft"))
-            stepped = self.learner.optim_step()
+            with speed.timing():
+                report = self.learner.forward_backward(batch, **objective_options(self.section))
+                speed.add(report)
+                sft = self._imitate(random.Random(f"{self.seed}/{step}/{part}/sft"), speed)
+                stepped = self.learner.optim_step()
             updates.append(_record(batch, report, with_entropy=bool(self.section.entropy_coefficient)) | sft)
             metrics.append(_metrics(batch, report, stepped) | off_policy_metrics(rows, report.logprobs, step))
             if sft:
                 metrics[-1]["sft_loss"] = sft["sft"]["value"] / self.section.sft_coefficient
             if part == 0:
                 metrics[0]["engine_gap_max"] = engine_gap_max(rows, report.logprobs)
-        names = dict.fromkeys(name for each in metrics for name in each)
         return Update(
-            metrics={name: fmean(each[name] for each in metrics if name in each) for name in names},
+            metrics=_merged(metrics) | speed.metrics(self.peak_flops),
             record={
                 "loss": self.section.loss,
                 "loss_options": self.section.loss_options,
@@ -90,7 +99,7 @@ class Updater:
             found.append(with_kl_in_reward(rows, self.section))
         return found
 
-    def _imitate(self, draw: random.Random) -> dict[str, Any]:
+    def _imitate(self, draw: random.Random, speed: Speed) -> dict[str, Any]:
         """Add the gradient of some demonstrations; the part of the record that tells of it."""
         section = self.section
         if not section.sft_coefficient:
@@ -99,6 +108,7 @@ class Updater:
         report = self.learner.forward_backward(
             make_batch(rows), "sft", weight=section.sft_coefficient, temperature=1.0
         )
+        speed.add(report)
         logprobs = [
             value
             for row, found in zip(rows, report.logprobs, strict=True)
@@ -136,6 +146,20 @@ def with_kl_in_reward(rows: list[Row], section: GrpoSection) -> list[Row]:
     return kl_in_reward(rows, section.kl_coefficient)
 
 
+def _merged(updates: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Of several updates, those of the step."""
+    found: dict[str, float] = {}
+    for name in dict.fromkeys(name for each in updates for name in each):
+        values = [each[name] for each in updates if name in each]
+        if name.endswith("_max"):
+            found[name] = max(values)
+        elif name.endswith("_min"):
+            found[name] = min(values)
+        else:
+            found[name] = math.fsum(values) if name in COUNTS else fmean(values)
+    return found
+
+
 def _metrics(batch: Batch, report: LossReport, stepped: StepReport) -> dict[str, float]:
     found = {
         "loss": report.loss,
@@ -144,10 +168,35 @@ def _metrics(batch: Batch, report: LossReport, stepped: StepReport) -> dict[str,
         "lr": stepped.lr,
         "trained_tokens": float(report.num_tokens),
         **report.metrics,
+        **_advantages(batch),
+        "approx_kl": _moved(batch, report.logprobs),
     }
     if (kl := reference_kl(batch.rows, report.logprobs)) is not None:
         found["kl"] = kl
     return found
+
+
+def _advantages(batch: Batch) -> dict[str, float]:
+    """Over the trained tokens, as the loss meets them."""
+    values = [row.advantages[at] for row in batch.rows for at in row.trained]
+    if not values:
+        return {}
+    return {
+        "advantage": sum(values) / len(values),
+        "advantage_min": min(values),
+        "advantage_max": max(values),
+    }
+
+
+def _moved(batch: Batch, logprobs: Sequence[Sequence[float]]) -> float:
+    """Mean of log anchor - log pi over the trained tokens, nats, where ratios are taken to the anchor: the k1
+    estimate of KL(anchor || pi), and 0 in a fresh batch."""
+    gaps = [
+        (row.tokens.logprobs if row.old_logprobs is None else row.old_logprobs)[at] - found[at]
+        for row, found in zip(batch.rows, logprobs, strict=True)
+        for at in row.trained
+    ]
+    return 0.0 if batch.is_fresh or not gaps else sum(gaps) / len(gaps)
 
 
 def engine_gap_max(rows: Sequence[Row], logprobs: Sequence[Sequence[float]]) -> float:

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, TypeGuard
 
+from ..cpu_limit import cpu_limit
 from ..episode import Episode, Workspace
 from ..errors import BadTask
 from ..outcome import Score
 from ..task import Task
 from ..worker import WorkerDied, in_worker
-from ._cpu_limit import cpu_limit
 from .answer import final_answer
 from .read_json import NotJson, read_json
 from .unit_tests import last_block

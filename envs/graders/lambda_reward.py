@@ -12,10 +12,10 @@ from ..backoff import backoff_s
 from ..episode import Episode, Workspace
 from ..outcome import Score
 from ..task import Task
-from ._lambda.batches import Batches
-from ._lambda.calls import Call, InSandbox, InWorker, OnLambda, OverHttp
-from ._lambda.reply import RewardBusy, RewardFailed, read_reply
-from ._lambda.sample import Sample, to_sample
+from ._functions.batches import Batches
+from ._functions.calls import Call, InSandbox, InWorker, OnLambda, OverHttp
+from ._functions.reply import RewardBusy, RewardFailed, read_reply
+from ._functions.sample import Sample, to_sample
 
 HANDLER = "lambda_handler"
 TIMEOUT_S = 30.0
@@ -75,7 +75,7 @@ class LambdaReward:
                 spec = sandbox or SandboxSpec()
                 self._invoke = InSandbox(path=path, name=name, timeout_s=timeout_s, spec=spec)
             else:
-                self._invoke = InWorker(path=path, name=name, timeout_s=timeout_s)
+                self._invoke = InWorker(path, name, concurrency=concurrency, timeout_s=timeout_s)
         # A grader outlives event loops; futures and tasks do not.
         self._batches: WeakKeyDictionary[asyncio.AbstractEventLoop, Batches[Sample, Score]]
         self._batches = WeakKeyDictionary()

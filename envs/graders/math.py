@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from ..cpu_limit import cpu_limit
 from ..episode import Episode, Workspace
 from ..errors import BadTask
 from ..outcome import Score
@@ -72,12 +73,8 @@ def compare(reference: str, answer: str) -> tuple[bool, str]:
     For a worker process, in its main thread: math-verify takes signals.
     """
     library: Any = import_module("math_verify")  # half a second, with the extra `catalog`
-    # Nobody handles this signal, so that it ends native code too, such as the power in 10**10**10.
-    signal.setitimer(signal.ITIMER_PROF, MAX_CPU_S)
-    try:
+    with cpu_limit(MAX_CPU_S):
         return _compare(library, reference, answer)
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0.0)
 
 
 def _compare(library: Any, reference: str, answer: str) -> tuple[bool, str]:

@@ -5,12 +5,12 @@ import signal
 from collections import deque
 from dataclasses import dataclass
 
+from ..cpu_limit import cpu_limit
 from ..episode import Episode, Workspace
 from ..errors import BadTask
 from ..outcome import Score
 from ..task import Task
 from ..worker import WorkerDied, in_worker
-from ._cpu_limit import cpu_limit
 from .answer import final_answer, reference_text
 
 MAX_CPU_S = 1.0

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..episode import Episode, Workspace
-from ..errors import Tampered, is_weather, no_exit, returned, text_of
+from ..errors import Tampered, is_retryable, no_exit, returned, text_of
 from ..outcome import Score
 from ..task import Task
 from .grading import Grader
@@ -69,7 +69,7 @@ class Rubric:
             problem = f"rubric part {failed!r}: {type(first).__name__}: {text_of(first)}"
             if isinstance(first, Tampered):
                 raise Tampered(problem) from first
-            raise PartFailed(problem, is_retryable=all(map(is_weather, errors.exceptions))) from first
+            raise PartFailed(problem, is_retryable=all(map(is_retryable, errors.exceptions))) from first
         return self._total({name: grade.result() for name, grade in grades.items()})
 
     def _total(self, scores: Mapping[str, Score]) -> Score:

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from .._inside import linux
-from .._inside.cell import Check, Events, descendants
+from .._inside.cell import FIRST_LOOK_S, Check, Events, descendants
 from .._inside.files import Refused
 from .._inside.loop import Loop
 from .._inside.program import run as run_program
@@ -33,6 +33,8 @@ _NEVER_S = 3600.0
 
 class ContainerHome:
     """One container, seen from its PID 1. The engine's cgroup holds the limits."""
+
+    first_look_s = FIRST_LOOK_S
 
     def __init__(self, opening: dict[str, Any]) -> None:
         self._uid: int = opening["uid"]

@@ -14,17 +14,18 @@ import os
 import resource
 import signal
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
+from itertools import islice
 
 from .._inside import files, linux
-from .._inside.cell import Check, Events, children, descendants
+from .._inside.cell import FIRST_LOOK_S, Check, Events, children, descendants, descent
 from . import landlock, seccomp
 from .disk import DiskMeter
 from .namespaces import become, can_switch_user, other_id
 from .supervisor import Opening, Pin, limit_files, settle
-from .watch import Watch, start_time, tasks_of, written
+from .watch import MIN_TICK_S, Watch, start_time, tasks_of, written
 
 _SYSTEM = (
     "/bin",
@@ -142,7 +143,7 @@ class HostedHome:
 
     def __init__(self, opening: Opening, grounds: Grounds) -> None:
         self._grounds = grounds
-        self._disk_mb = opening["disk_mb"]
+        self._disk_mb, self._pids = opening["disk_mb"], opening["pids"]
         self._pin = Pin(opening["cpus"], grounds.processors)
         self._directory = directory_of(os.getpid(), _base(self._disk_mb))
         os.mkdir(self._directory, 0o700)
@@ -157,7 +158,11 @@ class HostedHome:
         settle(opening["memory_mb"], opening["pids"] if grounds.is_alone else grounds.room)
         self._walls = grounds.walls
         self._ruleset = None if self._walls is None else self._walls.ruleset(self._directory)
-        self._watch = Watch(opening["memory_mb"], opening["pids"], lambda: descendants(os.getpid()))
+        self._watch = Watch(
+            *(opening["memory_mb"], self._pids, lambda: descent(os.getpid())),
+            kernel_counts=grounds.is_alone,
+        )
+        self.first_look_s = FIRST_LOOK_S if grounds.is_alone else MIN_TICK_S
         self._meter = DiskMeter(self._directory, self._disk_mb)
 
     def _furnish(self) -> None:
@@ -170,7 +175,8 @@ class HostedHome:
 
     def renew(self) -> None:
         # Not left to the next look: by then the program may have filled what was granted for cleaning up.
-        self._meter.renew(descendants(os.getpid()))
+        self._meter.renew(self._members())
+        self._watch.renew()
 
     def confine(self) -> None:
         linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -184,9 +190,13 @@ class HostedHome:
 
     def check(self) -> Check:
         check = self._watch.check()
-        if check.broken is None and self._meter.is_over(descendants(os.getpid())):
+        if check.broken is None and self._meter.is_over(self._members()):
             return Check(broken="killed", is_full=check.is_full, within_s=check.within_s)
         return check
+
+    def _members(self) -> list[int]:
+        """Its processes, as many as the limit allows: of a fork bomb no list is ever complete."""
+        return list(islice(descent(os.getpid()), self._pids))
 
     def use(self, pids: list[int], broken: str) -> int:
         return sum(map(written, pids)) if broken == "killed" else self._watch.use(pids, broken)
@@ -206,6 +216,9 @@ class HostedHome:
     def kill_all(self) -> None:
         if self._grounds.is_alone:
             _kill(-1)
+        # Groups first, as they are found: to list what a fork bomb has started takes longer than it takes to
+        # start as many again.
+        _kill_groups(descent(os.getpid()))
         for pid in descendants(os.getpid()):
             _kill(pid)
 
@@ -216,6 +229,18 @@ class HostedHome:
 def _kill(pid: int) -> None:
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
+
+
+def _kill_groups(pids: Iterable[int]) -> None:
+    """The process groups of `pids`, each at one moment: none of its members can fork meanwhile."""
+    # A program that is new has yet to leave ours.
+    done = {os.getpgrp()}
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            group = os.getpgid(pid)
+            if group not in done:
+                os.killpg(group, signal.SIGKILL)
+            done.add(group)
 
 
 def clean_up_after(pid: int, others: Collection[int]) -> None:

@@ -13,7 +13,7 @@ import signal
 from contextlib import AbstractContextManager, nullcontext, suppress
 
 from .._inside import linux
-from .._inside.cell import Check, Events
+from .._inside.cell import FIRST_LOOK_S, Check, Events
 from .._inside.linux import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_PRIVATE, MS_RDONLY, MS_REC
 from . import seccomp
 from .layers import Layers
@@ -193,6 +193,8 @@ def become(uid: int) -> None:
 
 class NamespaceHome:
     """One sandbox of this tier, seen from its supervisor, which is process 1 of its namespaces."""
+
+    first_look_s = FIRST_LOOK_S
 
     def __init__(self, opening: Opening, outer_uid: int, outer_gid: int, allowed: list[int]) -> None:
         self._layers = furnish(opening["disk_mb"], outer_uid, outer_gid, opening["layers"])

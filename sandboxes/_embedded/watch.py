@@ -3,40 +3,85 @@
 import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from typing import NamedTuple
 
 from .._inside.cell import Check
+from .scale import NEVER, Scale
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _FILL_RATE = 4e9
 """Bytes a second that a program is assumed to touch at most: how soon the limit could be reached."""
-_MIN_TICK_S, _MAX_TICK_S = 0.002, 0.05
+_FORK_RATE = 5e3
+"""Processes a second that a program is assumed to start at most."""
+MIN_TICK_S, _MAX_TICK_S = 0.002, 0.05
 _SOCKET_BUFFER = 212_992
 """Bytes that one socket may hold unread: the kernel's default limit. Pipes it limits by user itself."""
 
 
-class Watch:
-    """Adds up memory and tasks of the processes that `processes` names."""
+class _Count(NamedTuple):
+    members: list[int]
+    tasks: int
+    resident: int
+    """Bytes, each shared page as often as it is mapped."""
 
-    def __init__(self, memory_mb: int, pids: int, processes: Callable[[], Iterable[int]]) -> None:
+
+class Watch:
+    """Adds up memory and tasks of the processes that `processes` names.
+
+    `kernel_counts`: the kernel refuses a fork too many by itself, and nothing hangs on seeing it soon.
+    """
+
+    def __init__(
+        self, memory_mb: int, pids: int, processes: Callable[[], Iterable[int]], *, kernel_counts: bool = True
+    ) -> None:
         self._memory = memory_mb << 20
         self._pids = pids
         self._processes = processes
+        self._fork_rate = 0.0 if kernel_counts else _FORK_RATE
+        self._scale = None if kernel_counts else Scale()
+
+    def renew(self) -> None:
+        """Before a program: what is being weighed is without it."""
+        if self._scale is not None:
+            self._scale.forget()
 
     def check(self) -> Check:
+        members, tasks, used = self._count()
+        # Resident sizes count a shared page once per process; the exact sum costs a page-table walk.
+        if used > self._memory:
+            used = self._weigh(members, resident=used)
+        if tasks > self._pids:
+            return Check(broken="pids", is_full=True, within_s=MIN_TICK_S)
+        used += self._socket_buffers(members)
+        left = self._memory - used
+        within_s = min(_MAX_TICK_S, max(MIN_TICK_S, left / _FILL_RATE))
+        if self._fork_rate:
+            within_s = min(within_s, max(MIN_TICK_S, (self._pids - tasks) / self._fork_rate))
+        return Check(broken="oom" if left < 0 else None, is_full=tasks >= self._pids, within_s=within_s)
+
+    def _weigh(self, members: list[int], *, resident: int) -> int:
+        """Bytes, each shared page divided by those that share it; the limit while that is not known."""
+        if self._scale is None:
+            return sum(map(_proportional, members))
+        weight = self._scale.weigh(lambda: sum(map(_proportional, members)))
+        if weight is None:
+            return self._memory
+        return resident if weight == NEVER else weight
+
+    def _count(self) -> "_Count":
+        members: list[int] = []
         used = tasks = 0
-        members = list(self._processes())
-        for pid in members:
+        for pid in self._processes():
+            if self._scale is not None and pid == self._scale.pid:
+                continue
+            members.append(pid)
             rss, threads = _resident(pid)
             used += rss
             tasks += threads
-        # Resident sizes count a shared page once per process; the exact sum costs a page-table walk.
-        if used > self._memory:
-            used = sum(map(_proportional, members))
-        used += self._socket_buffers(members)
-        left = self._memory - used
-        broken = "oom" if left < 0 else "pids" if tasks > self._pids else None
-        within_s = min(_MAX_TICK_S, max(_MIN_TICK_S, left / _FILL_RATE))
-        return Check(broken=broken, is_full=tasks >= self._pids, within_s=within_s)
+            # Not one more than tells it: a fork bomb can grow faster than it is counted.
+            if tasks > self._pids:
+                break
+        return _Count(members, tasks, used)
 
     def use(self, pids: list[int], broken: str) -> int:
         """Bytes of memory, or tasks where those are what is broken."""

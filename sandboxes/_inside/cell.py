@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections import deque
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
+
+_PIECE = 512
+FIRST_LOOK_S = 0.01
+"""When a program is checked for the first time, where the kernel counts its processes."""
 
 
 class Check(NamedTuple):
@@ -33,6 +39,8 @@ class Home(Protocol):
 
     workspace: int
     """The open workspace directory."""
+    first_look_s: float
+    """How soon after its start a program is checked for the first time."""
 
     def renew(self) -> None:
         """In the supervisor, before a program: what an earlier one was granted for a while is over."""
@@ -77,19 +85,31 @@ class Home(Protocol):
 
 def descendants(root: int) -> list[int]:
     """Every process below `root`, zombies included; parents before their children."""
-    found = children(root)
-    for pid in found:  # which grows meanwhile
-        found += children(pid)
-    return found
+    return list(descent(root))
+
+
+def descent(root: int) -> Iterator[int]:
+    """The same one by one, each looked up when it is asked for: endless, where they fork fast enough."""
+    parents = deque([root])
+    while parents:
+        for pid in _offspring(parents.popleft()):
+            yield pid
+            parents.append(pid)
 
 
 def children(parent: int) -> list[int]:
-    found: list[int] = []
+    return list(_offspring(parent))
+
+
+def _offspring(parent: int) -> Iterator[int]:
     try:
         for thread in os.listdir(f"/proc/{parent}/task"):
-            with open(f"/proc/{parent}/task/{thread}/children", "rb") as file:
-                found += map(int, file.read().split())
+            with open(f"/proc/{parent}/task/{thread}/children", "rb", buffering=0) as file:
+                # By the piece: a fork bomb can add more at the end of the list than is read meanwhile.
+                begun = b""
+                while piece := file.read(_PIECE):
+                    *whole, begun = (begun + piece).split(b" ")
+                    yield from map(int, whole)
     except (FileNotFoundError, ProcessLookupError):
         # A thread or the whole process has just ended: then its children are its parent's.
         pass
-    return found

@@ -36,7 +36,6 @@ from .reactor import Children, Reactor
 from .relay import FIRST_CHANNEL, Relay
 from .wire import Bytes, DriverGone, Inbox, Outbox, Request, Text
 
-_FIRST_TICK_S = 0.01
 PARKED_S = 0.15
 """How long a parked sandbox waits for its next owner."""
 
@@ -52,7 +51,7 @@ class Loop:
         self._reactor = Reactor()
         self._children = Children(self._reactor)
         self._jobs: dict[int, Job] = {}
-        self._tick = _FIRST_TICK_S
+        self._tick = home.first_look_s
         self._next_check = 0.0
         # Names of files lie in the heap, and what was cut off may have left anything: nobody else gets that.
         self._may_be_parked = not has_network
@@ -165,7 +164,7 @@ class Loop:
             self._may_be_parked = False
             return None
         if not self._jobs:
-            self._tick = _FIRST_TICK_S
+            self._tick = self._home.first_look_s
             self._next_check = time.monotonic() + self._tick
         self._jobs[job.channel] = job
         if len(self._jobs) > 1:

@@ -37,7 +37,8 @@ def test_an_episode_costs_under_six_times_a_bare_client(tmp_path: Path) -> None:
 
 def validations(folder: Path, *options: str) -> dict[str, Any]:
     found: dict[str, Any] = figures("dataset_validation.py", folder, *options)["datasets"]
-    assert list(found) == ["questions", "with tools", "prompts", "against"]
+    forms = ["questions", "prompts", "verl"]
+    assert sorted(found) == sorted([*forms, "with tools", *(f"{form} against" for form in forms)])
     return found
 
 

@@ -129,6 +129,44 @@ def test_a_bomb_that_outruns_the_watch_leaves_an_ordinary_user_s_machine_numbers
     assert soft == hard < most / 2
 
 
+BOMBED = """
+import asyncio, json, os, threading
+from palaestra.sandboxes import SandboxSpec, open_sandbox
+from palaestra.sandboxes.conformance.processes import LASTING_BOMB
+
+def living():
+    return sum(os.stat(f"/proc/{pid}").st_uid == os.getuid() for pid in os.listdir("/proc") if pid.isdigit())
+
+def look():
+    while not is_over.wait(0.02):
+        try: seen.append(living())
+        except FileNotFoundError: pass
+
+async def main():
+    async with open_sandbox(SandboxSpec(backend="landlock", pids=16, memory_mb=96)) as box:
+        for _ in range(6):
+            result = await box.run(["python3", "-c", LASTING_BOMB, "2"], timeout_s=30)
+            print(result.status)
+
+seen, is_over = [living()], threading.Event()
+looker = threading.Thread(target=look)
+looker.start()
+asyncio.run(main())
+is_over.set()
+looker.join()
+print(max(seen) - seen[0])
+"""
+
+
+def test_the_watch_ends_a_fork_bomb_before_it_is_large() -> None:
+    """No kernel limit helps an ordinary user there. A list of a bomb's processes grows while it is read."""
+    need_root()
+    done = run_as(OTHER_USER, [python_for(OTHER_USER), "-c", BOMBED])
+    assert done.returncode == 0, done.stderr.decode()
+    *statuses, most = done.stdout.decode().split()
+    assert set(statuses) == {"pids"} and int(most) < 300
+
+
 @pytest.mark.parametrize("user", [None, OTHER_USER])
 def test_without_user_namespaces_auto_takes_landlock_and_an_explicit_tier_is_refused(
     user: int | None,

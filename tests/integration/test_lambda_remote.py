@@ -9,7 +9,7 @@ from support import run_async
 
 from palaestra.envs import Scored
 from palaestra.envs.graders import Grader, LambdaReward, UnknownReward, load_reward
-from palaestra.envs.graders._lambda.reply import RewardFailed
+from palaestra.envs.graders._functions.reply import RewardFailed
 
 FRAGILE = SAGEMAKER.replace("rows = []", "rows = []\n    assert 'boom' not in json.dumps(event), 'too loud'")
 

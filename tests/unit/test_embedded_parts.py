@@ -16,7 +16,7 @@ from palaestra.sandboxes._embedded.disk import DiskMeter
 from palaestra.sandboxes._embedded.hosted import sweep
 from palaestra.sandboxes._embedded.watch import Watch, start_time
 from palaestra.sandboxes._inside import program
-from palaestra.sandboxes._inside.cell import descendants
+from palaestra.sandboxes._inside.cell import children, descendants
 from palaestra.sandboxes.sandbox import require_call
 
 
@@ -79,6 +79,35 @@ def test_a_watch_adds_up_a_tree_of_processes() -> None:
             os.kill(pid, 9)
     assert start_time(shell.pid) == 0 and Watch(1, 9, lambda: found).check().broken is None
     assert Watch(1, 9, lambda: [os.getpid()]).check().broken == "oom"
+
+
+SHARING = """
+import os
+kept = b'x' * (32 << 20)
+reader, writer = os.pipe()
+for _ in range(3):
+    if not os.fork():
+        os.close(writer)
+        os.read(reader, 1)
+        os._exit(0)
+print(flush=True)
+input()
+"""
+
+
+def test_a_watch_that_counts_forks_weighs_what_is_shared_once() -> None:
+    with subprocess.Popen([sys.executable, "-c", SHARING], stdin=-1, stdout=-1) as family:
+        assert family.stdout is not None
+        family.stdout.readline()
+        members = [family.pid, *descendants(family.pid)]
+        for limit_mb, verdict in ((96, None), (24, "oom")):
+            found = Watch(limit_mb, 9, lambda: members, kernel_counts=False)
+            assert found.check().broken is None  # it is being weighed
+            (weigher,) = {*children(os.getpid())} - {family.pid}
+            os.waitpid(weigher, 0)
+            assert found.check().broken == verdict
+        for pid in reversed(members):
+            os.kill(pid, 9)
 
 
 def test_a_watch_tells_who_uses_most() -> None:
@@ -239,6 +268,7 @@ from palaestra.sandboxes._inside.wire import Inbox, Outbox
 
 class Home:
     num_kills = 0
+    first_look_s = 1.0
 
     def kill_all(self):
         self.num_kills += 1

@@ -18,7 +18,7 @@ from palaestra.trainer.grading import load_grader, make_adapter, open_grading
 from palaestra.trainer.preflight import preflight
 from palaestra.trainer.recipe import Recipe
 from palaestra.trainer.recipe_file import RecipeError, load_recipe
-from palaestra.trainer.sources import EnvSection, PartnerSection
+from palaestra.trainer.sections.tasks import EnvSection, PartnerSection
 
 
 class Plain(Env[Task]):
@@ -85,6 +85,28 @@ def test_an_env_that_is_made_for_its_grader_is_closed(tmp_path: Path) -> None:
 
     stage_of(Open, recipe(tmp_path), tmp_path)
     assert closed == ["closed"]
+
+
+@pytest.mark.parametrize("kind", ["async def", "def"])
+def test_the_env_that_is_made_to_try_its_options_is_closed(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "from pathlib import Path\n"
+        "from palaestra.envs import Env, Task, TaskSet, UserMessage\n"
+        "class Open(Env[Task]):\n"
+        "    @classmethod\n"
+        "    def tasks(cls):\n        return TaskSet([Task(id='t', messages=(UserMessage('go'),))])\n"
+        f"    {kind} close(self):\n        Path({str(tmp_path / 'closed')!r}).touch()\n"
+    )
+    module = f"open_env_{kind.split()[0]}"
+    (tmp_path / f"{module}.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    asked = recipe(tmp_path)
+    assert asked.env is not None
+    env = asked.env.model_copy(update={"id": f"{module}:Open", "held_out": 1})
+    run_async(preflight(asked.model_copy(update={"env": env}), trains=False))
+    assert (tmp_path / "closed").exists()
 
 
 def test_without_a_section_only_groups_get_a_stage(tmp_path: Path) -> None:

@@ -20,9 +20,9 @@ from palaestra.envs import (
     ToolSpec,
     UserMessage,
 )
-from palaestra.envs.graders._lambda.batches import Batches
-from palaestra.envs.graders._lambda.reply import RewardBusy, RewardFailed, read_reply
-from palaestra.envs.graders._lambda.sample import to_sample
+from palaestra.envs.graders._functions.batches import Batches
+from palaestra.envs.graders._functions.reply import RewardBusy, RewardFailed, read_reply
+from palaestra.envs.graders._functions.sample import to_sample
 
 ROW = {"id": "a", "aggregate_reward_score": 0.5}
 

@@ -20,6 +20,10 @@ class Reason(StrEnum):
     FAILED = "failed"
     UNGRADED = "ungraded"
     TRUNCATED = "truncated"
+    MASKED = "masked"
+    """Truncated: its siblings are compared with it, and its own tokens are in no loss."""
+    REPLACED = "replaced"
+    """It has no number, and another rollout took its place."""
     SMALL_GROUP = "small_group"
     """Too few siblings were left for a baseline."""
     ZERO_VARIANCE = "zero_variance"
@@ -38,17 +42,23 @@ class Reason(StrEnum):
 class GroupPolicy:
     """What happens to members without a number, to truncated ones and to groups that teach nothing.
 
-    A failed or ungraded member is always left out: no number stands for it.
+    A failed or ungraded member is always left out: no number stands for it. Each rule meets what the ones
+    before it have left.
     """
 
+    refill: int = 0
+    """So many times a member without a number is rolled out anew, before anything else here looks at it: as
+    another sample, with a seed of its own (`GroupRequest.refill`). A group is then of those that could be
+    graded; the metrics `lost_share` and `refill_shift` say what that hides."""
     min_size: int = 2
     """Members with a number that a group needs. At least 2: a single reward is no advantage."""
     lost: Literal["member", "group"] = "member"
     """What goes with a member that has no number or is turned away: itself, or its whole group. Either way
     the mean is of those that are left; the metrics `reward_lower` and `reward_upper` say how far it may be
     off."""
-    truncated: Literal["keep", "drop"] = "keep"
-    """Dropping episodes that the policy itself made long teaches it to make bad ones long."""
+    truncated: Literal["keep", "mask", "drop"] = "keep"
+    """Masked ones are in the baseline and not in the loss (the overlong filter of DAPO, arXiv 2503.14476),
+    dropped ones in neither. Either way the policy does not hear that what it made long was bad."""
     late: Literal["keep", "drop"] = "keep"
     """Groups that were closed without some of their grades: those that are there may be the easy ones."""
     zero_variance: Literal["keep", "drop"] = "drop"
@@ -57,6 +67,8 @@ class GroupPolicy:
     def __post_init__(self) -> None:
         if self.min_size < 2:
             raise ValueError(f"GroupPolicy.min_size is {self.min_size}; a baseline needs 2 members or more")
+        if self.refill < 0:
+            raise ValueError(f"GroupPolicy.refill is {self.refill}; it counts rollouts, from 0 on")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,6 +142,7 @@ def _sides(group: Group, policy: GroupPolicy, smallest: int) -> tuple[_Pairs, li
             scored.append((member, verdict))
     num_late = sum(isinstance(m.outcome, Ungraded) and m.outcome.is_late for m in group.members)
     whole = _judge_group(scored, len(rejected), num_late, policy, smallest)
+    rejected += [_replaced(member, policy) for member in group.replaced]
     if whole is None:
         return scored, rejected
     return [], rejected + [_turned_away(member, *whole) for member, _ in scored]
@@ -143,9 +156,15 @@ def _judge(member: Trajectory, policy: GroupPolicy) -> float | Rejection:
         case Ungraded(reason=reason):
             return _turned_away(member, Reason.UNGRADED, reason)
         case Scored(reward=reward):
-            if policy.truncated == "drop" and member.episode.stop.is_truncated:
-                return _turned_away(member, Reason.TRUNCATED, str(member.episode.stop))
+            if policy.truncated == "drop" and member.episode.is_truncated:
+                return _turned_away(member, Reason.TRUNCATED, _cut_by(member))
             return reward
+
+
+def _replaced(member: Trajectory, policy: GroupPolicy) -> Rejection:
+    verdict = _judge(member, policy)
+    assert isinstance(verdict, Rejection), f"{member.key} has a number and was replaced"
+    return _turned_away(member, Reason.REPLACED, f"{verdict.reason}: {verdict.detail}")
 
 
 def _judge_group(
@@ -170,10 +189,12 @@ def _credited(
         rewards = {reward for _, reward in scored}
         detail = f"all {scored[0][1]}" if len(rewards) == 1 else "every advantage is 0"
         return [_turned_away(member, Reason.ZERO_VARIANCE, detail) for member, _ in scored]
-    return [_accept(member, value) for (member, _), value in zip(scored, values, strict=True)]
+    return [_accept(member, value, policy) for (member, _), value in zip(scored, values, strict=True)]
 
 
-def _accept(member: Trajectory, value: Value) -> Accepted | Rejection:
+def _accept(member: Trajectory, value: Value, policy: GroupPolicy) -> Accepted | Rejection:
+    if policy.truncated == "mask" and member.episode.is_truncated:
+        return _turned_away(member, Reason.MASKED, _cut_by(member))
     if not isinstance(value, tuple):
         return Accepted(trajectory=member, advantage=value)
     if not value or len(value) != _num_calls(member):
@@ -184,6 +205,12 @@ def _accept(member: Trajectory, value: Value) -> Accepted | Rejection:
 
 def _turned_away(member: Trajectory, reason: Reason, detail: str) -> Rejection:
     return Rejection(key=member.key, reason=reason, detail=detail)
+
+
+def _cut_by(member: Trajectory) -> str:
+    """What ended an episode before its time."""
+    stop = member.episode.stop
+    return str(stop) if stop.is_truncated else "the last answer's length"
 
 
 def _teaches(value: Value) -> bool:

@@ -32,7 +32,7 @@ class Bars:
     kappa: float = 0.4
     """Cohen's kappa with the people; quadratic weights on a scale."""
     consistency: float = 0.9
-    """Share of questions that get the same verdict twice, and in both orders."""
+    """Share of questions that get the same verdict twice, and in both orders; silence is no verdict."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,8 +123,8 @@ class _Checker:
         if isinstance(judge, PairJudge):
             return [await self._order(judge, known or _example_pairs())]
         examples = known or [Labelled(question=q, answer=a, label=1) for q, a in QUESTIONS]
-        pairs = await together(*(self._told(self._twice(row)) for row in examples))
-        return [self._consistency("consistency", [pair for pair in pairs if not isinstance(pair, str)])]
+        found = await together(*(self._told(self._twice(row)) for row in examples))
+        return [self._consistency("consistency", found)]
 
     async def _twice(self, row: Labelled) -> tuple[Ratings, Ratings]:
         return await self.rater.rate(row), await self.rater.rate(row)
@@ -137,15 +137,18 @@ class _Checker:
         if pairs:
             # Worth of the one shown first, in both orders: 0.5 for a judge without a favourite place.
             self.facts["first_wins"] = sum(a + 1.0 - b for a, b in pairs) / (2 * len(pairs))
-        return self._consistency("order", pairs)
+        return self._consistency("order", found)
 
-    def _consistency(self, name: str, pairs: Sequence[tuple[Any, Any]]) -> Check:
-        if not pairs:
-            return Check(name=name, passed=False, detail="no question got two verdicts")
-        share = sum(one == other for one, other in pairs) / len(pairs)
+    def _consistency(self, name: str, found: Sequence[tuple[Any, Any] | str]) -> Check:
+        """Who is silent does not say the same again."""
+        silent = [each for each in found if isinstance(each, str)]
+        same = sum(each[0] == each[1] for each in found if not isinstance(each, str))
+        share = same / len(found)
         self.facts["consistency"] = share
         what = "asked in both orders" if name == "order" else "asked twice"
-        detail = f"{share:.0%} of {len(pairs)} questions, {what}, got one verdict"
+        detail = f"{share:.0%} of {len(found)} questions, {what}, got one verdict"
+        if silent:
+            detail += f"; {len(silent)} got none{_first(silent)}"
         if "first_wins" in self.facts:
             detail += f"; the answer shown first is worth {self.facts['first_wins']:.2f}, where 0.50 is fair"
         return Check(name=name, passed=share >= self.bars.consistency, detail=detail)

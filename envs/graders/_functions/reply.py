@@ -45,6 +45,33 @@ def read_reply(reply: object, ids: Sequence[str]) -> list[Score | RewardFailed]:
     return [_score_of(each, by_id, counts[each], ids) for each in ids]
 
 
+def read_plain(said: object, *, is_batched: bool) -> Score:
+    """What a plain function returned; one of TRL's kind returns a list. Raises `TypeError` for no score.
+
+    >>> read_plain({"score": 0.5, "brief": True}, is_batched=False).components
+    {'brief': 1.0}
+    """
+    if is_batched:
+        said = _only(said)
+    if isinstance(said, Score):  # without what a class of the function's own adds
+        return Score(reward=said.reward, components=said.components, evidence=said.evidence, turns=said.turns)
+    if isinstance(said, dict) and "score" in said:
+        fields = cast(dict[str, Any], said)
+        parts = {
+            name: float(part)
+            for name, part in fields.items()
+            if isinstance(part, int | float) and name != "score"
+        }
+        return Score(reward=finite(fields["score"], "score"), components=parts)
+    return Score(reward=finite(said, "the reward"))
+
+
+def _only(said: object) -> object:
+    if not isinstance(said, list) or len(cast(list[object], said)) != 1:
+        raise TypeError(f"the reward of one completion is {said!r:.200}; it must be a list of one number")
+    return cast(list[object], said)[0]
+
+
 def _opened(reply: object) -> object:
     """What is in the envelope `{statusCode, body}`, or the reply itself."""
     if not isinstance(reply, dict):
