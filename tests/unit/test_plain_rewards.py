@@ -91,8 +91,7 @@ def test_math_verify_works_there(tmp_path: Path) -> None:
     assert [outcome.reward for outcome in outcomes] == [1.0, 0.0]
 
 
-@pytest.mark.parametrize("kind", ["def", "async def"])
-@pytest.mark.parametrize("limit", ["the grader's", "the call's"])
+@pytest.mark.parametrize(("kind", "limit"), [("def", "the grader's"), ("async def", "the call's")])
 def test_a_function_that_hangs_is_killed_with_its_children_and_the_others_are_graded(
     tmp_path: Path, kind: str, limit: str
 ) -> None:
