@@ -185,10 +185,9 @@ def _serve(link: connection.Connection) -> None:
     own = os.getpid()
     os.setsid()  # a group of its own: one signal ends its children too, and Ctrl-C in a terminal none of them
     current_process().daemon = False  # or what it runs could start no process
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(
-            line_buffering=True
-        )  # what is printed comes out, even if the process is killed
+    out = sys.stdout
+    if isinstance(out, io.TextIOWrapper):  # what is printed comes out, even if the process is killed
+        out.reconfigure(line_buffering=True)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     link.send_bytes(b"")  # it has started
     while True:

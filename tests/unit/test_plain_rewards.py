@@ -198,7 +198,7 @@ def test_a_module_sees_our_folder_and_our_import_path(
     (later / "here").write_text("0.5")
     grader = reward(tmp_path, code)
     assert "No module named 'more'" in reason(grade(grader, "4")[0])  # the process is there now
-    monkeypatch.syspath_prepend(later)
+    monkeypatch.setattr(sys, "path", [str(later), *sys.path])
     monkeypatch.chdir(later)
     assert grade(grader, "4") == [Scored(reward=0.875)]
 
