@@ -40,8 +40,9 @@ class WorkerDied(Exception):
     """The process ended under a call: killed, out of memory, or crashed in native code."""
 
     def __init__(self, exit_code: int | None, *, has_started: bool = True) -> None:
-        cure = "" if has_started else f" before it had started; {_GUARD}"
-        super().__init__(f"worker process ended with exit code {exit_code}{cure}")
+        when = "" if has_started else " before it had started"
+        cure = f"; {_GUARD}" if exit_code == 1 and not has_started else ""
+        super().__init__(f"worker process ended with exit code {exit_code}{when}{cure}")
         self.exit_code = exit_code
         """As in `multiprocessing`: -9 after SIGKILL."""
         self.has_started = has_started
