@@ -128,4 +128,7 @@ class _Shift:
             _, waiting = self._queue.popleft()
             if not waiting.done():
                 return waiting
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         return None

@@ -40,8 +40,9 @@ class WorkerDied(Exception):
     """The process ended under a call: killed, out of memory, or crashed in native code."""
 
     def __init__(self, exit_code: int | None, *, has_started: bool = True) -> None:
-        cure = "" if has_started else f" before it had started; {_GUARD}"
-        super().__init__(f"worker process ended with exit code {exit_code}{cure}")
+        when = "" if has_started else " before it had started"
+        cure = f"; {_GUARD}" if exit_code == 1 and not has_started else ""
+        super().__init__(f"worker process ended with exit code {exit_code}{when}{cure}")
         self.exit_code = exit_code
         """As in `multiprocessing`: -9 after SIGKILL."""
         self.has_started = has_started
@@ -185,10 +186,9 @@ def _serve(link: connection.Connection) -> None:
     own = os.getpid()
     os.setsid()  # a group of its own: one signal ends its children too, and Ctrl-C in a terminal none of them
     current_process().daemon = False  # or what it runs could start no process
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(
-            line_buffering=True
-        )  # what is printed comes out, even if the process is killed
+    out = sys.stdout
+    if isinstance(out, io.TextIOWrapper):  # what is printed comes out, even if the process is killed
+        out.reconfigure(line_buffering=True)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     link.send_bytes(b"")  # it has started
     while True:

@@ -95,5 +95,6 @@ def hang_with_a_child(path: str) -> None:
     hang(path, subprocess.Popen(["sleep", "600"]).pid)
 
 
-def interrupt() -> None:
-    raise KeyboardInterrupt("of the function")
+def throw(kind: type[BaseException]) -> None:
+    """Raise what is no `Exception`."""
+    raise kind("bug")

@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import Any, cast
 
 from ..agents.errors import EngineError
 from ..envs import Env, SandboxToolEnv
@@ -134,9 +135,7 @@ def _loading(field: str, name: str) -> Generator[None, None, None]:
 
 async def _check_env_options(arena: Arena) -> None:
     """An environment is made for each episode; the first one is made here."""
-    made = call("env.options, env.partners", arena.env, arena.options)
-    if isinstance(made, Env):
-        await put_away(made)
+    await put_away(cast(Env[Any], call("env.options, env.partners", arena.env, arena.options)))
 
 
 async def check_engine(recipe: Recipe) -> None:

@@ -33,7 +33,7 @@ class NamedReward:
     It may return a number, a `Score`, or a dict with "score", whose other numbers become components.
 
     One that `load_reward` found in a file or a module runs in worker processes, which a limit can kill. Any
-    other may be known to this program alone: it runs here, a plain `def` in a thread, that nothing can kill.
+    other may be known to this program alone: it runs here, a plain `def` in a thread, which nothing can kill.
     """
 
     function: Callable[..., Any]

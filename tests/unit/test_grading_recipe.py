@@ -1,6 +1,7 @@
 """The `grading:` section of a recipe: what it makes, and what it refuses."""
 
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def test_the_env_that_is_made_to_try_its_options_is_closed(
     )
     module = f"open_env_{kind.split()[0]}"
     (tmp_path / f"{module}.py").write_text(code)
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     asked = recipe(tmp_path)
     assert asked.env is not None
     env = asked.env.model_copy(update={"id": f"{module}:Open", "held_out": 1})

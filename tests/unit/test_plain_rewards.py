@@ -91,8 +91,7 @@ def test_math_verify_works_there(tmp_path: Path) -> None:
     assert [outcome.reward for outcome in outcomes] == [1.0, 0.0]
 
 
-@pytest.mark.parametrize("kind", ["def", "async def"])
-@pytest.mark.parametrize("limit", ["the grader's", "the call's"])
+@pytest.mark.parametrize(("kind", "limit"), [("def", "the grader's"), ("async def", "the call's")])
 def test_a_function_that_hangs_is_killed_with_its_children_and_the_others_are_graded(
     tmp_path: Path, kind: str, limit: str
 ) -> None:
@@ -199,7 +198,7 @@ def test_a_module_sees_our_folder_and_our_import_path(
     (later / "here").write_text("0.5")
     grader = reward(tmp_path, code)
     assert "No module named 'more'" in reason(grade(grader, "4")[0])  # the process is there now
-    monkeypatch.syspath_prepend(later)
+    monkeypatch.setattr(sys, "path", [str(later), *sys.path])
     monkeypatch.chdir(later)
     assert grade(grader, "4") == [Scored(reward=0.875)]
 
