@@ -8,7 +8,7 @@ import asyncio
 import math
 import random
 import statistics
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,8 +29,9 @@ from .worker_env import adopt
 PolicyOf = Callable[[Task], Policy]
 """A policy for each task."""
 REPEATS = 5
-"""How often what must be deterministic is repeated, on the first `NUM_REPEATED` tasks; on others, twice."""
+"""How often what must be deterministic is repeated."""
 NUM_REPEATED = 10
+"""Tasks of which it is asked."""
 NUM_LUCKY = 400
 """Episodes of an oracle whose mean is judged, where luck decides a single one."""
 
@@ -151,25 +152,22 @@ class _Checker:
         return f"{len(self.tasks)} tasks left alone"
 
     async def reset_is_deterministic(self) -> str:
-        for task, times in self._repeated():
-            first, *others = [await self._reset(task) for _ in range(times)]
+        for task in self.tasks[:NUM_REPEATED]:
+            first, *others = [await self._reset(task) for _ in range(REPEATS)]
             for other in others:
                 if other != first:
                     raise Flaw(f"task {task.id!r}: the same seed gave {first!r} and {other!r}"[:2000])
-        return (
-            f"{sum(times for _, times in self._repeated())} resets of {len(self.tasks)} tasks, equal for each"
-        )
+        return f"{REPEATS} equal resets of each of {len(self.tasks[:NUM_REPEATED])} tasks"
 
     async def grading_is_deterministic(self) -> str:
-        for task, times in self._repeated():
+        for task in self.tasks[:NUM_REPEATED]:
             for policy in (self.env_class.oracle, nothing):
                 first, episode = await self._outcome(task, policy), await self._episode(task, policy)
-                others = [await self._grade(task, episode) for _ in range(times - 1)]
+                others = [await self._grade(task, episode) for _ in range(REPEATS - 1)]
                 for other in others:
                     if other != first:
                         raise Flaw(f"task {task.id!r}: one episode was graded {first!r} and {other!r}")
-        num_grades = 2 * sum(times for _, times in self._repeated())
-        return f"{num_grades} grades of {2 * len(self.tasks)} episodes, equal for each"
+        return f"{REPEATS} equal grades of each of {2 * len(self.tasks[:NUM_REPEATED])} episodes"
 
     async def episodes_do_not_meet(self) -> str:
         """Two at once, taking turns, see what each sees alone."""
@@ -231,10 +229,6 @@ class _Checker:
                 f"an oracle's episode took {slowest:.2f} s in the environment, over {self.max_episode_s:g}"
             )
         return f"at most {slowest:.3f} s in the environment"
-
-    def _repeated(self) -> Iterator[tuple[Task, int]]:
-        for number, task in enumerate(self.tasks):
-            yield task, REPEATS if number < NUM_REPEATED else 2
 
     async def _episode(self, task: Task, policy: PolicyOf) -> Episode:
         """By the checker's seed: played once, and read by several checks."""

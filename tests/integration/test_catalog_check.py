@@ -62,5 +62,5 @@ def test_check_env_passes_on_a_hundred_tasks(name: str, path: tuple[str, ...]) -
 
 @pytest.mark.parametrize("name", DATA)
 def test_check_env_passes_on_tasks_of_our_own_where_there_is_no_data(name: str) -> None:
-    told = checked(name, 8, {})
-    assert (told["oracle"], told["floor"]) == ("8 tasks solved", "8 tasks left alone")
+    told = checked(name, 4, {})
+    assert (told["oracle"], told["floor"]) == ("4 tasks solved", "4 tasks left alone")

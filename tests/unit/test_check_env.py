@@ -150,8 +150,8 @@ def test_state_shared_between_episodes_is_found() -> None:
     assert list(failing(Shared)) == ["isolation"]
 
 
-def test_of_many_tasks_only_the_first_ten_are_repeated_often() -> None:
-    """The others: an episode of the oracle, one of nothing, two resets, two episodes with planted secrets."""
+def test_of_many_tasks_ten_are_repeated() -> None:
+    """The others: an episode of the oracle, one of nothing, and two with planted secrets."""
     resets = Counter[str]()
 
     class Many(Words):
@@ -164,7 +164,7 @@ def test_of_many_tasks_only_the_first_ten_are_repeated_often() -> None:
             return await super().reset(task, seed=seed)
 
     assert not failing(Many, num_tasks=20)
-    assert Counter(resets.values())[6] >= 9 and min(resets.values()) == 6
+    assert min(resets.values()) == 4 and Counter(resets.values())[4] >= 9 and Counter(resets.values())[9] >= 9
 
 
 def leak_a_task() -> None:
