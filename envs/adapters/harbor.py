@@ -224,7 +224,12 @@ class TestScript:
         result = await box.run(
             ["bash", f"{name}/tests/test.sh"], timeout_s=folder.timeout_s, output_limit=1 << 14, env=quiet
         )
-        told = (result.stdout + result.stderr).decode(errors="replace").strip()[-500:]
+        words = (
+            (result.stdout + result.stderr)
+            .replace(f"{home}/{name}".encode(), b"")
+            .replace(name.encode(), b"")
+        )
+        told = moved(words, {home: HOME}).decode(errors="replace").strip()[-500:]  # the same of each sandbox
         if result.status not in (ExecStatus.OK, ExecStatus.NONZERO):
             return None, f"the tests were ended: {result.status.value}; {told}"
         rewards = await _written(box, f"{name}/logs/verifier")
