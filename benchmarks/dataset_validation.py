@@ -180,14 +180,13 @@ def measure(folder: Path, kind: Kind, rows: int, rounds: int) -> dict[str, Any]:
         for way, costs in found.items():
             costs.append(cost(way, *large))
     least = {way: min(costs, key=lambda each: each.cpu_s) for way, costs in found.items()}
-    peaks = [
-        min(cost("validate", *paths).peak_bytes for _ in range(min(2, rounds))) for paths in (small, large)
-    ]
+    small_peak = min(cost("validate", *small).peak_bytes for _ in range(min(2, rounds)))
+    large_peak = min(each.peak_bytes for each in found["validate"])
     return {
         "rows": rows,
         **{way: asdict(each) for way, each in least.items()},
         "ratio": least["validate"].cpu_s / least["parse"].cpu_s,
-        "bytes_per_row": (peaks[1] - peaks[0]) / (rows - rows // 10),
+        "bytes_per_row": (large_peak - small_peak) / (rows - rows // 10),
     }
 
 

@@ -199,7 +199,7 @@ def _tasks_of(env: type[Env[Any]], options: str) -> dict[str, Any]:
 def _mapping(options: str, what: str, example: str) -> dict[str, Any]:
     """Raises `RecipeError`."""
     try:
-        mapping = dict[str, Any](yaml.safe_load(options))
+        mapping = dict[Any, Any](yaml.safe_load(options))
         if odd := [name for name in mapping if not isinstance(name, str)]:
             raise TypeError(f"the name {odd[0]!r} is no text")
         return mapping

@@ -15,6 +15,8 @@ from pydantic_core import from_json, to_json
 from .problem import DatasetError, check_columns
 from .record import Record
 
+_record: Callable[[type[Record], tuple[int, bytes, str]], Record] = vars(tuple)["__new__"]
+"""Makes one in half the time of its class."""
 MAX_LINE = 1 << 26
 """Bytes of one line of JSON: no row is so long, but a file that is not of lines is."""
 
@@ -58,7 +60,7 @@ class Lines(TextFile):
                         f"{self.path}:{line}: longer than {MAX_LINE >> 20} MiB; write one JSON object a line"
                     )
                 if not data.isspace():
-                    yield Record(line, data)
+                    yield _record(Record, (line, data, ""))
 
     def first(self, data: bytes) -> bytes:
         """The first line without the mark that Windows puts before it."""

@@ -42,6 +42,7 @@ def validations(folder: Path, *options: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.timeout(600)
 def test_a_validation_of_a_few_rows_costs_about_three_times_their_parsing_at_most(tmp_path: Path) -> None:
     # A fourth, for one short round; the constants are most of the memory of so few rows.
     short = ("--rows", "20000", "--rounds", "1", "--max-ratio", "4", "--max-bytes", "1000")

@@ -30,6 +30,24 @@ BROKEN: dict[str, list[Broken]] = {
             cure="leave one of them out",
         ),
         broken(
+            b'{"prompt": "x", "answer": "1", "level": 2, "answer": "2"}',
+            field="answer",
+            says="twice in one object",
+            cure="leave one of them out",
+        ),
+        broken(
+            b'{"prompt": "x", "reward_model": {"ground_truth": 1, "ground_truth": 2}}',
+            field="ground_truth",
+            says="twice in one object",
+            cure="leave one of them out",
+        ),
+        broken(
+            b'{"prompt": "x", "answer": 1e999}',
+            field="answer",
+            says="a number beyond 1.8e308",
+            cure="write a smaller one, or a text",
+        ),
+        broken(
             b'{"prompt": "x", "reference_answer": 1e999}',
             field="reference_answer",
             says="a number beyond 1.8e308",

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from inference_logs import (
     bedrock,
 )
 
+from palaestra.envs.datasets.json_kinds import is_list, is_object
 from palaestra.envs.datasets.logs import IMPORTERS, Import, LogFormat, Logs
 from palaestra.envs.datasets.reading import parse_row
 from palaestra.envs.datasets.record import Record
@@ -50,18 +52,21 @@ JSON = st.recursive(
 def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Of a value and all that is in it."""
     yield at
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for name, each in inner:
-        yield from places(each, (*at, name))
+    if is_object(value):
+        for name, each in value.items():
+            yield from places(each, (*at, name))
+    elif is_list(value):
+        for number, each in enumerate(value):
+            yield from places(each, (*at, number))
 
 
 def replaced(value: Any, place: tuple[Any, ...], other: Any) -> Any:
     if not place:
         return other
     name, *rest = place
-    copy = dict(value) if isinstance(value, dict) else list(value)
-    copy[name] = replaced(value[name], tuple(rest), other)
-    return copy
+    changed = copy(value)
+    changed[name] = replaced(value[name], tuple(rest), other)
+    return changed
 
 
 ALL_PLACES = [(number, place) for number, entry in enumerate(GOOD) for place in places(entry)]
