@@ -197,10 +197,11 @@ def test_a_run_that_began_before_groups_were_refilled_goes_on_and_may_tell_other
     del fields["evaluation"]["early_stopping"]
     stored.write_text(yaml.safe_dump(fields))
     start(recipe(tmp_path, trackers=["csv"], peak_tflops=2.0), resume=True)
-    for field, changes in (
-        ("grpo.refill was not there, is 1", {"grpo": {"steps": 3, "refill": 1}}),
-        ("evaluation.early_stopping.patience", {"evaluation": {"every": 1, "early_stopping": {}}}),
-    ):
+    others: dict[str, dict[str, Any]] = {
+        "grpo.refill was not there, is 1": {"grpo": {"steps": 3, "refill": 1}},
+        "evaluation.early_stopping.patience": {"evaluation": {"every": 1, "early_stopping": {}}},
+    }
+    for field, changes in others.items():
         with pytest.raises(RecipeError, match=field):
             start(recipe(tmp_path, **changes), resume=True)
 
