@@ -85,7 +85,8 @@ class Shape:
 def shape_of(model: PreTrainedModel) -> Shape | None:
     """Of a model that has no adapter yet. None where this arithmetic does not fit: experts, windows of
     attention."""
-    config: Any = model.config.get_text_config()
+    untyped: Any = model
+    config: Any = untyped.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     if any(getattr(config, name, None) for name in _EXPERTS) or kinds != {"full_attention"}:
         return None

@@ -3,6 +3,7 @@
 import json
 import signal
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ RECIPE: dict[str, Any] = TINY_RECIPE | {
     "warm_start": TINY_RECIPE["warm_start"] | {"demonstrations": 6, "steps": 10},
     "grpo": GRPO,
     "evaluation": {},
+    "peak_tflops": 0.5,
     "trackers": [{"kind": "csv", "aliases": ["sagemaker"]}],
 }
 
@@ -64,16 +66,17 @@ def test_the_losses_are_found_again_in_the_run_file(reference: Training) -> None
         assert each.differences == () and each.loss == pytest.approx(each.stored_loss, abs=1e-6)
 
 
-def test_killed_while_it_refills_a_run_ends_with_the_same_bits(reference: Training, tmp_path: Path) -> None:
-    run = Training(tmp_path, RECIPE)
+def while_refilling(number: int) -> Callable[[Training], int]:
+    """kill -9 as soon as so many rollouts have been begun in the place of another."""
+    sql = "SELECT count(*) FROM episodes WHERE split = 'train' AND sample >= 3"
+    return lambda run: run.start().stop_when(lambda: sum(n for (n,) in run.query(sql)) >= number)
 
-    def while_refilling(number: int) -> Any:
-        def stop(run: Training) -> int:
-            refills = "SELECT count(*) FROM episodes WHERE split = 'train' AND sample >= 3"
-            return run.start().stop_when(lambda: next((n for (n,) in run.query(refills)), 0) >= number)
 
-        return stop
-
+@pytest.mark.parametrize("changes", [{}, {"grading": {"kind": "inline"}}], ids=["at once", "detached"])
+def test_killed_while_it_refills_a_run_ends_with_the_same_bits(
+    reference: Training, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    run = Training(tmp_path, RECIPE | changes)
     kills = [while_refilling(1), after("train", 6), while_refilling(4), inside("metrics", 2)]
     assert [go_on(run, kill) for kill in kills] == [-signal.SIGKILL] * len(kills)
     assert go_on(run, lambda run: run.start().wait()) == 0, run.log()
@@ -83,7 +86,10 @@ def test_killed_while_it_refills_a_run_ends_with_the_same_bits(reference: Traini
 def test_the_table_of_steps_has_the_names_of_a_training_job(reference: Training) -> None:
     header, *rows = (reference.run / "steps.csv").read_text().splitlines()
     assert len(rows) == 3
-    assert {"reward", "critic/score/mean", "critic/rewards/mean", "actor/grad_norm"} <= set(header.split(","))
+    table = [dict(zip(header.split(","), row.split(","), strict=True)) for row in rows]
+    for row in table:
+        assert row["critic/score/mean"] == row["reward"] != row["critic/rewards/mean"] == row["reward_shaped"]
+        assert float(row["perf/mfu/actor"]) == pytest.approx(float(row["flops_per_s"]) / 0.5e12)
 
 
 STOPPING: dict[str, Any] = TINY_RECIPE | {

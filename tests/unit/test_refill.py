@@ -157,6 +157,16 @@ def test_a_passing_failure_is_tried_again_first_and_replaced_for_good_then(tmp_p
     assert back.played == []
 
 
+def test_after_an_outage_that_used_up_every_rollout_the_last_one_gets_new_tries(tmp_path: Path) -> None:
+    away = Room(lambda key: WEATHER if key.sample % 3 == 1 else Scored(reward=1.0))
+    (group,) = collect(tmp_path, away, request(1))
+    assert samples(group) == ([0, 2, 4], [1]) and group.members[2].outcome == WEATHER
+    back = Room(lambda key: Scored(reward=0.0))
+    (group,) = collect(tmp_path, back, request(1))
+    assert [(key.sample, key.attempt) for key in back.played] == [(4, 2)]
+    assert group.members[2].reward == 0.0 and samples(group) == ([0, 2, 4], [1])
+
+
 def test_what_a_policy_was_trained_on_is_not_refilled_later(tmp_path: Path) -> None:
     (group,) = collect(
         tmp_path, Room(lambda key: NO_GRADE if key.sample == 1 else Scored(reward=1.0)), request(0)

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from support import run_async
 
+from palaestra.trainer.recipe import GrpoSection
 from palaestra.trainer.trackers import RunInfo, Tracker, UnknownTracker, open_tracker, tracker_names
-from palaestra.trainer.trackers.aliases import Aliased, with_aliases
+from palaestra.trainer.trackers.aliases import Aliased, other_numbers, with_aliases
 from palaestra.trainer.trackers.several import Trackers
 
 FIRST = [{"step": 1, "reward": 0.25}, {"step": 2, "reward": 0.5}]
@@ -167,3 +168,26 @@ def test_the_reward_of_a_training_job_is_read_out_of_our_numbers_as_aws_reads_it
         found = re.search(pattern, line)
         assert found is not None and float(found[1]) == -0.125
     assert re.search(r"global_step[=:]\s*([\d.]+)", line)
+
+
+@pytest.mark.parametrize(
+    ("changes", "left_out"),
+    [
+        ({}, []),
+        ({"kl_coefficient": 0.1}, ["actor/pg_loss"]),
+        ({"kl_coefficient": 0.1, "kl_kind": "k1"}, ["critic/rewards/mean"]),
+        ({"entropy_coefficient": 0.1}, ["actor/pg_loss"]),
+        (
+            {"kl_coefficient": 0.1, "kl_kind": "k1", "entropy_coefficient": 0.1},
+            ["actor/pg_loss", "critic/rewards/mean"],
+        ),
+    ],
+)
+def test_a_name_is_left_out_where_the_recipe_makes_another_number_of_it(
+    changes: dict[str, Any], left_out: list[str]
+) -> None:
+    metrics = {"loss": 0.5, "reward": 1.0}
+    omit = other_numbers(GrpoSection.model_validate(changes))
+    told = with_aliases(metrics, ["sagemaker"], omit)
+    assert sorted(with_aliases(metrics, ["sagemaker"]).keys() - told.keys()) == left_out
+    assert with_aliases(metrics, ["hyperpod"], omit)["reduced_train_loss"] == 0.5

@@ -39,7 +39,7 @@ class TrackerSection(Section):
 
     kind: str
     """A name in `palaestra.trainer.trackers`: csv, mlflow, tensorboard, wandb; or "module:Class"."""
-    aliases: list[Literal["bedrock", "hyperpod", "sagemaker"]] = Field(default_factory=list)
+    aliases: tuple[Literal["bedrock", "hyperpod", "sagemaker"], ...] = ()
     """Names of AWS under which it is told the numbers too."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Of that tracker, such as {project: mine, mode: offline} for wandb."""

@@ -8,8 +8,9 @@ are as aws/nova-forge-sdk on GitHub reads them (its log monitor and the tests of
 A name is here only where it means the same number: what we do not measure, or otherwise, has none.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from ..sections.grpo import GrpoSection
 from . import Tracker
 
 SAGEMAKER = {
@@ -61,8 +62,21 @@ UNSHAPED = {name.replace("reward", "reward_shaped"): name for name in ("reward",
 """Without shaping, the reward that is trained on is the grader's."""
 
 
-def with_aliases(metrics: Mapping[str, float], families: Sequence[str]) -> dict[str, float]:
-    """The metrics, and those of them that have another name, under that too.
+def other_numbers(section: GrpoSection) -> set[str]:
+    """The aliases that would mean something else under a recipe: verl has a KL penalty of the reward in
+    `critic/rewards`, and none of the loss in `actor/pg_loss`, nor an entropy bonus."""
+    found: set[str] = set()
+    if section.kl_coefficient and section.kl_kind == "k1":
+        found |= {name for name in SAGEMAKER if name.startswith("critic/rewards/")}
+    if section.entropy_coefficient or (section.kl_coefficient and section.kl_kind != "k1"):
+        found.add("actor/pg_loss")
+    return found
+
+
+def with_aliases(
+    metrics: Mapping[str, float], families: Sequence[str], omit: Collection[str] = ()
+) -> dict[str, float]:
+    """The metrics, and those of them that have another name, under that too, but for those in `omit`.
 
     >>> with_aliases({"reward": 0.5}, ["hyperpod"])
     {'reward': 0.5, 'train_rm_score': 0.5}
@@ -71,7 +85,7 @@ def with_aliases(metrics: Mapping[str, float], families: Sequence[str]) -> dict[
     for family in families:
         for alias, name in FAMILIES[family].items():
             own = name if name in metrics else UNSHAPED.get(name, name)
-            if own in metrics:
+            if own in metrics and alias not in omit:
                 found.setdefault(alias, metrics[own])
     return found
 
@@ -79,14 +93,14 @@ def with_aliases(metrics: Mapping[str, float], families: Sequence[str]) -> dict[
 class Aliased:
     """A tracker that is told both names."""
 
-    def __init__(self, tracker: Tracker, families: Sequence[str]) -> None:
-        self._tracker, self._families = tracker, families
+    def __init__(self, tracker: Tracker, families: Sequence[str], omit: Collection[str] = ()) -> None:
+        self._tracker, self._families, self._omit = tracker, families, omit
 
     def resume(self, rows: Iterable[Mapping[str, float]]) -> None:
-        self._tracker.resume([with_aliases(row, self._families) for row in rows])
+        self._tracker.resume([with_aliases(row, self._families, self._omit) for row in rows])
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        self._tracker.log(step, with_aliases(metrics, self._families))
+        self._tracker.log(step, with_aliases(metrics, self._families, self._omit))
 
     def close(self) -> None:
         self._tracker.close()
