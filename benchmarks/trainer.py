@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,20 @@ BARS = {
 """(at least, at most)."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """What is asked for on the command line."""
+
+    rounds: int = 3
+    minutes: float = 8.0
+    """No round begins after about so many."""
+    only: Sequence[str] = ()
+    """Roles of a shorter race; none: all."""
+    episodes: int = 8
+    """Of the group that a step trains on."""
+    threads: int = 2
+
+
 @dataclass(kw_only=True, slots=True)
 class Contestant:
     """A process that takes a step when told to."""
@@ -50,10 +64,11 @@ class Contestant:
     steps: list[dict[str, float]] = field(default_factory=list[dict[str, float]])
 
     @classmethod
-    def start(cls, role: str, workload: str, threads: int) -> "Contestant":
+    def start(cls, role: str, workload: str, settings: Settings) -> "Contestant":
         program = Path(__file__).with_name("trainer_contestants.py")
-        command = [sys.executable, "-P", str(program), role, workload, "--threads", str(threads)]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        sizes = ("--threads", str(settings.threads), "--episodes", str(settings.episodes))
+        command = [sys.executable, "-P", str(program), role, workload, *sizes]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(settings.threads)}
         return cls(
             role=role,
             process=subprocess.Popen(
@@ -91,21 +106,21 @@ class Contestant:
         return max(step["peak_mb"] for step in self.steps)
 
 
-def race(workload: str, roles: Sequence[str], rounds: int, ends: float, threads: int) -> list[Contestant]:
+def race(workload: str, roles: Sequence[str], ends: float, settings: Settings) -> list[Contestant]:
     """Everybody steps in turn, at least once, until the rounds or the time are over."""
     with ExitStack() as stack:
         field_: list[Contestant] = []
         for role in roles:
-            field_.append(Contestant.start(role, workload, threads))
+            field_.append(Contestant.start(role, workload, settings))
             stack.callback(field_[-1].stop)
         for who in field_:
             if not who.role.startswith("trl"):  # its own step is long enough to be warm
                 who.step()
                 who.steps = [{**who.steps[0], "seconds": math.nan}]
-        for number in range(rounds):
+        for number in range(settings.rounds):
             if number and time.monotonic() > ends:
                 break
-            print(f"{workload}: round {number + 1} of {rounds}", file=sys.stderr, flush=True)
+            print(f"{workload}: round {number + 1} of {settings.rounds}", file=sys.stderr, flush=True)
             for who in field_:
                 if number == 0 or who.role not in ONCE:
                     who.step()
@@ -123,18 +138,18 @@ def _expect_same_work(who: Contestant, first: Contestant) -> None:
             raise SystemExit(f"{who.role} and {first.role} do other work: {name} is {mine} and {theirs}")
 
 
-def measure(rounds: int, minutes: float, threads: int, only: Sequence[str]) -> dict[str, Any]:
+def measure(settings: Settings) -> dict[str, Any]:
     load = os.getloadavg()
     rows: dict[str, dict[str, dict[str, float]]] = {}
     ratios: dict[str, float] = {}
     started = time.monotonic()
     for workload, share in (("turns", 0.8), ("prefix", 1.0)):
-        roles = [role for role in RACES[workload] if not only or role in only]
-        ends = started + 60 * minutes * share
+        roles = [role for role in RACES[workload] if not settings.only or role in settings.only]
+        ends = started + 60 * settings.minutes * share
         if len(roles) < 2:
             continue
-        found = {w.role: w for w in race(workload, roles, rounds, ends, threads)}
-        trained = sum(sum(row.tokens.mask) for row in make_rows(workload))
+        found = {w.role: w for w in race(workload, roles, ends, settings)}
+        trained = sum(sum(row.tokens.mask) for row in make_rows(workload, settings.episodes))
         rows[workload] = {
             role: {
                 "trained_tokens_per_s": round(trained / who.seconds, 1),
@@ -153,7 +168,7 @@ def measure(rounds: int, minutes: float, threads: int, only: Sequence[str]) -> d
     return {
         "ratios": ratios,
         "bars": {name: _verdict(ratios.get(name), *limits) for name, limits in BARS.items()},
-        "conditions": conditions(threads) | {"load": [load, os.getloadavg()], "rows": rows},
+        "conditions": conditions(settings) | {"load": [load, os.getloadavg()], "rows": rows},
     }
 
 
@@ -174,10 +189,10 @@ def _verdict(value: float | None, least: float, most: float) -> str:
     return "pass" if least <= value <= most else "FAIL"
 
 
-def conditions(threads: int) -> dict[str, Any]:
+def conditions(settings: Settings) -> dict[str, Any]:
     return {
         "processors": len(os.sched_getaffinity(0)),
-        "threads": threads,
+        "threads": settings.threads,
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("torch", "transformers", "trl")},
         "model": {"parameters": sum(p.numel() for p in make_model().parameters()), "vocabulary": VOCAB},
@@ -188,15 +203,15 @@ def conditions(threads: int) -> dict[str, Any]:
             "beta": 0.0,
             "bf16": False,
             "gradient_checkpointing": False,
-            "per_device_train_batch_size": {TRL: 8, LEAN: 1},
+            "per_device_train_batch_size": {TRL: settings.episodes, LEAN: 1},
             "step": "_compute_loss, backward, clip_grad_norm_, optimizer.step; nothing else is timed",
         },
-        "episodes": {workload: _shape(workload) for workload in RACES},
+        "episodes": {workload: _shape(workload, settings.episodes) for workload in RACES},
     }
 
 
-def _shape(workload: str) -> dict[str, Any]:
-    rows = make_rows(workload)
+def _shape(workload: str, episodes: int) -> dict[str, Any]:
+    rows = make_rows(workload, episodes)
     lengths = [len(row.tokens.ids) for row in rows]
     first = [row.trained[0] for row in rows]
     width = max(first) + max(length - at for length, at in zip(lengths, first, strict=True))
@@ -222,10 +237,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--minutes", type=float, default=8.0, help="no round begins after about so many")
-    parser.add_argument("--only", nargs="+", default=[], metavar="ROLE", help="a shorter race")
-    parser.add_argument("--threads", type=int, default=2)
+    usual = Settings()
+    parser.add_argument("--rounds", type=int, default=usual.rounds)
+    parser.add_argument("--minutes", type=float, default=usual.minutes, help="no round begins after so many")
+    parser.add_argument("--only", nargs="+", default=usual.only, metavar="ROLE", help="a shorter race")
+    parser.add_argument("--episodes", type=int, default=usual.episodes, help="of the group of a step")
+    parser.add_argument("--threads", type=int, default=usual.threads)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--json", type=Path, help="write ratios, bars and conditions here")
     asked = parser.parse_args(arguments)
@@ -235,7 +252,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found = measure_gpu()
         print(json.dumps(found, indent=2))
     else:
-        found = measure(asked.rounds, asked.minutes, asked.threads, asked.only)
+        names = [each.name for each in fields(Settings)]
+        found = measure(Settings(**{name: getattr(asked, name) for name in names}))
         print_table(found)
     if asked.json is not None:
         asked.json.parent.mkdir(parents=True, exist_ok=True)

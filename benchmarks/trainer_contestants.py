@@ -72,7 +72,7 @@ def make_model() -> Any:
     return transformers.Qwen3ForCausalLM(config)
 
 
-def make_rows(workload: str, episodes: int = 8) -> list[Row]:
+def make_rows(workload: str, episodes: int) -> list[Row]:
     """A group of multi-turn tool episodes. "turns": a short prompt; "prefix": a long one, and short turns."""
     draw = random.Random(0)
     prompt = _ids(draw, 160 if workload == "turns" else 1024)
@@ -290,10 +290,10 @@ def memory_mb(field: str) -> float:
     return math.nan
 
 
-def serve(role: str, workload: str, threads: int) -> None:
+def serve(role: str, workload: str, episodes: int, threads: int) -> None:
     """A step for each line on standard input; what it took, and the most memory so far, as a line of JSON."""
     torch.set_num_threads(threads)
-    rows = make_rows(workload)
+    rows = make_rows(workload, episodes)
     if role.startswith("trl"):
         import_module("trl").GRPOTrainer  # noqa: B018  # its imports are no part of its memory
     gc.collect()
@@ -311,6 +311,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("role", choices=ROLES)
     parser.add_argument("workload", choices=("turns", "prefix"))
+    parser.add_argument("--episodes", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
     asked = parser.parse_args()
-    serve(asked.role, asked.workload, asked.threads)
+    serve(asked.role, asked.workload, asked.episodes, asked.threads)

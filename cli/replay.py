@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from ..agents.errors import LedgerError
 from ..agents.ledger import Ledger
 from ..trainer.recipe import Recipe
 from ..trainer.recipe_file import RecipeError, read_recipe
@@ -39,7 +40,8 @@ def replay(
     step: Annotated[int | None, typer.Option(help="Which step; default: all.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Compute masks, advantages and loss of stored steps again. Exit code 1 where they differ."""
+    """Compute masks, advantages and loss of stored steps again. Exit code 1 where they differ, or where
+    anything that they are made of was altered since."""
     recipe = read_recipe(run / "recipe.yaml")
     with Ledger(run, read_only=True) as ledger:
         stored = ledger.step_numbers()
@@ -62,7 +64,7 @@ def _replay(ledger: Ledger, recipe: Recipe, step: int) -> Iterator[Line]:
 
     try:
         found = replay_stored(ledger, recipe, step)
-    except ValueError as error:  # the episodes make other updates or rows than the record has
+    except (ValueError, LedgerError) as error:  # other rows than the record has, or one that cannot be read
         yield Line(step=step, same=False, differences=(str(error),))
         return
     if not found:

@@ -21,6 +21,7 @@ from .objective import Objective, batch_terms
 from .packing import micro_batches, token_weights
 from .recipe import GrpoSection, Recipe
 from .rows import Batch, Row, training_rows
+from .step_record import altered
 from .update import objective_options, whole_batch, with_kl_in_reward
 
 
@@ -32,7 +33,7 @@ class Replayed:
     loss: float
     """NaN where there are differences."""
     differences: tuple[str, ...] = ()
-    """Where tokens, masks or advantages are not those of the record."""
+    """What was altered since, in the record or in the episodes, by row."""
 
 
 def batch_loss(
@@ -106,14 +107,19 @@ def replay_step(
 def _replay(rows: Sequence[Row], update: Mapping[str, Any], section: GrpoSection) -> Replayed:
     stored: Sequence[Mapping[str, Any]] = update["rows"]
     if len(rows) != len(stored):
-        raise ValueError(f"the record has {len(stored)} rows, the episodes make {len(rows)}")
+        odd = {tuple(old["key"]) for old in stored} ^ {row.key.columns for row in rows}
+        names = ", ".join(sorted(map(str, odd)))
+        raise ValueError(
+            f"the record has {len(stored)} rows, the episodes make {len(rows)}; the others' keys: {names}"
+        )
     sft: Mapping[str, Any] = update.get("sft") or {"value": 0.0, "logprobs": [0.0]}
     stored_loss = update["value"] + sft["value"]
-    differences = _compare(rows, stored, ("key", "positions"))
+    differences = _compare(rows, stored, ("key", "positions")) + _altered(rows, stored, sft)
     if not differences:
-        whole = [_with_policies(row, old) for row, old in zip(rows, stored, strict=True)]
-        rows = with_kl_in_reward(whole, section)
-        differences = _compare(rows, stored, ("advantages",))
+        rows = [_with_policies(row, old) for row, old in zip(rows, stored, strict=True)]
+        rows = with_kl_in_reward(rows, section)
+    if not differences or section.kl_kind != "k1":  # k1 in an advantage is made of what may be altered
+        differences += _compare(rows, stored, ("advantages",))
     if differences:
         return Replayed(stored_loss=stored_loss, loss=float("nan"), differences=tuple(differences))
     loss = batch_loss(
@@ -128,6 +134,14 @@ def _replay(rows: Sequence[Row], update: Mapping[str, Any], section: GrpoSection
     return Replayed(stored_loss=stored_loss, loss=loss + imitation)
 
 
+def _altered(rows: Sequence[Row], stored: Sequence[Mapping[str, Any]], sft: Mapping[str, Any]) -> list[str]:
+    """What has another digest than in the record."""
+    found = [
+        f"{row.key}: {what}" for row, old in zip(rows, stored, strict=True) for what in altered(old, row)
+    ]
+    return found + [f"the demonstrations: {what}" for what in altered(sft)]
+
+
 def _compare(rows: Sequence[Row], stored: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
     """What the record says otherwise than the episodes."""
     found: list[str] = []
@@ -140,7 +154,7 @@ def _compare(rows: Sequence[Row], stored: Sequence[Mapping[str, Any]], names: Se
         found += [
             f"{row.key}: {name} in the record: {old[name]}, from the episode: {mine[name]}"
             for name in names
-            if old[name] != mine[name]
+            if old[name] != mine[name] and (name != "advantages" or old["positions"] == mine["positions"])
         ]
     return found
 

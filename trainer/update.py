@@ -17,6 +17,7 @@ from .recipe import GrpoSection
 from .reports import LossReport, StepReport
 from .rows import Batch, Row, make_batch, training_rows
 from .speed import Speed
+from .step_record import sft_record, update_record
 from .terms import traits
 
 COUNTS = ("skipped", "trained_tokens")
@@ -68,7 +69,9 @@ class Updater:
                 speed.add(report)
                 sft = self._imitate(random.Random(f"{self.seed}/{step}/{part}/sft"), speed)
                 stepped = self.learner.optim_step()
-            updates.append(_record(batch, report, with_entropy=bool(self.section.entropy_coefficient)) | sft)
+            updates.append(
+                update_record(batch, report, with_entropy=bool(self.section.entropy_coefficient)) | sft
+            )
             metrics.append(_metrics(batch, report, stepped) | off_policy_metrics(rows, report.logprobs, step))
             if sft:
                 metrics[-1]["sft_loss"] = sft["sft"]["value"] / self.section.sft_coefficient
@@ -109,13 +112,7 @@ class Updater:
             make_batch(rows), "sft", weight=section.sft_coefficient, temperature=1.0
         )
         speed.add(report)
-        logprobs = [
-            value
-            for row, found in zip(rows, report.logprobs, strict=True)
-            for value in (found[at] for at in row.trained)
-        ]
-        keys = [row.key.columns for row in rows]
-        return {"sft": {"value": report.loss, "keys": keys, "logprobs": logprobs}}
+        return {"sft": sft_record(report.loss, rows, report.logprobs)}
 
 
 def objective_options(section: GrpoSection) -> dict[str, Any]:
@@ -218,29 +215,3 @@ def reference_kl(rows: Sequence[Row], logprobs: Sequence[Sequence[float]]) -> fl
         for position in row.trained
     ]
     return fmean(gaps) if gaps else None
-
-
-def _record(batch: Batch, report: LossReport, *, with_entropy: bool) -> dict[str, Any]:
-    rows = [_record_row(row, report.logprobs[at]) for at, row in enumerate(batch.rows)]
-    if with_entropy:
-        for found, row, values in zip(rows, batch.rows, report.entropies, strict=True):
-            found["entropies"] = [values[at] for at in row.trained]
-    return {
-        "value": report.loss,
-        "aggregation": batch.normaliser.aggregation.value,
-        "is_fresh": batch.is_fresh,
-        "rows": rows,
-    }
-
-
-def _record_row(row: Row, logprobs: Sequence[float]) -> dict[str, Any]:
-    """Per-token values only where the mask is True."""
-    trained = row.trained
-    return {
-        "key": row.key.columns,
-        "positions": trained,
-        "advantages": [row.advantages[at] for at in trained],
-        "logprobs": [logprobs[at] for at in trained],
-        "old_logprobs": None if row.old_logprobs is None else [row.old_logprobs[at] for at in trained],
-        "ref_logprobs": None if row.ref_logprobs is None else [row.ref_logprobs[at] for at in trained],
-    }

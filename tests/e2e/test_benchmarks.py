@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import require
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 EMBEDDED = ("namespaces", "landlock")
@@ -93,3 +94,37 @@ def test_sandboxes_cost_no_more_than_twice_a_plain_python_and_lose_no_output(tmp
     soaked = [bar for bar in found["bars"] if bar.endswith("soak_lost")]
     if "namespaces" in rows:
         assert [found["bars"][bar] for bar in soaked] == ["pass"], found["bars"]
+
+
+BARS_OF_THE_TRAINER = (
+    "turns: tokens/s, palaestra / trl",
+    "turns: peak memory, palaestra / trl",
+    "turns: tokens/s, palaestra / bare",
+)
+
+
+def test_an_optimizer_step_is_as_fast_as_bare_torch_and_takes_less_memory(tmp_path: Path) -> None:
+    # Two episodes in place of eight: of the fixed costs of a step they carry more.
+    short = ("--only", "palaestra", "bare", "--episodes", "2")
+    found = figures("trainer.py", tmp_path, *short)
+    ratios = found["ratios"]
+    assert ratios["turns: tokens/s, palaestra / bare"] > 0.75, found
+    assert ratios["turns: peak memory, palaestra / bare"] < 1.1, found
+    assert [found["bars"][bar] for bar in BARS_OF_THE_TRAINER[:2]] == ["not measured"] * 2
+
+
+@pytest.mark.acceptance
+@pytest.mark.timeout(3600)
+def test_it_is_four_times_as_fast_as_trl_s_in_a_third_of_the_memory(tmp_path: Path) -> None:
+    require("trl")
+    found = figures("trainer.py", tmp_path, "--only", "palaestra", "bare", "trl")
+    assert {bar: found["bars"][bar] for bar in BARS_OF_THE_TRAINER} == dict.fromkeys(
+        BARS_OF_THE_TRAINER, "pass"
+    ), found
+
+
+@pytest.mark.acceptance
+@pytest.mark.timeout(3600)
+def test_shared_prefixes_pay_in_a_group_with_a_long_prompt(tmp_path: Path) -> None:
+    found = figures("trainer.py", tmp_path, "--only", "palaestra", "palaestra, shared")
+    assert found["ratios"]["prefix: tokens/s, palaestra, shared / palaestra"] > 1.5, found

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -49,3 +50,37 @@ def test_with_shuffled_rewards_nothing_is_learned(tmp_path: Path, seed: int) -> 
     evaluations = quickstart(tmp_path, f"seed={seed}", "grpo.shuffle_rewards=true")["evaluations"]
     final, start = evaluations["final"]["pass_at"]["1"], evaluations["warm-start"]["pass_at"]["1"]
     assert final["low"] <= start["high"]
+
+
+LOSSES: dict[str, dict[str, float]] = {
+    "dapo": {"clip_low": 0.1, "clip_high": 0.14},
+    "gspo": {},
+    "cispo": {"max_ratio": 1.2},
+    "sapo": {"tau_positive": 6.0, "tau_negative": 6.3},
+    "dppo_tv": {"delta": 0.05},
+}
+"""With bounds so narrow that the few updates of a batch come to them."""
+OFF_POLICY = (
+    "env.held_out=500",
+    "grpo.steps=60",
+    "grpo.updates_per_step=4",
+    "optimizer.lr=5e-4",
+    "optimizer.warmup_steps=40",
+)
+
+
+@pytest.mark.acceptance
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_it_reaches_its_bar_with_each_of_these_losses_off_policy(tmp_path: Path, loss: str) -> None:
+    """With one update a batch they would all have the same gradient."""
+    options = (f"grpo.loss_options.{name}={value}" for name, value in LOSSES[loss].items())
+    check_bar(quickstart(tmp_path, f"grpo.loss={loss}", *OFF_POLICY, *options))
+    lines = (tmp_path / "quickstart" / "metrics.jsonl").read_text().splitlines()
+    assert fmean(held_back(json.loads(line)) for line in lines) > 0.01
+
+
+def held_back(metrics: dict[str, float]) -> float:
+    """The share of a step's tokens that the loss clipped; of SAPO, which clips none, the share of the weight
+    that its gate took."""
+    return metrics["clip_fraction"] if "clip_fraction" in metrics else 1 - metrics["gate"]
