@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..agents.trajectory import EpisodeKey
 from .rows import Row
-from .terms import Level, TokenTerms, ratio
+from .terms import Level, TokenTerms, check_level, ratio
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +34,7 @@ class KlPenalty:
     """Of the ratio. TRL takes the loss's; only the token's own gives the gradient of the divergence."""
 
     def __post_init__(self) -> None:
+        check_level(self.level)
         if self.kind not in ("k2", "k3"):
             raise ValueError(
                 f"KlPenalty.kind is {self.kind!r}; in the loss it is k2 or k3; k1 belongs into the reward, "

@@ -1,7 +1,8 @@
 """Each loss, level and correction against its formula, token by token."""
 
 import math
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from palaestra.trainer.correction import Correction
 from palaestra.trainer.kl import KlPenalty
 from palaestra.trainer.losses import load_loss, loss_names
 from palaestra.trainer.objective import Objective
-from palaestra.trainer.terms import TokenTerms, traits
+from palaestra.trainer.terms import LossTerms, TokenTerms, ratio, traits
 
 RATIOS = (0.3, 0.9, 1.0, 1.4, 6.0, 0.3, 0.9, 1.0, 1.4, 6.0)
 ADVANTAGES = (2.0,) * 5 + (-2.0,) * 5
@@ -118,6 +119,37 @@ def test_a_ratio_is_the_geometric_mean_over_its_level(level: str) -> None:
         terms(engine_N + GAPS, torch.ones(5, dtype=torch.float64), engine_N, **PLACES)
     )
     assert values_of(-found.loss_N) == pytest.approx([math.exp(mean) for mean in MEANS[level]])
+
+
+@pytest.mark.parametrize(
+    "name", ["ppo_clip", "dapo", "dr_grpo", "gspo", "cispo", "sapo", "importance_sampling"]
+)
+def test_a_level_that_there_is_not_is_refused_by_every_loss_that_has_one(name: str) -> None:
+    """TRL's word for an episode is no level here: it would split episodes over micro-batches."""
+    with pytest.raises(ValueError, match="level is 'sequence'; it is one of token, turn, episode"):
+        load_loss(name, level="sequence")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OfNoLevel:
+    """A loss of somebody else's, that checks nothing."""
+
+    level: str = "group"
+
+    def __call__(self, tokens: TokenTerms) -> LossTerms:
+        ratio_N = ratio(tokens, cast(Any, self.level))
+        return LossTerms(loss_N=-ratio_N * tokens.advantages_N)
+
+
+def test_a_level_that_there_is_not_is_refused_wherever_it_comes_from() -> None:
+    engine_N = tensor(-1.0, -2.0)
+    for refused in (
+        lambda: load_loss(f"{__name__}:OfNoLevel"),
+        lambda: OfNoLevel()(terms(engine_N, engine_N, engine_N)),
+        lambda: KlPenalty(coefficient=1.0, level=cast(Any, "group")),
+    ):
+        with pytest.raises(ValueError, match="level is 'group'"):
+            refused()
 
 
 # --- correction ---

@@ -24,6 +24,8 @@ def loss_names() -> list[str]:
 
 def load_loss(name: str, **options: Any) -> "Loss":
     """The loss of that name, or the class at "module:Class". A wrong name or option is a `ValueError`."""
+    from ..terms import traits
+
     module_name, colon, class_name = name.partition(":")
     if not colon:
         if name not in loss_names():
@@ -34,4 +36,6 @@ def load_loss(name: str, **options: Any) -> "Loss":
     for option in options:
         if option not in known:
             raise ValueError(f"loss {name!r} has no option {option!r}; it has: {', '.join(known) or 'none'}")
-    return cast("Loss", found(**options))
+    loss = cast("Loss", found(**options))
+    traits(loss)  # what it says of itself makes sense
+    return loss

@@ -8,7 +8,7 @@ token beyond it has a bounded pull but still one (arXiv 2506.13585 calls that CI
 
 from dataclasses import dataclass
 
-from ..terms import Level, LossTerms, TokenTerms, ratio, watched
+from ..terms import Level, LossTerms, TokenTerms, check_level, ratio, watched
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,6 +17,7 @@ class ImportanceSampling:
     level: Level = "token"
 
     def __post_init__(self) -> None:
+        check_level(self.level)
         if self.max_ratio is not None and self.max_ratio < 1:
             raise ValueError(f"{self}: max_ratio must be at least 1")
 
