@@ -102,7 +102,13 @@ def traits(loss: Loss) -> Traits:
 def ratio(tokens: TokenTerms, level: Level = "token") -> Tensor:
     """[N] trained policy / anchor. At a higher level the geometric mean over it, the same for all its
     tokens."""
-    return mean_over(tokens.logprobs_N - tokens.anchor_logprobs_N, tokens.index(level)).exp()
+    return log_ratio(tokens, level).exp()
+
+
+def log_ratio(tokens: TokenTerms, level: Level = "token") -> Tensor:
+    """[N] the logarithm of `ratio`. What a loss leaves out it must leave out here: a ratio may be inf, and
+    inf * 0 is no number, in the value as in the gradient."""
+    return mean_over(tokens.logprobs_N - tokens.anchor_logprobs_N, tokens.index(level))
 
 
 def sum_over(values_N: Tensor, index_N: Tensor | None) -> Tensor:
