@@ -19,7 +19,7 @@ from .judge import Judgement
 def episode_metrics(groups: Sequence[Group], maximum: float) -> dict[str, float]:
     """What was collected: rewards over the graded, counts over all. An episode passes with `maximum`."""
     members = [member for group in groups for member in group.members]
-    rewards = [member.reward for member in members if member.reward is not None]
+    rewards = [m.reward for m in members if m.reward is not None and math.isfinite(m.reward)]
     kinds = Counter(member.outcome.kind for member in members)
     found: dict[str, float] = {
         "episodes": len(members),
@@ -78,7 +78,8 @@ def bias_metrics(
         found["reward_kept"] = math.fsum(reward / len(kept) for reward in kept)
     for name, bound in zip(("reward_lower", "reward_upper"), reward_range, strict=True):
         if members and math.isfinite(bound):
-            all_of_them = [bound if member.reward is None else member.reward for member in members]
+            rewards = (bound if member.reward is None else member.reward for member in members)
+            all_of_them = [reward if math.isfinite(reward) else bound for reward in rewards]
             found[name] = math.fsum(reward / len(members) for reward in all_of_them)
     return found
 
