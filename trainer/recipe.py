@@ -165,7 +165,7 @@ class GrpoSection(Section):
     """What ratios are taken to: the learner before the step, the engine's tokens being corrected for by
     `correction`; or the engine itself, which saves a forward pass of every update but the first."""
     correction: CorrectionSection | None = CorrectionSection()
-    """None: tokens of the engine are trusted as they are."""
+    """None: tokens of the engine are trusted as they are. Nothing is corrected with old_policy: engine."""
     kl_coefficient: NonNegativeFloat = 0.0
     """Weight of the KL penalty against the policy that training started from; needs `reference`."""
     kl_kind: Literal["k1", "k2", "k3"] = "k3"

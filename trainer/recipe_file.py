@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from ..agents.formats import tool_format
 from ..envs.options import from_options
 from ..sandboxes import SandboxSpec
-from .recipe import GradingSection, OptimizerSection, Recipe, TinyModel
+from .recipe import CorrectionSection, GradingSection, GrpoSection, OptimizerSection, Recipe, TinyModel
 from .sources import spelled_out
 
 CUTS = ("top_p", "top_k", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty")
@@ -115,6 +115,7 @@ def check_recipe(recipe: Recipe) -> None:
             f"grpo.kl_coefficient: {recipe.grpo.kl_coefficient} needs the reference policy; "
             "set grpo.reference to true"
         )
+    _check_correction(recipe.grpo)
     if recipe.grpo.min_group > recipe.grpo.group_size:
         raise RecipeError(
             f"grpo.min_group: {recipe.grpo.min_group} is over grpo.group_size={recipe.grpo.group_size}, "
@@ -146,6 +147,14 @@ def make_spec(field: str, fields: Mapping[str, Any]) -> SandboxSpec:
     except ValueError as error:
         dotted = f"{field}: {error}" if str(error).startswith("SandboxSpec") else f"{field}.{error}"
         raise RecipeError(dotted) from error
+
+
+def _check_correction(grpo: GrpoSection) -> None:
+    if grpo.old_policy == "engine" and grpo.correction not in (None, CorrectionSection()):
+        raise RecipeError(
+            f"grpo.correction: {grpo.correction} does nothing with grpo.old_policy: engine, whose ratios are "
+            "taken to the engine itself; set old_policy to learner, or leave correction out"
+        )
 
 
 def _check_flags(args: Sequence[str]) -> None:
