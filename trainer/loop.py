@@ -90,7 +90,7 @@ class Trainer:
             **judgement_metrics(judgement),
             **bias_metrics(groups, judgement, (self.min_reward, self.max_reward)),
             **update.metrics,
-            "engine_drift": self.publisher.drift,
+            **({} if self.publisher.drift is None else {"engine_drift": self.publisher.drift}),
             **clock.laps,
         }
         record = {

@@ -178,8 +178,9 @@ class GrpoSection(Section):
     """Demonstrations of an update."""
     sft_demonstrations: PositiveInt = 256
     """Training tasks that the oracle plays for it."""
-    reference: bool = True
-    """Compute that policy's log-probabilities: for the penalty, or only to report how far it went."""
+    reference: bool | None = None
+    """Compute that policy's log-probabilities: for the penalty, or by `true` only to report how far it went;
+    that costs a copy of what is trained and a forward pass. None: where there is a penalty."""
     min_group: Annotated[int, Field(ge=2)] = 2
     """Groups with fewer graded members are dropped, with a reason on record."""
     lost: Literal["member", "group"] = "member"
@@ -189,7 +190,7 @@ class GrpoSection(Section):
     zero_variance: Literal["keep", "drop"] = "drop"
     """Groups without any advantage. Kept, they count in what the loss is divided by."""
     shuffle_rewards: bool = False
-    """Control experiment: rewards are permuted over the whole batch, so that nothing can be learned."""
+    """Control experiment: rewards are permuted over the whole batch, each for an episode's last turn."""
     max_attempts: PositiveInt = 3
     """Tries of a sample whose failure is retryable, in one start of the run."""
     retry_s: NonNegativeFloat = 2.0
@@ -202,6 +203,11 @@ class GrpoSection(Section):
     """Compute what rows begin with in common once, from so many tokens on; None: each row by itself."""
     activation_checkpointing: bool = False
     """Keep little of each layer for the backward pass: less memory, more time."""
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether log-probabilities of the reference policy are computed."""
+        return bool(self.kl_coefficient) if self.reference is None else self.reference
 
 
 class GradingSection(Section):

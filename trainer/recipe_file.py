@@ -110,10 +110,10 @@ def check_recipe(recipe: Recipe) -> None:
             f"engine.url: {recipe.engine.url} may serve others too, so that adapters alone are published "
             "to it; add a `lora:` section, or leave engine.url out and a server is started"
         )
-    if recipe.grpo.kl_coefficient and not recipe.grpo.reference:
+    if recipe.grpo.kl_coefficient and not recipe.grpo.has_reference:
         raise RecipeError(
             f"grpo.kl_coefficient: {recipe.grpo.kl_coefficient} needs the reference policy; "
-            "set grpo.reference to true"
+            "leave grpo.reference out"
         )
     _check_correction(recipe.grpo)
     if recipe.grpo.min_group > recipe.grpo.group_size:

@@ -1,7 +1,8 @@
 """One step of learning: accepted episodes in, new weights out, and a record from which it can be replayed."""
 
+import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
@@ -17,13 +18,17 @@ from .reports import LossReport, StepReport
 from .rows import Batch, Row, make_batch, training_rows
 from .terms import traits
 
+PER_UPDATE = ("loss", "grad_norm", "skipped", "lr", "sft_loss")
+"""Metrics of an update as a whole, not of its tokens."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Update:
     """What one step did to the policy."""
 
     metrics: dict[str, float]
-    """Means over the step's updates."""
+    """Over the step's updates: of maxima the maximum, of `trained_tokens` the sum, of `PER_UPDATE` the mean
+    over the updates, of all others the mean over their trained tokens."""
     record: dict[str, Any]
     """Enough to compute the losses again without the model (`replay.py`)."""
 
@@ -44,7 +49,7 @@ class Updater:
             raise ValueError(
                 f"grpo.sft_coefficient is {self.section.sft_coefficient}, and there are no demonstrations"
             )
-        if self.section.reference:
+        if self.section.has_reference:
             self.learner.keep_reference()
 
     def update(self, accepted: Sequence[Accepted], *, step: int = 0) -> Update:
@@ -64,9 +69,8 @@ class Updater:
                 metrics[-1]["sft_loss"] = sft["sft"]["value"] / self.section.sft_coefficient
             if part == 0:
                 metrics[0]["engine_gap_max"] = engine_gap_max(rows, report.logprobs)
-        names = dict.fromkeys(name for each in metrics for name in each)
         return Update(
-            metrics={name: fmean(each[name] for each in metrics if name in each) for name in names},
+            metrics=over_updates(metrics),
             record={
                 "loss": self.section.loss,
                 "loss_options": self.section.loss_options,
@@ -81,7 +85,7 @@ class Updater:
         for rows in (training_rows(accepted[part::number]) for part in range(number)):
             if not rows:
                 continue
-            if self.section.reference:
+            if self.section.has_reference:
                 logprobs = self.learner.reference_logprobs(rows)
                 rows = [replace(row, ref_logprobs=each) for row, each in zip(rows, logprobs, strict=True)]
             if found and self.section.old_policy == "learner":  # the first part's are made on the way
@@ -134,6 +138,27 @@ def with_kl_in_reward(rows: list[Row], section: GrpoSection) -> list[Row]:
     if section.kl_kind != "k1" or not section.kl_coefficient:
         return rows
     return kl_in_reward(rows, section.kl_coefficient)
+
+
+def over_updates(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The numbers of a step, from those of each of its updates, as `Update.metrics` says.
+
+    >>> over_updates([{"ratio": 1.0, "trained_tokens": 3.0}, {"ratio": 2.0, "trained_tokens": 1.0}])
+    {'ratio': 1.25, 'trained_tokens': 4.0}
+    """
+    found: dict[str, float] = {}
+    for name in dict.fromkeys(name for each in metrics for name in each):
+        values = [each[name] for each in metrics if name in each]
+        tokens = [each["trained_tokens"] for each in metrics if name in each]
+        if name.endswith("_max"):
+            found[name] = math.nan if any(map(math.isnan, values)) else max(values)
+        elif name == "trained_tokens":
+            found[name] = math.fsum(values)
+        elif name in PER_UPDATE or not any(tokens):
+            found[name] = fmean(values)
+        else:
+            found[name] = fmean(values, tokens)
+    return found
 
 
 def _metrics(batch: Batch, report: LossReport, stepped: StepReport) -> dict[str, float]:

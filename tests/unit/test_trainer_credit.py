@@ -221,6 +221,22 @@ def test_members_without_a_finite_reward_are_counted_and_in_no_mean() -> None:
     assert episode_metrics(groups, 1.0)["reward"] == pytest.approx(2 / 3)
 
 
+def test_shuffled_rewards_fall_on_the_last_turn_so_that_nobody_is_left_out_for_its_length() -> None:
+    """The control experiment trains on every episode: turns that another one earned say nothing of it."""
+    short = make_trajectory(0, Scored(reward=1.0, turns=(1.0,)))
+    long = [two_turns(sample, 0.5 * sample, (0.5 * sample, 0.0)) for sample in range(1, 6)]
+    section = GrpoSection(
+        steps=1, shuffle_rewards=True, advantage="monte_carlo", advantage_options={"baseline": "none"}
+    )
+    found = judge([group_of(short, *long)], section, seed=0, step=0)
+    assert found.rejected == () and len(found.accepted) == 6
+    rewards = [each.trajectory.reward for each in found.accepted]
+    assert sorted(map(float, filter(None, rewards))) == [0.5, 1.0, 1.0, 1.5, 2.0, 2.5]
+    assert rewards != [1.0, 0.5, 1.0, 1.5, 2.0, 2.5]
+    for each in found.accepted:
+        assert each.turns == (each.trajectory.reward,) * len(each.turns)
+
+
 # --- the bias of leaving out ---
 
 
