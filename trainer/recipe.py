@@ -171,7 +171,7 @@ class GrpoSection(Section):
     kl_kind: Literal["k1", "k2", "k3"] = "k3"
     """k1 goes into the reward, k2 and k3 into the loss."""
     entropy_coefficient: NonNegativeFloat = 0.0
-    """The loss falls by this times the mean entropy, nats."""
+    """The loss falls by this times the entropy, nats, averaged over tokens as the loss is."""
     sft_coefficient: NonNegativeFloat = 0.0
     """Weight of the likelihood of the oracle's demonstrations, added to each update."""
     sft_batch: PositiveInt = 8
