@@ -7,9 +7,10 @@
 k2 and k3 have the gradient r * d * grad(log pi): in expectation that of KL(pi || ref) of each token,
 whichever policy sampled, as far as r is pi over that policy. It is the ratio times the correction: where that
 is capped, masked, or of a turn or an episode, the penalty is weighed as the loss is, and biased as it is, to
-bound the variance; the same for a `level` over the token's. k3 without r would have that of KL(ref || pi). k3 is the one whose value is
-unbiased. k1 in the reward has the gradient of the KL between whole episodes. k1 in the loss would have none
-in expectation, and k2 or k3 in the reward a wrong one, so neither can be asked for.
+bound the variance; the same for a `level` over the token's. k3 without r would have that of KL(ref || pi).
+k3 is the one whose value is unbiased. k1 in the reward has the gradient of the KL between whole episodes. k1
+in the loss would have none in expectation, and k2 or k3 in the reward a wrong one, so neither can be asked
+for.
 J. Schulman, joschu.net/blog/kl-approx.html; DeepSeek-V3.2, arXiv 2512.02556, section 3.1; arXiv 2512.21852.
 """
 
