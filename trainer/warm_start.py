@@ -85,9 +85,7 @@ def _shuffled_forever(rows: Sequence[Row], seed: int) -> Iterator[Row]:
             "no demonstrations to warm up on; does the environment have an oracle that succeeds?"
         )
     order = random.Random(seed)
-    for (
-        epoch
-    ) in count():  # the end of a pass and the start of the next may share a batch, and so a demonstration
+    for epoch in count():  # a batch may hold the end of one pass and the start of the next
         own = [_alone(row, epoch, at) for at, row in enumerate(rows)]
         yield from order.sample(own, len(own))
 

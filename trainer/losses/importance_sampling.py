@@ -27,9 +27,7 @@ class ImportanceSampling:
     def __call__(self, tokens: TokenTerms) -> LossTerms:
         gap_N = log_ratio(tokens, self.level)
         over_N = torch.zeros_like(gap_N)
-        if (
-            self.max_ratio is not None
-        ):  # the same gradient as sg(min(r, C)) * log pi, with the value min(r, C)
+        if self.max_ratio is not None:  # value min(r, C), and the gradient of sg(min(r, C)) * log pi
             over_N = (gap_N.detach() - math.log(self.max_ratio)).clamp(min=0.0)
         loss_N = -(gap_N - over_N).exp() * tokens.advantages_N
         return watched(tokens, gap_N.exp(), loss_N=loss_N, clip_fraction=over_N > 0)
