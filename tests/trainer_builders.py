@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from palaestra.envs import Episode, Outcome, Scored, StopReason, UserMessage
 from palaestra.trainer.config import LearnerConfig
 from palaestra.trainer.learner import Learner
 from palaestra.trainer.ranks import Ranks
-from palaestra.trainer.rows import Row
+from palaestra.trainer.rows import Batch, Row
 
 VOCAB = 97
 
@@ -129,6 +129,23 @@ def make_graph(*calls: tuple[Sequence[int], Sequence[int]]) -> TokenGraph:
         )
         graph = graph.commit(prompt, generation)
     return graph
+
+
+@dataclass(frozen=True)
+class Found:
+    """A loss and its gradient."""
+
+    loss: float
+    gradient: torch.Tensor
+
+    def gap(self, other: "Found") -> float:
+        """Largest difference, relative to the size."""
+        size = max(abs(self.loss), float(self.gradient.abs().max()))
+        return max(abs(self.loss - other.loss), float((self.gradient - other.gradient).abs().max())) / size
+
+
+def found_by(learner: Learner, batch: Batch, loss: str = "ppo_clip", **options: Any) -> Found:
+    return Found(learner.forward_backward(batch, loss, **options).loss, gradients(learner))
 
 
 def values_of(tensor: torch.Tensor) -> list[Any]:

@@ -38,8 +38,7 @@ def trl_loss(
         per_device_train_batch_size=len(rows),
         num_generations=2,
         steps_per_generation=1,
-        use_bias_correction_kl=True,
-        **settings,
+        **{"use_bias_correction_kl": True, **settings},
     )
     inputs = _inputs(rows)
     if correct is not None:

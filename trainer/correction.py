@@ -52,7 +52,8 @@ class Correction:
         weight_N = gap_N.exp()
         if self.kind == "truncate":
             return weight_N.clamp(self.low, self.high)
-        return weight_N * ((weight_N >= self.low) & (weight_N <= self.high))
+        is_kept_N = (weight_N >= self.low) & (weight_N <= self.high)
+        return weight_N.masked_fill(~is_kept_N, 0.0)  # a long episode's may be inf, and inf * 0 is no number
 
 
 TOKEN_TIS = Correction()

@@ -73,7 +73,7 @@ def estimate(recipe: Recipe) -> Estimate | None:
         "weights": _FLOAT * (size.parameters + (0 if recipe.lora is None else trained)),
         "gradients": _FLOAT * trained,
         "optimizer": 2 * _FLOAT * trained,
-        "reference": _FLOAT * trained if recipe.grpo.reference else 0,
+        "reference": _FLOAT * trained if recipe.grpo.has_reference else 0,
         "activations": _FLOAT
         * tokens
         * size.layers

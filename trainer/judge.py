@@ -1,11 +1,11 @@
 """From groups to credit: who is trained on, with which advantage, and who is not and why."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ..agents.trajectory import Group
+from ..agents.trajectory import Group, Trajectory
 from ..envs import Scored
 from .advantages import Accepted, GroupPolicy, Rejection, credit_step, load_advantage
 from .overlong import Overlong
@@ -59,17 +59,20 @@ def overlong_of(section: GrpoSection) -> Overlong | None:
 
 
 def _shuffled(groups: Sequence[Group], order: random.Random) -> list[Group]:
-    """The same rewards on other episodes: nothing is left to learn."""
-    outcomes = [m.outcome for group in groups for m in group.members if isinstance(m.outcome, Scored)]
-    order.shuffle(outcomes)
-    swapped = iter(outcomes)
+    """The same rewards on other episodes: nothing is left to learn. Each falls on the last turn: what other
+    turns earned says nothing of an episode of another length."""
+    rewards = [m.reward for group in groups for m in group.members if m.reward is not None]
+    order.shuffle(rewards)
+    swapped = iter(rewards)
     return [
-        replace(
-            group,
-            members=tuple(
-                replace(m, outcome=next(swapped)) if isinstance(m.outcome, Scored) else m
-                for m in group.members
-            ),
-        )
-        for group in groups
+        replace(group, members=tuple(_with_reward(m, swapped) for m in group.members)) for group in groups
     ]
+
+
+def _with_reward(member: Trajectory, rewards: Iterator[float]) -> Trajectory:
+    """With the next of some rewards, if it has one."""
+    if not isinstance(member.outcome, Scored):
+        return member
+    reward, number = next(rewards), sum(len(segment.calls) for segment in member.graph.segments)
+    turns = (*(0.0,) * (number - 1), reward) if number else ()
+    return replace(member, outcome=replace(member.outcome, reward=reward, turns=turns))

@@ -5,9 +5,12 @@
     k3    r * (exp(-d) + d - 1)            in the loss; the gradient flows through r too
 
 k2 and k3 have the gradient r * d * grad(log pi): in expectation that of KL(pi || ref) of each token,
-whichever policy sampled. k3 without r would have that of KL(ref || pi). k3 is the one whose value is
-unbiased. k1 in the reward has the gradient of the KL between whole episodes. k1 in the loss would have none
-in expectation, and k2 or k3 in the reward a wrong one, so neither can be asked for.
+whichever policy sampled, as far as r is pi over that policy. It is the ratio times the correction: where that
+is capped, masked, or of a turn or an episode, the penalty is weighed as the loss is, and biased as it is, to
+bound the variance; the same for a `level` over the token's. k3 without r would have that of KL(ref || pi).
+k3 is the one whose value is unbiased. k1 in the reward has the gradient of the KL between whole episodes. k1
+in the loss would have none in expectation, and k2 or k3 in the reward a wrong one, so neither can be asked
+for.
 J. Schulman, joschu.net/blog/kl-approx.html; DeepSeek-V3.2, arXiv 2512.02556, section 3.1; arXiv 2512.21852.
 """
 
@@ -20,7 +23,7 @@ from torch import Tensor
 
 from ..agents.trajectory import EpisodeKey
 from .rows import Row
-from .terms import Level, TokenTerms, ratio
+from .terms import Level, TokenTerms, check_level, ratio
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +37,7 @@ class KlPenalty:
     """Of the ratio. TRL takes the loss's; only the token's own gives the gradient of the divergence."""
 
     def __post_init__(self) -> None:
+        check_level(self.level)
         if self.kind not in ("k2", "k3"):
             raise ValueError(
                 f"KlPenalty.kind is {self.kind!r}; in the loss it is k2 or k3; k1 belongs into the reward, "

@@ -92,7 +92,7 @@ class Trainer:
             **(overlong.metrics(groups) if (overlong := overlong_of(self.recipe.grpo)) else {}),
             **bias_metrics(groups, judgement, (self.min_reward, self.max_reward)),
             **update.metrics,
-            "engine_drift": self.publisher.drift,
+            **({} if self.publisher.drift is None else {"engine_drift": self.publisher.drift}),
             **clock.laps,
             "step_s": sum(clock.laps.values()),
         }

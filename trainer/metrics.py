@@ -23,7 +23,7 @@ IN_BASELINE = (Reason.ZERO_VARIANCE, Reason.MASKED)
 def episode_metrics(groups: Sequence[Group], maximum: float) -> dict[str, float]:
     """What was collected: rewards over the graded, counts over all. An episode passes with `maximum`."""
     members = [member for group in groups for member in group.rollouts]
-    rewards = [member.reward for member in members if member.reward is not None]
+    rewards = [m.reward for m in members if m.reward is not None and math.isfinite(m.reward)]
     kinds = Counter(member.outcome.kind for member in members)
     found: dict[str, float] = {
         "episodes": len(members),
@@ -131,8 +131,8 @@ def bias_metrics(
         found["reward_kept"] = mean(kept)
     for name, bound in zip(("reward_lower", "reward_upper"), reward_range, strict=True):
         if members and math.isfinite(bound):
-            all_of_them = [bound if member.reward is None else member.reward for member in members]
-            found[name] = mean(all_of_them)
+            rewards = (bound if member.reward is None else member.reward for member in members)
+            found[name] = mean([reward if math.isfinite(reward) else bound for reward in rewards])
     return found | _refills(groups, lost)
 
 

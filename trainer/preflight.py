@@ -15,7 +15,7 @@ from ..envs.reachable import refusal
 from ..sandboxes import open_sandbox
 from .advantages import load_advantage
 from .arena import Arena, call, load_arena
-from .losses import load_loss, loss_names
+from .losses import usual_aggregation
 from .recipe import GradingSection, GrpoSection, Recipe
 from .recipe_file import RecipeError
 
@@ -82,13 +82,8 @@ def check_oracle(arena: Arena, field: str) -> None:
 
 def check_loss(section: GrpoSection) -> None:
     """Raise `RecipeError` for an unknown loss, or options that it does not have."""
-    if section.loss in loss_names() and not section.loss_options:  # known without loading torch
-        usual = "constant" if section.loss == "dr_grpo" else "token"
-    else:
-        from .terms import traits
-
-        with _loading("grpo.loss", section.loss):
-            usual = traits(load_loss(section.loss, **section.loss_options)).aggregation
+    with _loading("grpo.loss", section.loss):
+        usual = usual_aggregation(section.loss, **section.loss_options)
     aggregation = section.aggregation or usual
     if (aggregation == "constant") != (section.aggregation_tokens is not None):
         raise RecipeError(
@@ -108,14 +103,29 @@ def check_advantage(section: GrpoSection, reward_range: tuple[float, float]) -> 
             f"grpo.group_size: {section.group_size} is less than the {smallest} that "
             f"{section.advantage} needs"
         )
-    floor: float = getattr(advantage, "min_reward", -math.inf)
+    needed: float = getattr(advantage, "min_reward", -math.inf)
+    floor, maximum = reward_range
     shaped = "" if section.overlong is None else " with grpo.overlong"
-    lowest = reward_range[0] - (0.0 if section.overlong is None else section.overlong.weight)
-    if lowest < floor:
+    lowest = floor - (0.0 if section.overlong is None else section.overlong.weight)
+    if lowest < needed:
         raise RecipeError(
-            f"grpo.advantage: {section.advantage} needs rewards of {floor:g} or more, and the environment's "
+            f"grpo.advantage: {section.advantage} needs rewards of {needed:g} or more, and the environment's "
             f"go down to {lowest:g}{shaped}; choose another"
         )
+    if getattr(advantage, "needs_all_groups", False) and section.zero_variance == "drop":
+        raise RecipeError(
+            "grpo.advantage_options.rescale: true makes up for groups that teach nothing, and "
+            "grpo.zero_variance: drop has left them out already, so that a step would grow twice; set "
+            "grpo.zero_variance to keep, or leave rescale out"
+        )
+    for threshold in getattr(advantage, "thresholds", ()):
+        passes = 1.0 if threshold is None else threshold
+        if (threshold is None and maximum != 1.0) or not floor < passes <= maximum:
+            raise RecipeError(
+                f"grpo.advantage_options.threshold: {passes:g} is where an "
+                f"episode passes, and the environment's rewards are from {floor:g} to {maximum:g}; set it "
+                "to a reward over the first and up to the second"
+            )
 
 
 @contextmanager

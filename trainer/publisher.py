@@ -42,8 +42,8 @@ class Publisher:
         self._learner, self._engine, self._adapters = learner, engine, adapters
         self._probes, self._bound = probes, bound
         self._newest: PolicyVersion | None = None
-        self.drift = 0.0
-        """Largest difference of engine and learner at the last check, nats."""
+        self.drift: float | None = None
+        """Largest difference of engine and learner at the last check, nats; None: nobody has looked."""
 
     async def publish(self, version: PolicyVersion) -> None:
         """Bring the learner's weights to the engine. Raises `PolicyDrift` if others arrive."""

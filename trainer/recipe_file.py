@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from ..agents.formats import tool_format
 from ..envs.options import from_options
 from ..sandboxes import SandboxSpec
-from .recipe import GradingSection, OptimizerSection, Recipe, TinyModel
+from .recipe import CorrectionSection, GradingSection, GrpoSection, OptimizerSection, Recipe, TinyModel
 from .sections.tasks import spelled_out
 
 CUTS = ("top_p", "top_k", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty")
@@ -110,10 +110,10 @@ def check_recipe(recipe: Recipe) -> None:
             f"engine.url: {recipe.engine.url} may serve others too, so that adapters alone are published "
             "to it; add a `lora:` section, or leave engine.url out and a server is started"
         )
-    if recipe.grpo.kl_coefficient and not recipe.grpo.reference:
+    if recipe.grpo.kl_coefficient and not recipe.grpo.has_reference:
         raise RecipeError(
             f"grpo.kl_coefficient: {recipe.grpo.kl_coefficient} needs the reference policy; "
-            "set grpo.reference to true"
+            "leave grpo.reference out"
         )
     overlong = recipe.grpo.overlong
     if overlong is not None and overlong.cache_tokens > overlong.max_tokens:
@@ -121,6 +121,7 @@ def check_recipe(recipe: Recipe) -> None:
             f"grpo.overlong.cache_tokens: {overlong.cache_tokens} is over max_tokens={overlong.max_tokens}, "
             "and it is the last part of those; lower it"
         )
+    _check_correction(recipe.grpo)
     if recipe.grpo.min_group > recipe.grpo.group_size:
         raise RecipeError(
             f"grpo.min_group: {recipe.grpo.min_group} is over grpo.group_size={recipe.grpo.group_size}, "
@@ -157,6 +158,14 @@ def make_spec(field: str, fields: Mapping[str, Any]) -> SandboxSpec:
     except ValueError as error:
         dotted = f"{field}: {error}" if str(error).startswith("SandboxSpec") else f"{field}.{error}"
         raise RecipeError(dotted) from error
+
+
+def _check_correction(grpo: GrpoSection) -> None:
+    if grpo.old_policy == "engine" and grpo.correction not in (None, CorrectionSection()):
+        raise RecipeError(
+            f"grpo.correction: {grpo.correction} does nothing with grpo.old_policy: engine, whose ratios are "
+            "taken to the engine itself; set old_policy to learner, or leave correction out"
+        )
 
 
 def _check_flags(args: Sequence[str]) -> None:

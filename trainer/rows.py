@@ -101,14 +101,23 @@ class Normaliser:
     def count(
         cls, rows: Iterable[Row], aggregation: Aggregation, max_tokens: int | None = None
     ) -> "Normaliser":
+        """Raises `ValueError` where the rows of an episode are not all here, or are of two."""
         trained = [(row, sum(row.tokens.mask)) for row in rows if any(row.tokens.mask)]
-        prompts = Counter[Prompt]()
+        prompts, episodes = Counter[Prompt](), Counter[EpisodeKey]()
         for row, num in trained:
             prompts[_prompt(row)] += num
+            episodes[row.key] += num
+        for row, _ in trained:
+            if row.episode_tokens != episodes[row.key]:
+                raise ValueError(
+                    f"{row.key}: a row says episode_tokens={row.episode_tokens}, and the rows of that key "
+                    f"have {episodes[row.key]} trained tokens; an episode's rows belong into one batch, and "
+                    "each episode has a key of its own"
+                )
         return cls(
             aggregation=aggregation,
             num_tokens=sum(num for _, num in trained),
-            num_episodes=len({row.key for row, _ in trained}),
+            num_episodes=len(episodes),
             num_turns=sum(len({row.turns[at] for at in row.trained}) for row, _ in trained),
             prompts=tuple(sorted(prompts.items())),
             max_tokens=max_tokens,

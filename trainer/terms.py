@@ -2,12 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 from torch import Tensor
 
 Level = Literal["token", "turn", "episode"]
 """What a ratio is of: a token, or the geometric mean over the tokens of a turn or of an episode."""
+
+
+def check_level(level: str) -> None:
+    """Raise `ValueError` for a level that there is not."""
+    if level not in get_args(Level):
+        raise ValueError(f"level is {level!r}; it is one of {', '.join(get_args(Level))}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +49,7 @@ class TokenTerms:
 
     def index(self, level: Level) -> Tensor | None:
         """[N] which tokens belong together; None: each for itself."""
+        check_level(level)
         if level == "token":
             return None
         found = self.turn_N if level == "turn" else self.episode_N
@@ -78,9 +85,12 @@ class Traits:
     aggregation: str = "token"
     is_supervised: bool = False
 
+    def __post_init__(self) -> None:
+        check_level(self.level)
+
 
 def traits(loss: Loss) -> Traits:
-    """The optional attributes of a loss."""
+    """The optional attributes of a loss. Raises `ValueError` for a level that there is not."""
     known = Traits()
     return Traits(
         level=getattr(loss, "level", known.level),
@@ -92,7 +102,13 @@ def traits(loss: Loss) -> Traits:
 def ratio(tokens: TokenTerms, level: Level = "token") -> Tensor:
     """[N] trained policy / anchor. At a higher level the geometric mean over it, the same for all its
     tokens."""
-    return mean_over(tokens.logprobs_N - tokens.anchor_logprobs_N, tokens.index(level)).exp()
+    return log_ratio(tokens, level).exp()
+
+
+def log_ratio(tokens: TokenTerms, level: Level = "token") -> Tensor:
+    """[N] the logarithm of `ratio`. What a loss leaves out it must leave out here: a ratio may be inf, and
+    inf * 0 is no number, in the value as in the gradient."""
+    return mean_over(tokens.logprobs_N - tokens.anchor_logprobs_N, tokens.index(level))
 
 
 def sum_over(values_N: Tensor, index_N: Tensor | None) -> Tensor:

@@ -22,6 +22,8 @@ from .terms import traits
 
 COUNTS = ("skipped", "trained_tokens")
 """Metrics of an update whose sum over the updates is the step's."""
+PER_UPDATE = ("loss", "grad_norm", "lr", "sft_loss")
+"""Metrics of an update as a whole, not of its tokens."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,7 +31,8 @@ class Update:
     """What one step did to the policy."""
 
     metrics: dict[str, float]
-    """Over the step's updates: the largest of what ends in "_max", sums of counts, means of all else."""
+    """Over the step's updates: the largest of what ends in "_max", the smallest of "_min", the sums of
+    `COUNTS`, of `PER_UPDATE` the mean over the updates, of all others the mean over their trained tokens."""
     record: dict[str, Any]
     """Enough to compute the losses again without the model (`replay.py`)."""
 
@@ -52,7 +55,7 @@ class Updater:
             raise ValueError(
                 f"grpo.sft_coefficient is {self.section.sft_coefficient}, and there are no demonstrations"
             )
-        if self.section.reference:
+        if self.section.has_reference:
             self.learner.keep_reference()
 
     def update(self, accepted: Sequence[Accepted], *, step: int = 0) -> Update:
@@ -78,7 +81,7 @@ class Updater:
             if part == 0:
                 metrics[0]["engine_gap_max"] = engine_gap_max(rows, report.logprobs)
         return Update(
-            metrics=_merged(metrics) | speed.metrics(self.peak_flops),
+            metrics=over_updates(metrics) | speed.metrics(self.peak_flops),
             record={
                 "loss": self.section.loss,
                 "loss_options": self.section.loss_options,
@@ -93,7 +96,7 @@ class Updater:
         for rows in (training_rows(accepted[part::number]) for part in range(number)):
             if not rows:
                 continue
-            if self.section.reference:
+            if self.section.has_reference:
                 logprobs = self.learner.reference_logprobs(rows)
                 rows = [replace(row, ref_logprobs=each) for row, each in zip(rows, logprobs, strict=True)]
             if found and self.section.old_policy == "learner":  # the first part's are made on the way
@@ -143,17 +146,26 @@ def with_kl_in_reward(rows: list[Row], section: GrpoSection) -> list[Row]:
     return kl_in_reward(rows, section.kl_coefficient)
 
 
-def _merged(updates: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Of several updates, those of the step."""
+def over_updates(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The numbers of a step, from those of each of its updates, as `Update.metrics` says.
+
+    >>> over_updates([{"ratio": 1.0, "trained_tokens": 3.0}, {"ratio": 2.0, "trained_tokens": 1.0}])
+    {'ratio': 1.25, 'trained_tokens': 4.0}
+    """
     found: dict[str, float] = {}
-    for name in dict.fromkeys(name for each in updates for name in each):
-        values = [each[name] for each in updates if name in each]
+    for name in dict.fromkeys(name for each in metrics for name in each):
+        values = [each[name] for each in metrics if name in each]
+        tokens = [each["trained_tokens"] for each in metrics if name in each]
         if name.endswith("_max"):
-            found[name] = max(values)
+            found[name] = math.nan if any(map(math.isnan, values)) else max(values)
         elif name.endswith("_min"):
-            found[name] = min(values)
+            found[name] = math.nan if any(map(math.isnan, values)) else min(values)
+        elif name in COUNTS:
+            found[name] = math.fsum(values)
+        elif name in PER_UPDATE or not any(tokens):
+            found[name] = fmean(values)
         else:
-            found[name] = math.fsum(values) if name in COUNTS else fmean(values)
+            found[name] = fmean(values, tokens)
     return found
 
 

@@ -2,6 +2,8 @@
 
 import random
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import count
 
 from ..agents.formats import tool_format
 from ..agents.renderer import Renderer
@@ -83,5 +85,11 @@ def _shuffled_forever(rows: Sequence[Row], seed: int) -> Iterator[Row]:
             "no demonstrations to warm up on; does the environment have an oracle that succeeds?"
         )
     order = random.Random(seed)
-    while True:
-        yield from order.sample(rows, len(rows))
+    for epoch in count():  # a batch may hold the end of one pass and the start of the next
+        own = [_alone(row, epoch, at) for at, row in enumerate(rows)]
+        yield from order.sample(own, len(own))
+
+
+def _alone(row: Row, epoch: int, sample: int) -> Row:
+    """As an episode of its own."""
+    return replace(row, key=replace(row.key, epoch=epoch, sample=sample), episode_tokens=sum(row.tokens.mask))

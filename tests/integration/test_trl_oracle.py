@@ -157,13 +157,27 @@ def test_the_entropy_bonus_is_trls(case: tuple[Learner, list[Row]], tmp_path: Pa
 
 
 def test_the_comparison_can_fail(case: tuple[Learner, list[Row]], tmp_path: Path) -> None:
-    """Another clip, another average and a KL without its ratio are all seen."""
-    peer = theirs(case, tmp_path, loss_type="bnpo", **EPSILON)
-    for loss, aggregation, options in (
-        ("ppo_clip", "token", {"clip_low": 0.2}),
-        ("ppo_clip", "episode", CLIP),
-        ("ppo_clip", "token", CLIP | {"level": "turn"}),
+    """Another clip, another average, another level and a KL without its ratio are all seen."""
+    plain: dict[str, Any] = {"loss_type": "bnpo", **EPSILON}
+    with_kl = plain | {"beta": 0.3}
+    kl = KlPenalty(coefficient=0.3)
+    for aggregation, options, settings in (
+        ("token", {"clip_low": 0.2}, plain),
+        ("episode", CLIP, plain),
+        ("token", CLIP | {"level": "turn"}, plain),
+        ("token", CLIP | {"kl": kl}, with_kl | {"use_bias_correction_kl": False}),
     ):
-        found = ours(case, loss, aggregation, correction=None, **options)
+        found = ours(case, "ppo_clip", aggregation, correction=None, **options)
+        peer = theirs(case, tmp_path, **settings)
         assert not math.isclose(found[0], peer[0], abs_tol=1e-6)
         assert float((found[1] - peer[1]).abs().max()) > 1e-6
+
+
+def test_k2_has_another_value_than_trls_k3_and_the_same_gradient(
+    case: tuple[Learner, list[Row]], tmp_path: Path
+) -> None:
+    kl = KlPenalty(coefficient=0.3, kind="k2")
+    loss, gradient, _ = ours(case, "ppo_clip", "token", correction=None, kl=kl, **CLIP)
+    peer = theirs(case, tmp_path, loss_type="bnpo", beta=0.3, **EPSILON)
+    assert abs(loss - peer[0]) > 1e-6
+    assert float((gradient - peer[1]).abs().max()) <= EXACT

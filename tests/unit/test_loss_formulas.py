@@ -1,7 +1,8 @@
 """Each loss, level and correction against its formula, token by token."""
 
 import math
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from palaestra.trainer.correction import Correction
 from palaestra.trainer.kl import KlPenalty
 from palaestra.trainer.losses import load_loss, loss_names
 from palaestra.trainer.objective import Objective
-from palaestra.trainer.terms import TokenTerms, traits
+from palaestra.trainer.terms import LossTerms, TokenTerms, mean_over, traits
 
 RATIOS = (0.3, 0.9, 1.0, 1.4, 6.0, 0.3, 0.9, 1.0, 1.4, 6.0)
 ADVANTAGES = (2.0,) * 5 + (-2.0,) * 5
@@ -120,6 +121,37 @@ def test_a_ratio_is_the_geometric_mean_over_its_level(level: str) -> None:
     assert values_of(-found.loss_N) == pytest.approx([math.exp(mean) for mean in MEANS[level]])
 
 
+@pytest.mark.parametrize(
+    "name", ["ppo_clip", "dapo", "dr_grpo", "gspo", "cispo", "sapo", "importance_sampling"]
+)
+def test_a_level_that_there_is_not_is_refused_by_every_loss_that_has_one(name: str) -> None:
+    """TRL's word for an episode is no level here: it would split episodes over micro-batches."""
+    with pytest.raises(ValueError, match="level is 'sequence'; it is one of token, turn, episode"):
+        load_loss(name, level="sequence")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OfNoLevel:
+    """A loss of somebody else's, that checks nothing."""
+
+    level: str = "group"
+
+    def __call__(self, tokens: TokenTerms) -> LossTerms:
+        gap_N = mean_over(tokens.logprobs_N, tokens.index(cast(Any, self.level)))
+        return LossTerms(loss_N=-gap_N * tokens.advantages_N)
+
+
+def test_a_level_that_there_is_not_is_refused_wherever_it_comes_from() -> None:
+    engine_N = tensor(-1.0, -2.0)
+    for refused in (
+        lambda: load_loss(f"{__name__}:OfNoLevel"),
+        lambda: OfNoLevel()(terms(engine_N, engine_N, engine_N)),
+        lambda: KlPenalty(coefficient=1.0, level=cast(Any, "group")),
+    ):
+        with pytest.raises(ValueError, match="level is 'group'"):
+            refused()
+
+
 # --- correction ---
 
 
@@ -148,6 +180,49 @@ def test_corrections_are_of_a_token_a_turn_or_an_episode(
     options: dict[str, Any], weights: list[float]
 ) -> None:
     assert corrected(**options) == pytest.approx(weights)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("kind", ["mask", "truncate"])
+@pytest.mark.parametrize("level", ["turn", "episode"])
+def test_the_weight_of_a_long_episode_far_away_is_zero_or_the_cap_and_never_nan(
+    level: Any, kind: Any, sign: float
+) -> None:
+    """exp(100) is inf in fp32; a second episode beside it keeps its weight."""
+    gaps = torch.cat([torch.full((1000,), 0.1 * sign), torch.tensor([0.3])])
+    engine_N = torch.full((1001,), -2.0)
+    places = torch.tensor([0] * 1000 + [1])
+    logprobs_N = (engine_N + gaps).requires_grad_()
+    tokens = terms(
+        logprobs_N,
+        torch.ones(1001),
+        engine_N,
+        old_logprobs_N=engine_N + gaps,
+        turn_N=places,
+        episode_N=places,
+    )
+    correction = Correction(level=level, kind=kind, low=0.5)
+    weights = values_of(correction(tokens))
+    bound = 0.0 if kind == "mask" else 2.0 if sign > 0 else 0.5
+    assert set(weights[:1000]) == {bound} and weights[1000] == pytest.approx(math.exp(0.3))
+    loss_N = Objective(loss=load_loss("ppo_clip"), correction=correction)(tokens).loss_N
+    slopes = values_of(grad(loss_N.sum(), logprobs_N))
+    assert slopes == pytest.approx([-bound] * 1000 + [-math.exp(0.3)], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "slope"),
+    [
+        ("dppo_tv", {}, 0.0),
+        ("importance_sampling", {"max_ratio": 2.0}, -2.0),
+        ("cispo", {"max_ratio": 2.0}, -2.0),
+    ],
+)
+def test_a_ratio_beyond_fp32_is_let_go_or_capped(name: str, options: dict[str, Any], slope: float) -> None:
+    logprobs_N = torch.tensor([-0.1], requires_grad=True)
+    loss_N = load_loss(name, **options)(terms(logprobs_N, torch.ones(1), torch.tensor([-120.0]))).loss_N
+    assert math.isfinite(float(loss_N.detach()))
+    assert values_of(grad(loss_N.sum(), logprobs_N)) == pytest.approx([slope], rel=1e-4)
 
 
 @pytest.mark.parametrize("options", [{"high": 0.9}, {"low": 1.1}, {"level": "row"}, {"kind": "clip"}])

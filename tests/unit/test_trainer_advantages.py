@@ -130,12 +130,26 @@ TURNS = [Graded(reward=3.0, turns=(1.0, 0.0, 2.0)), Graded(reward=1.0, turns=(1.
 def test_monte_carlo_pays_each_turn_for_what_came_after_it() -> None:
     plain = load_advantage("monte_carlo", gamma=0.5, baseline="none")([TURNS])
     assert plain == [[(1.5, 1.0, 2.0), (1.0,)]]
-    mean = (1.5 + 1.0 + 2.0 + 1.0) / 4
+    mean = ((1.5 + 1.0 + 2.0) / 3 + 1.0) / 2
     (found,) = load_advantage("monte_carlo", gamma=0.5)([TURNS])
     assert found == [pytest.approx((1.5 - mean, 1.0 - mean, 2.0 - mean)), pytest.approx((1.0 - mean,))]
-    std = statistics.stdev([1.5, 1.0, 2.0, 1.0])
+    std = math.sqrt(statistics.fmean((each - mean) ** 2 for each in (1.5, 1.0, 2.0)) + (1.0 - mean) ** 2)
     (scaled,) = load_advantage("monte_carlo", gamma=0.5, normalise=True)([TURNS])
     assert scaled[1] == pytest.approx(((1.0 - mean) / (std + 1e-4),))
+
+
+@pytest.mark.parametrize("normalise", [False, True])
+@given(
+    st.lists(st.tuples(st.sampled_from([0.0, 0.25, 1.0]), st.integers(1, 6)), min_size=2, max_size=6),
+)
+def test_monte_carlo_of_a_reward_at_the_end_is_grpo_on_every_turn_however_many_there_are(
+    normalise: bool, members: list[tuple[float, int]]
+) -> None:
+    group = [Graded(reward=reward, turns=(*(0.0,) * (num - 1), reward)) for reward, num in members]
+    (found,) = load_advantage("monte_carlo", normalise=normalise)([group])
+    expected = advantages([reward for reward, _ in members], "grpo", normalise=normalise)
+    for turns, advantage, (_, num) in zip(found, expected, members, strict=True):
+        assert turns == pytest.approx((advantage,) * num)
 
 
 def test_turn_groups_compare_the_turns_of_one_number_and_leave_a_lonely_one_at_zero() -> None:

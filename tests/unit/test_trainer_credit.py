@@ -19,7 +19,7 @@ from palaestra.trainer.advantages import (
     load_advantage,
 )
 from palaestra.trainer.judge import judge
-from palaestra.trainer.metrics import bias_metrics
+from palaestra.trainer.metrics import bias_metrics, episode_metrics, judgement_metrics
 from palaestra.trainer.recipe import GrpoSection
 
 
@@ -163,9 +163,78 @@ def test_an_episode_whose_turns_do_not_match_its_calls_is_left_out_with_the_numb
     group = group_of(two_turns(0, 1.0, (1.0, 0.0)), two_turns(1, 1.0, (0.0, 1.0, 0.0)))
     found = credit(group, load_advantage("monte_carlo"))
     assert [(each.reason, each.detail) for each in found.rejected] == [
-        (Reason.NO_TURNS, "3 advantages for 2 calls of the engine")
+        (Reason.NO_TURNS, "3 advantages for 2 calls of the engine"),
+        (Reason.SMALL_GROUP, "1 of 2 members with a number"),
     ]
-    assert len(found.accepted) == 1
+    assert found.accepted == ()
+
+
+@pytest.mark.parametrize("name", ["monte_carlo", "turn_groups"])
+def test_an_episode_whose_turns_do_not_match_its_calls_is_in_no_baseline(name: str) -> None:
+    fit = [two_turns(sample, reward, (0.0, reward)) for sample, reward in ((0, 1.0), (1, 3.0))]
+    group = group_of(*fit, two_turns(2, 50.0, (0.0, 50.0, 0.0)))
+    advantage = load_advantage(name, normalise=False)
+    found = credit(group, advantage)
+    assert [each.turns for each in found.accepted] == [(-1.0, -1.0), (1.0, 1.0)]
+    assert [(each.key.sample, each.reason) for each in found.rejected] == [(2, Reason.NO_TURNS)]
+
+    with_it = credit(group, advantage, GroupPolicy(lost="group"))
+    reasons = [Reason.NO_TURNS, Reason.LOST_SIBLING, Reason.LOST_SIBLING]
+    assert with_it.accepted == () and [each.reason for each in with_it.rejected] == reasons
+
+
+# --- rewards that are not finite ---
+
+
+@pytest.mark.parametrize("reward", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("name", ["grpo", "monte_carlo", "reinforce_pp"])
+def test_a_member_without_a_finite_reward_is_lost_wherever_it_stands(
+    name: str, place: int, reward: float
+) -> None:
+    rewards = [1.0, 0.0]
+    rewards.insert(place, reward)
+    group = make_group(*rewards)
+    found = credit(group, load_advantage(name, normalise=False))
+    assert [each.advantage for each in found.accepted] == [0.5, -0.5]
+    assert [(each.key.sample, each.reason, each.detail) for each in found.rejected] == [
+        (place, Reason.NOT_FINITE, f"a reward of {reward:g}")
+    ]
+    assert credit(group, policy=GroupPolicy(lost="group")).accepted == ()
+
+
+def test_a_turn_without_a_finite_reward_loses_its_member() -> None:
+    group = group_of(*(two_turns(at, 1.0, (0.0, each)) for at, each in enumerate((1.0, math.nan, 3.0))))
+    found = credit(group, load_advantage("monte_carlo"))
+    assert [each.turns for each in found.accepted] == [(-1.0, -1.0), (1.0, 1.0)]
+    assert [(each.key.sample, each.reason) for each in found.rejected] == [(1, Reason.NOT_FINITE)]
+
+
+def test_members_without_a_finite_reward_are_counted_and_in_no_mean() -> None:
+    groups = [make_group(math.nan, 1.0, 0.0, 1.0)]
+    judgement = judge(groups, GrpoSection(steps=1), seed=0, step=0)
+    assert judgement_metrics(judgement) == {"accepted": 3, "rejected_not_finite": 1}
+    found = bias_metrics(groups, judgement, (-1.0, 1.0))
+    assert found == pytest.approx(
+        {"lost_share": 1 / 4, "reward_kept": 2 / 3, "reward_lower": 1 / 4, "reward_upper": 3 / 4}
+    )
+    assert episode_metrics(groups, 1.0)["reward"] == pytest.approx(2 / 3)
+
+
+def test_shuffled_rewards_fall_on_the_last_turn_so_that_nobody_is_left_out_for_its_length() -> None:
+    """The control experiment trains on every episode: turns that another one earned say nothing of it."""
+    short = make_trajectory(0, Scored(reward=1.0, turns=(1.0,)))
+    long = [two_turns(sample, 0.5 * sample, (0.5 * sample, 0.0)) for sample in range(1, 6)]
+    section = GrpoSection(
+        steps=1, shuffle_rewards=True, advantage="monte_carlo", advantage_options={"baseline": "none"}
+    )
+    found = judge([group_of(short, *long)], section, seed=0, step=0)
+    assert found.rejected == () and len(found.accepted) == 6
+    rewards = [each.trajectory.reward for each in found.accepted]
+    assert sorted(map(float, filter(None, rewards))) == [0.5, 1.0, 1.0, 1.5, 2.0, 2.5]
+    assert rewards != [1.0, 0.5, 1.0, 1.5, 2.0, 2.5]
+    for each in found.accepted:
+        assert each.turns == (each.trajectory.reward,) * len(each.turns)
 
 
 # --- the bias of leaving out ---

@@ -9,79 +9,29 @@ import pytest
 import torch
 from tiny_models import FAMILIES, logprobs_of, tiny_model
 from torch import Tensor
-from trainer_builders import gradients, make_learner, make_llama_learner, make_row, on_policy, random_rows
+from trainer_builders import (
+    found_by,
+    gradients,
+    make_learner,
+    make_llama_learner,
+    make_row,
+    on_policy,
+    random_rows,
+)
 
 from palaestra.trainer.config import LearnerConfig, LoraConfig
 from palaestra.trainer.errors import Diverged
 from palaestra.trainer.learner import Learner
-from palaestra.trainer.rows import Row, make_batch, split_batch
+from palaestra.trainer.rows import make_batch
 from palaestra.trainer.schedule import OptimizerConfig, learning_rate
 
-AGGREGATIONS = ("token", "episode")
-
-
-def loss_and_gradient(rows: list[Row], aggregation: str = "token", **config: Any) -> tuple[float, Tensor]:
-    learner = make_learner(LearnerConfig(**config))
-    loss = learner.forward_backward(make_batch(rows, aggregation)).loss
-    return loss, gradients(learner)
-
-
-def gap(left: tuple[float, Tensor], right: tuple[float, Tensor]) -> float:
-    """Largest difference of loss and gradient, relative to their size."""
-    size = max(abs(left[0]), float(left[1].abs().max()))
-    return max(abs(left[0] - right[0]), float((left[1] - right[1]).abs().max())) / size
-
-
-# --- what must not matter ---
-
-
-@pytest.mark.parametrize("aggregation", AGGREGATIONS)
-@pytest.mark.parametrize("budget", [1, 40, 150])
-def test_micro_batches_do_not_matter(aggregation: str, budget: int) -> None:
-    rows = random_rows(8)
-    whole = loss_and_gradient(rows, aggregation, micro_batch_tokens=100_000)
-    assert gap(whole, loss_and_gradient(rows, aggregation, micro_batch_tokens=budget)) <= 1e-12
-
-
-@pytest.mark.parametrize("aggregation", AGGREGATIONS)
-def test_the_order_of_rows_does_not_matter(aggregation: str) -> None:
-    rows = random_rows(8)
-    assert gap(loss_and_gradient(rows, aggregation), loss_and_gradient(rows[::-1], aggregation)) <= 1e-12
-
-
-@pytest.mark.parametrize("aggregation", AGGREGATIONS)
-def test_accumulation_over_parts_does_not_matter_unless_each_part_has_its_own_normaliser(
-    aggregation: str,
-) -> None:
-    rows = random_rows(8)
-    whole = loss_and_gradient(rows, aggregation)
-    learner = make_learner()
-    batch = make_batch(rows, aggregation)
-    parts = split_batch(batch, 3)
-    loss = sum(learner.forward_backward(part).loss for part in parts)
-    assert gap(whole, (loss, gradients(learner))) <= 1e-12
-
-    local = [make_batch(part.rows, aggregation) for part in parts]
-    loss = sum(learner.forward_backward(part).loss for part in local) / 3
-    assert gap(whole, (loss, gradients(learner) / 3)) > 1e-3
-
-
-@pytest.mark.parametrize("aggregation", AGGREGATIONS)
-def test_forking_an_episode_does_not_matter(aggregation: str) -> None:
-    ids, mask = [5, 6, 7, 8, 9, 10, 11], [False, False, True, True, False, True, True]
-    other = make_row([1, 2, 3, 4], [False, True, False, True], sample=1, advantage=-2.0)
-    one = make_row(ids, mask)
-    head = make_row(ids[:4], mask[:4], episode_tokens=4)
-    tail = make_row(ids, [False] * 4 + mask[4:], episode_tokens=4)
-    plain = loss_and_gradient([one, other], aggregation)
-    assert gap(plain, loss_and_gradient([head, tail, other], aggregation)) <= 1e-12
-    twice = loss_and_gradient([head, one, other], aggregation)
-    assert gap(plain, twice) > 1e-3
+# --- what must not matter, beside the order, the micro-batches and the forks of test_loss_layout.py ---
 
 
 def test_chunks_of_the_head_do_not_matter() -> None:
-    rows = random_rows(8)
-    assert gap(loss_and_gradient(rows), loss_and_gradient(rows, logit_chunk=3)) <= 1e-12
+    batch = make_batch(random_rows(8))
+    small = make_learner(LearnerConfig(logit_chunk=3))
+    assert found_by(make_learner(), batch).gap(found_by(small, batch)) <= 1e-12
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -100,7 +50,7 @@ def test_logprobs_are_those_of_the_whole_model_alone_at_the_sampling_temperature
 
 
 def test_a_line_of_several_rows_is_exact_with_reset_positions_and_contaminated_under_a_full_mask() -> None:
-    """Why each row has a line of its own: the wrong way to share one is silent."""
+    """Why rows share a line without a mask: a wrong one is silent."""
     model = tiny_model("llama", dtype=torch.float64)
     rows = [make_row(row.tokens.ids, row.tokens.mask) for row in random_rows(4)]
     ours = [value for found in Learner(model).logprobs(rows) for value in found]

@@ -126,6 +126,20 @@ def test_turns_that_are_not_those_of_the_mask_are_refused() -> None:
         replace(row, turns=(-1, 0, -1))
 
 
+@pytest.mark.parametrize("aggregation", list(Aggregation))
+def test_a_key_that_two_episodes_share_or_an_episode_that_is_not_whole_is_refused(
+    aggregation: Aggregation,
+) -> None:
+    most = 20 if aggregation is Aggregation.CONSTANT else None
+    two = [make_row([1, 2, 3], [False, True, True]), make_row([1, 2, 4], [False, True, True])]
+    part = make_row([1, 2], [False, True], episode_tokens=3)
+    none = make_row([1, 2], [False, True], episode_tokens=0)
+    for rows, said, are in ((two, 2, 4), ([part], 3, 1), ([none], 0, 1)):
+        with pytest.raises(ValueError, match=f"sample=0.*episode_tokens={said}, and .* {are} trained tokens"):
+            make_batch(rows, aggregation, max_tokens=most)
+    make_batch([two[0], replace(two[1], key=replace(two[1].key, sample=1))], aggregation, max_tokens=most)
+
+
 def test_rows_without_a_trained_token_are_in_no_micro_batch() -> None:
     rows: list[Row] = [make_row([1, 2], [False, False])]
     assert micro_batches(rows, 100, CPU) == []

@@ -3,9 +3,10 @@ in no baseline; it leaves as a `Rejection` with its reason.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import chain
 from typing import Literal
 
 from ...agents.trajectory import EpisodeKey, Group, Trajectory
@@ -30,6 +31,8 @@ class Reason(StrEnum):
     """Every sibling has the same reward, so every advantage is 0."""
     LATE_GROUP = "late_group"
     """The group was closed before each of its grades was there."""
+    NOT_FINITE = "not_finite"
+    """Its reward, or that of one of its turns, is NaN or infinite, which is no number either."""
     OVERFLOW = "overflow"
     """A sibling's reward is over `MAX_REWARD`."""
     LOST_SIBLING = "lost_sibling"
@@ -42,8 +45,9 @@ class Reason(StrEnum):
 class GroupPolicy:
     """What happens to members without a number, to truncated ones and to groups that teach nothing.
 
-    A failed or ungraded member is always left out: no number stands for it. Each rule meets what the ones
-    before it have left.
+    A failed or ungraded member is always left out: no number stands for it. So is one whose reward, or a
+    turn's, is not finite, and one without an advantage for each of its turns: the others are judged again.
+    Each rule meets what the ones before it have left.
     """
 
     refill: int = 0
@@ -111,31 +115,40 @@ def credit_step(
     """Judge every episode of a step: algorithms with statistics of the batch see all groups that are left."""
     advantage, policy = advantage or Grpo(), policy or GroupPolicy()
     smallest = max(policy.min_size, getattr(advantage, "min_size", 2))
-    sides = [_sides(group, policy, smallest) for group in groups]
-    values = iter(advantage([[_graded(*pair) for pair in scored] for scored, _ in sides if scored]))
+    unfit: dict[EpisodeKey, Rejection] = {}
+    while True:  # who cannot carry its advantages is in no baseline either
+        sides = [_sides(group, policy, smallest, unfit) for group in groups]
+        compared = [scored for scored, _ in sides if scored]
+        values = advantage([[_graded(*pair) for pair in scored] for scored in compared])
+        more = _unfit(compared, values)
+        if not more:
+            break
+        unfit |= more
     accepted: list[Accepted] = []
-    rejected: list[Rejection] = []
-    for scored, turned_away in sides:
-        rejected += turned_away
-        if not scored:
-            continue
-        for each in _credited(scored, next(values), policy):
-            if isinstance(each, Accepted):
-                accepted.append(each)
-            else:
-                rejected.append(each)
+    rejected = list(chain.from_iterable(turned_away for _, turned_away in sides))
+    for scored, found in zip(compared, values, strict=True):
+        if policy.zero_variance == "drop" and not any(map(_teaches, found)):
+            rejected += _without_variance(scored)
+        else:
+            for (member, _), value in zip(scored, found, strict=True):
+                if policy.truncated == "mask" and member.episode.is_truncated:
+                    rejected.append(_turned_away(member, Reason.MASKED, _cut_by(member)))
+                else:
+                    accepted.append(_accept(member, value))
     return Credit(accepted=tuple(accepted), rejected=tuple(rejected))
 
 
 _Pairs = list[tuple[Trajectory, float]]
 
 
-def _sides(group: Group, policy: GroupPolicy, smallest: int) -> tuple[_Pairs, list[Rejection]]:
+def _sides(
+    group: Group, policy: GroupPolicy, smallest: int, unfit: Mapping[EpisodeKey, Rejection]
+) -> tuple[_Pairs, list[Rejection]]:
     """The members of a group that may be compared, and the others."""
     scored: _Pairs = []
     rejected: list[Rejection] = []
     for member in group.members:
-        verdict = _judge(member, policy)
+        verdict = unfit.get(member.key) or _judge(member, policy)
         if isinstance(verdict, Rejection):
             rejected.append(verdict)
         else:
@@ -158,7 +171,8 @@ def _judge(member: Trajectory, policy: GroupPolicy) -> float | Rejection:
         case Scored(reward=reward):
             if policy.truncated == "drop" and member.episode.is_truncated:
                 return _turned_away(member, Reason.TRUNCATED, _cut_by(member))
-            return reward
+            odd = [each for each in (reward, *turn_rewards(member, reward)) if not math.isfinite(each)]
+            return _turned_away(member, Reason.NOT_FINITE, f"a reward of {odd[0]:g}") if odd else reward
 
 
 def _replaced(member: Trajectory, policy: GroupPolicy) -> Rejection:
@@ -177,29 +191,31 @@ def _judge_group(
         return Reason.LOST_SIBLING, f"{num_lost} of {num_lost + len(scored)} members were lost"
     if len(scored) < smallest:
         return Reason.SMALL_GROUP, f"{len(scored)} of {smallest} members with a number"
-    if not (largest := max(_size(*pair) for pair in scored)) <= MAX_REWARD:  # or NaN
+    if (largest := max(_size(*pair) for pair in scored)) > MAX_REWARD:
         return Reason.OVERFLOW, f"a reward of {largest:g}"
     return None
 
 
-def _credited(
-    scored: _Pairs, values: Sequence[Value], policy: GroupPolicy
-) -> list[Accepted] | list[Rejection] | list[Accepted | Rejection]:
-    if policy.zero_variance == "drop" and not any(map(_teaches, values)):
-        rewards = {reward for _, reward in scored}
-        detail = f"all {scored[0][1]}" if len(rewards) == 1 else "every advantage is 0"
-        return [_turned_away(member, Reason.ZERO_VARIANCE, detail) for member, _ in scored]
-    return [_accept(member, value, policy) for (member, _), value in zip(scored, values, strict=True)]
+def _unfit(groups: Sequence[_Pairs], values: Sequence[Sequence[Value]]) -> dict[EpisodeKey, Rejection]:
+    """Members whose advantages are not one for each of their turns."""
+    found: dict[EpisodeKey, Rejection] = {}
+    for scored, values_G in zip(groups, values, strict=True):
+        for (member, _), value in zip(scored, values_G, strict=True):
+            if isinstance(value, tuple) and (not value or len(value) != _num_calls(member)):
+                detail = f"{len(value)} advantages for {_num_calls(member)} calls of the engine"
+                found[member.key] = _turned_away(member, Reason.NO_TURNS, detail)
+    return found
 
 
-def _accept(member: Trajectory, value: Value, policy: GroupPolicy) -> Accepted | Rejection:
-    if policy.truncated == "mask" and member.episode.is_truncated:
-        return _turned_away(member, Reason.MASKED, _cut_by(member))
+def _without_variance(scored: _Pairs) -> list[Rejection]:
+    rewards = {reward for _, reward in scored}
+    detail = f"all {scored[0][1]}" if len(rewards) == 1 else "every advantage is 0"
+    return [_turned_away(member, Reason.ZERO_VARIANCE, detail) for member, _ in scored]
+
+
+def _accept(member: Trajectory, value: Value) -> Accepted:
     if not isinstance(value, tuple):
         return Accepted(trajectory=member, advantage=value)
-    if not value or len(value) != _num_calls(member):
-        detail = f"{len(value)} advantages for {_num_calls(member)} calls of the engine"
-        return _turned_away(member, Reason.NO_TURNS, detail)
     return Accepted(trajectory=member, advantage=math.fsum(value) / len(value), turns=value)
 
 

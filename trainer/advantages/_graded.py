@@ -31,8 +31,10 @@ Value = float | tuple[float, ...]
 class Advantage(Protocol):
     """Every group of the step at once: some statistics are over all of them.
 
-    A class may have an attribute `min_size`: members that a group needs, where that is not 2; and one
-    `min_reward`: the smallest that it can work with.
+    A class may have these attributes, which a recipe is checked by: `min_size`, members that a group needs,
+    where that is not 2; `min_reward`, the smallest that it can work with; `needs_all_groups`, that groups
+    that teach nothing must not be dropped; `thresholds`, rewards from which on an episode passes, None being
+    the 1.0 that is the maximum of most environments.
     """
 
     def __call__(self, groups: Sequence[Group]) -> list[list[Value]]: ...

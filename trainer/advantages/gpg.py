@@ -18,6 +18,10 @@ class Gpg:
     rescale: bool = False
     """Multiply by alpha; right only with `zero_variance: keep`."""
 
+    @property
+    def needs_all_groups(self) -> bool:
+        return self.rescale
+
     def __call__(self, groups: Sequence[Group]) -> list[list[Value]]:
         teaching = sum(any(centred(rewards_of(group))) for group in groups)
         alpha = len(groups) / teaching if self.rescale and teaching else 1.0

@@ -1,18 +1,21 @@
 """Discounted returns of turns: each answer is paid for what came after it (REINFORCE, Sutton & Barto, 13.3).
 
     G_ik = sum(gamma^(j - k) * r_ij, j >= k)
-    A_ik = G_ik - b                                 b: mean of the siblings' G over all of their turns
+    A_ik = G_ik - b                                 b = mean_i(mean_k(G_ik)), over the siblings
 
-With `baseline: none`, b is 0; with `normalise`, A is divided by the std of those G, plus 1e-4.
+The source has no siblings; the baseline is ours. Each episode weighs the same in it, however many turns it
+has: over turns, long failures would be punished less a turn than short ones. With `baseline: none`, b is 0;
+with `normalise`, A is divided by sqrt(sum_i(mean_k((G_ik - b)^2)) / (n - 1)) + 1e-4, n being the siblings.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
+from statistics import fmean
 from typing import Literal
 
-from ._graded import Group, Value, centred, returns_of, scaled
+from ._graded import STD_FLOOR, Group, Value, centred, returns_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,10 +35,19 @@ class MonteCarlo:
 
     def _one(self, group: Group) -> list[Value]:
         returns = [returns_of(member, self.gamma) for member in group]
-        flat = list(chain.from_iterable(returns))
-        if not flat:
+        means = [fmean(each) for each in returns if each]
+        if not means:
             return [() for _ in group]
-        baseline = math.fsum(each / len(flat) for each in flat) if self.baseline == "group" else 0.0
-        differences = centred(flat, baseline)
-        rest = iter(scaled(differences, flat) if self.normalise else differences)
-        return [tuple(next(rest) for _ in each) for each in returns]
+        baseline = fmean(means) if self.baseline == "group" else 0.0
+        rest = iter(centred(list(chain.from_iterable(returns)), baseline))
+        differences = [tuple(next(rest) for _ in each) for each in returns]
+        scale = _scale(differences) if self.normalise else 1.0
+        return [tuple(scale * each for each in turns) for turns in differences]
+
+
+def _scale(differences: Sequence[Sequence[float]]) -> float:
+    """1 / (std + 1e-4), where each episode weighs the same; 1 for a single one, and where all is 0."""
+    squares = [fmean(each * each for each in turns) for turns in differences if turns]
+    if len(squares) < 2 or not any(squares):
+        return 1.0
+    return 1 / (math.sqrt(math.fsum(squares) / (len(squares) - 1)) + STD_FLOOR)

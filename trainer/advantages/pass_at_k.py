@@ -18,13 +18,18 @@ from ._graded import Group, Value, by_group, centred, rewards_of
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PassAtK:
     k: int = 4
-    threshold: float = 1.0
+    threshold: float | None = None
+    """None: 1.0. A recipe whose environment has another maximum must name it."""
     normalise: bool = True
     """Divide by S."""
 
     def __post_init__(self) -> None:
         if self.k < 1:
             raise ValueError(f"pass_at_k: k is {self.k}; it must be at least 1")
+
+    @property
+    def thresholds(self) -> tuple[float | None, ...]:
+        return (self.threshold,)
 
     @property
     def min_size(self) -> int:
@@ -38,7 +43,8 @@ class PassAtK:
         if size < self.min_size:
             raise ValueError(f"pass_at_k: a group of {size} for k={self.k}; it needs {self.min_size} members")
         centred(rewards_of(group))  # refuses what is no number
-        has_passed = [member.reward >= self.threshold for member in group]
+        threshold = 1.0 if self.threshold is None else self.threshold
+        has_passed = [member.reward >= threshold for member in group]
         failed = size - sum(has_passed)
         pass_rate = 1 - math.comb(failed, self.k) / math.comb(size, self.k)
         if pass_rate in (0.0, 1.0):

@@ -3,7 +3,9 @@
     A_i = (r_i - mean(R)) / (std(R) + 1e-4)        R: every episode of the step
 
 Over episodes; implementations that whiten over tokens let long episodes move the baseline. Groups whose
-members are all equal still teach. The paper's KL in the reward is `kl_kind: k1` in a recipe.
+members are all equal still teach. A run nevertheless samples every prompt twice or more: `grpo.group_size`
+and `GroupPolicy.min_size` are at least 2, and a member that was left alone is dropped here too. The paper's
+KL in the reward is `kl_kind: k1` in a recipe.
 """
 
 from collections.abc import Sequence

@@ -1,10 +1,11 @@
-"""Groups of turns: the k-th answer is compared with the siblings' k-th (as in arXiv 2505.10978 and
-2505.11821).
+"""Groups of turns: the k-th answer is compared with the siblings' k-th (arXiv 2505.11821).
 
     G_ik = sum(gamma^(j - k) * r_ij, j >= k)
     A_ik = (G_ik - mean_i(G_ik)) / (std_i(G_ik) + 1e-4)     over the siblings that have a k-th turn
 
-A turn that only one sibling reached has no baseline, and advantage 0.
+A turn that only one sibling reached has no baseline, and advantage 0. After different first answers the k-th
+turns are in different states, so that a good state counts as a good answer; GiGPO (arXiv 2505.10978) compares
+turns of the same state only, which needs states that come back.
 """
 
 from collections.abc import Sequence

@@ -6,8 +6,10 @@ In a recipe: {advantage: weighted, advantage_options: {parts: {grpo: 1.0, turn_g
 options: {turn_groups: {gamma: 0.9}}}}.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from ._graded import Advantage, Graded, Group, Value
@@ -26,13 +28,26 @@ class Weighted:
                 f"weighted: parts are {sorted(self.parts)}, options {sorted(self.options)}; "
                 "it needs a weight for at least one algorithm, and for each that has options"
             )
-        self._loaded()
+        self.loaded()
 
     @property
     def min_size(self) -> int:
-        return max(getattr(each, "min_size", 2) for each, _ in self._loaded())
+        return max(getattr(each, "min_size", 2) for each, _ in self.loaded())
 
-    def _loaded(self) -> list[tuple[Advantage, float]]:
+    @property
+    def min_reward(self) -> float:
+        return max(getattr(each, "min_reward", -math.inf) for each, _ in self.loaded())
+
+    @property
+    def needs_all_groups(self) -> bool:
+        return any(getattr(each, "needs_all_groups", False) for each, _ in self.loaded())
+
+    @property
+    def thresholds(self) -> tuple[float | None, ...]:
+        return tuple(chain.from_iterable(getattr(each, "thresholds", ()) for each, _ in self.loaded()))
+
+    def loaded(self) -> list[tuple[Advantage, float]]:
+        """The parts, with their weights."""
         from . import load_advantage  # the registry lists this file
 
         return [
@@ -41,7 +56,7 @@ class Weighted:
         ]
 
     def __call__(self, groups: Sequence[Group]) -> list[list[Value]]:
-        found = [(each(groups), weight) for each, weight in self._loaded()]
+        found = [(each(groups), weight) for each, weight in self.loaded()]
         return [
             [
                 _sum(member, [(values[at][place], weight) for values, weight in found])

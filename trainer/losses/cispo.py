@@ -7,7 +7,7 @@ The paper tunes only the upper bound and does not give it; 5 is what ScaleRL (ar
 
 from dataclasses import dataclass
 
-from ..terms import Level, LossTerms, TokenTerms, ratio, watched
+from ..terms import Level, LossTerms, TokenTerms, check_level, ratio, watched
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -16,6 +16,7 @@ class Cispo:
     level: Level = "token"
 
     def __post_init__(self) -> None:
+        check_level(self.level)
         if self.max_ratio < 1:
             raise ValueError(f"{self}: max_ratio must be at least 1")
 

@@ -6,9 +6,12 @@ R. Williams, Machine Learning 8, 1992. With `max_ratio` C the weight is truncate
 token beyond it has a bounded pull but still one (arXiv 2506.13585 calls that CISPO).
 """
 
+import math
 from dataclasses import dataclass
 
-from ..terms import Level, LossTerms, TokenTerms, ratio, watched
+import torch
+
+from ..terms import Level, LossTerms, TokenTerms, check_level, log_ratio, watched
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,13 +20,14 @@ class ImportanceSampling:
     level: Level = "token"
 
     def __post_init__(self) -> None:
+        check_level(self.level)
         if self.max_ratio is not None and self.max_ratio < 1:
             raise ValueError(f"{self}: max_ratio must be at least 1")
 
     def __call__(self, tokens: TokenTerms) -> LossTerms:
-        ratio_N = ratio(tokens, self.level)
-        weight_N = ratio_N
-        if self.max_ratio is not None:  # the same gradient as sg(min(r, C)) * log pi, with a value near r
-            weight_N = ratio_N * (self.max_ratio / ratio_N.detach()).clamp(max=1.0)
-        is_capped_N = weight_N < ratio_N
-        return watched(tokens, ratio_N, loss_N=-weight_N * tokens.advantages_N, clip_fraction=is_capped_N)
+        gap_N = log_ratio(tokens, self.level)
+        over_N = torch.zeros_like(gap_N)
+        if self.max_ratio is not None:  # value min(r, C), and the gradient of sg(min(r, C)) * log pi
+            over_N = (gap_N.detach() - math.log(self.max_ratio)).clamp(min=0.0)
+        loss_N = -(gap_N - over_N).exp() * tokens.advantages_N
+        return watched(tokens, gap_N.exp(), loss_N=loss_N, clip_fraction=over_N > 0)

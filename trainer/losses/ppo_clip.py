@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..terms import Level, LossTerms, TokenTerms, ratio, watched
+from ..terms import Level, LossTerms, TokenTerms, check_level, ratio, watched
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,6 +25,7 @@ class PpoClip:
     level: Level = "token"
 
     def __post_init__(self) -> None:
+        check_level(self.level)
         if not (0 < self.clip_low < 1 and self.clip_high > 0):
             raise ValueError(f"{self}: needs 0 < clip_low < 1 and clip_high > 0")
         if self.dual_clip is not None and self.dual_clip <= 1 + self.clip_high:

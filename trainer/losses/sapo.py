@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import torch
 
-from ..terms import Level, LossTerms, TokenTerms, ratio, watched
+from ..terms import Level, LossTerms, TokenTerms, check_level, ratio, watched
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,6 +21,7 @@ class Sapo:
     aggregation: ClassVar[str] = "episode"
 
     def __post_init__(self) -> None:
+        check_level(self.level)
         if self.tau_positive <= 0 or self.tau_negative <= 0:
             raise ValueError(f"{self}: tau_positive and tau_negative must be over 0")
 

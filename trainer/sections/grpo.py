@@ -51,21 +51,22 @@ class GrpoSection(Section):
     """What ratios are taken to: the learner before the step, the engine's tokens being corrected for by
     `correction`; or the engine itself, which saves a forward pass of every update but the first."""
     correction: CorrectionSection | None = CorrectionSection()
-    """None: tokens of the engine are trusted as they are."""
+    """None: tokens of the engine are trusted as they are. Nothing is corrected with old_policy: engine."""
     kl_coefficient: NonNegativeFloat = 0.0
     """Weight of the KL penalty against the policy that training started from; needs `reference`."""
     kl_kind: Literal["k1", "k2", "k3"] = "k3"
     """k1 goes into the reward, k2 and k3 into the loss."""
     entropy_coefficient: NonNegativeFloat = 0.0
-    """The loss falls by this times the mean entropy, nats."""
+    """The loss falls by this times the entropy, nats, averaged over tokens as the loss is."""
     sft_coefficient: NonNegativeFloat = 0.0
     """Weight of the likelihood of the oracle's demonstrations, added to each update."""
     sft_batch: PositiveInt = 8
     """Demonstrations of an update."""
     sft_demonstrations: PositiveInt = 256
     """Training tasks that the oracle plays for it."""
-    reference: bool = True
-    """Compute that policy's log-probabilities: for the penalty, or only to report how far it went."""
+    reference: bool | None = None
+    """Compute that policy's log-probabilities: for the penalty, or by `true` only to report how far it went;
+    that costs a copy of what is trained and a forward pass. None: where there is a penalty."""
     min_group: Annotated[int, Field(ge=2)] = 2
     """Groups with fewer graded members are dropped, with a reason on record."""
     refill: Annotated[int, Field(ge=0, le=16)] = 0
@@ -80,7 +81,7 @@ class GrpoSection(Section):
     zero_variance: Literal["keep", "drop"] = "drop"
     """Groups without any advantage. Kept, they count in what the loss is divided by."""
     shuffle_rewards: bool = False
-    """Control experiment: rewards are permuted over the whole batch, so that nothing can be learned."""
+    """Control experiment: rewards are permuted over the whole batch, each for an episode's last turn."""
     max_attempts: PositiveInt = 3
     """Tries of a sample whose failure is retryable, in one start of the run."""
     retry_s: NonNegativeFloat = 2.0
@@ -93,3 +94,8 @@ class GrpoSection(Section):
     """Compute what rows begin with in common once, from so many tokens on; None: each row by itself."""
     activation_checkpointing: bool = False
     """Keep little of each layer for the backward pass: less memory, more time."""
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether log-probabilities of the reference policy are computed."""
+        return bool(self.kl_coefficient) if self.reference is None else self.reference
