@@ -1,47 +1,36 @@
 """Many episodes at once: wanted groups in, finished groups out.
 
-    GroupRequest ──> samples ──AioPool──> Rollout ──> Ledger ──> Group
-                     (bounded)            (retried)   (kept)
-                                                 └──> Desk ──> Grading ──┘   where grading is detached
+    GroupRequest ──> places ──AioPool──> Rollout ──> Ledger ──> Group
+                     (bounded)           (retried,   (kept)
+                                         refilled)      └──> Desk ──> Grading ──┘   where grading is detached
 
 What the ledger already holds is not played again: collecting after a crash is collecting. Only a sample
 whose last try failed for a passing reason gets new tries, so that an outage costs nothing but time. A sample
-that waits for its grade holds no place in the pool, and is not played again either.
+that waits for its grade holds no slot of the pool, and is not played again either. Where a request asks for
+it, an episode without a number is replaced by another rollout (`places.py`).
 """
 
 import asyncio
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from asyncio_pool import AioPool
 
-from ..envs import Failed, Task
+from ..envs import Task
 from ..envs.backoff import backoff_s
 from .engine import PolicyVersion
 from .grading.desk import Desk
 from .grading.stage import Grading
 from .ledger import Ledger
+from .places import GroupRequest, Places, first_try, is_retryable, next_try
 from .trajectory import EpisodeKey, Group, Played, Trajectory
 
 T = TypeVar("T")
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GroupRequest:
-    """`num_samples` episodes of one task."""
-
-    split: str
-    epoch: int
-    task: Task
-    num_samples: int
-    version: PolicyVersion
-    is_settled: bool = False
-    """What the run file holds of it stands, failures too: a policy was trained on it."""
-
-
+_Place = tuple[GroupRequest, int]
+"""Of a group, by its first sample."""
 _End = tuple[GroupRequest, Trajectory] | BaseException
 """What `stream` waits for: a sample that has ended, or a crash of ours."""
 
@@ -75,6 +64,7 @@ class Collector:
         """
         self._rollout, self._ledger, self._on_episode = rollout, ledger, on_episode
         self._grading = grading
+        self._places = Places(ledger, is_graded_together=grading is not None and grading.is_of_groups)
         self._max_in_flight, self._max_attempts = max_in_flight, max_attempts
         self._retry_s, self._sleep, self._on_pause, self._num_pausing = retry_s, sleep, on_pause, 0
         self._on_stuck, self._stuck_after_s = on_stuck, stuck_after_s
@@ -93,9 +83,11 @@ class Collector:
     ) -> AsyncGenerator[tuple[GroupRequest, Group], None]:
         """Each group as its last sample ends. Leaving the loop early cancels what is in flight."""
         ended: asyncio.Queue[_End] = asyncio.Queue()
+        again: asyncio.Queue[_Place] = asyncio.Queue()
         pool, leaving = AioPool(size=self._max_in_flight), asyncio.Event()
-        desk = None if self._grading is None else Desk(self._grading, self._leaver(ended), ended.put_nowait)
-        feeder = asyncio.create_task(self._feed(pool, requests, desk, ended, leaving))
+        leave = self._leaver(ended, again)
+        desk = None if self._grading is None else Desk(self._grading, leave, ended.put_nowait)
+        feeder = asyncio.create_task(self._feed(pool, requests, again, desk, ended, leaving))
         feeder.add_done_callback(lambda feed: _tell_crash(feed, ended))
         members: defaultdict[int, list[Trajectory]] = defaultdict(list)
         try:
@@ -106,8 +98,7 @@ class Collector:
                 request, trajectory = item
                 members[id(request)].append(trajectory)
                 if len(members[id(request)]) == request.num_samples:
-                    group = sorted(members.pop(id(request)), key=lambda member: member.key)
-                    yield request, Group(task_id=request.task.id, members=tuple(group))
+                    yield request, self._places.group(request, members.pop(id(request)))
         finally:
             leaving.set()
             feeder.cancel()
@@ -117,13 +108,19 @@ class Collector:
             if desk is not None:
                 await desk.close()
 
-    def _leaver(self, ended: asyncio.Queue[_End]) -> Callable[[GroupRequest, EpisodeKey], None]:
-        def leave(request: GroupRequest, key: EpisodeKey) -> None:
+    def _leaver(
+        self, ended: asyncio.Queue[_End], again: asyncio.Queue[_Place]
+    ) -> Callable[[GroupRequest, EpisodeKey], bool]:
+        def leave(request: GroupRequest, key: EpisodeKey) -> bool:
             graded = self._ledger.finished(key)
             assert graded is not None, f"{key} left the desk without a grade"
             if self._on_episode is not None:
                 self._on_episode(graded)
-            ended.put_nowait((request, graded))
+            if is_replaced := self._places.replacement(request, graded) is not None:
+                again.put_nowait((request, request.place_of(key)))
+            else:
+                ended.put_nowait((request, graded))
+            return is_replaced
 
         return leave
 
@@ -142,15 +139,16 @@ class Collector:
         self,
         pool: AioPool,
         requests: Sequence[GroupRequest],
+        again: asyncio.Queue[_Place],
         desk: Desk | None,
         ended: asyncio.Queue[_End],
         leaving: asyncio.Event,
     ) -> None:
-        """Issue samples as the pool has room."""
+        """Issue rollouts as the pool has room, until it is cancelled; those first that complete a group."""
 
-        async def sample(request: GroupRequest, number: int) -> None:
+        async def fill(request: GroupRequest, place: int) -> None:
             try:
-                member = await self._sample(request, number)
+                member = await self._member(request, place)
                 if isinstance(member, Trajectory):
                     ended.put_nowait((request, member))
                 else:
@@ -162,34 +160,42 @@ class Collector:
                 if isinstance(error, asyncio.CancelledError):
                     raise
 
-        for request, number in self._in_order(requests):
-            spawned = await pool.spawn(sample(request, number))
+        todo = deque(self._in_order(requests))
+        while not leaving.is_set():
+            place = todo.popleft() if todo and again.empty() else await again.get()
+            spawned = await pool.spawn(fill(*place))
             if leaving.is_set():  # AioPool swallows a cancellation that meets it in `spawn`
                 spawned.add_done_callback(lambda future: future.cancelled() or future.exception())
-                return
 
-    def _in_order(self, requests: Sequence[GroupRequest]) -> list[tuple[GroupRequest, int]]:
-        """Every sample: those first that only wait for their grade: no play of others delays them."""
-        samples = [(request, number) for request in requests for number in range(request.num_samples)]
+    def _in_order(self, requests: Sequence[GroupRequest]) -> list[_Place]:
+        """Every place: those first that only wait for their grade: no play of others delays them."""
+        places = [(request, place) for request in requests for place in request.places]
         splits = {request.split for request in requests}
-        waiting = {_sample_of(key) for split in splits for key in self._ledger.grades.waiting(split)}
-        return sorted(samples, key=lambda each: _sample_of(_first_try(*each)) not in waiting)
+        waiting = {first_try(key) for split in splits for key in self._ledger.grades.waiting(split)}
+        return sorted(places, key=lambda each: waiting.isdisjoint(each[0].rollouts(each[1])))
 
-    async def _sample(self, request: GroupRequest, number: int) -> Trajectory | Played:
-        """One sample as the run file has it, or tried while its failure is retryable."""
-        key, kept = _first_try(request, number), None
-        while (stored := self._ledger.finished(key)) is not None:
-            kept, key = stored, _next_try(key)
-            if not is_retryable(kept):
-                return kept
+    async def _member(self, request: GroupRequest, place: int) -> Trajectory | Played:
+        """Who stands in a place: by the run file, or the first with a number of those that are tried."""
+        key, *_ = request.rollouts(place)
+        while True:
+            member = await self._sample(request, key)
+            if isinstance(member, Played) or (other := self._places.replacement(request, member)) is None:
+                return member
+            key = other
+
+    async def _sample(self, request: GroupRequest, key: EpisodeKey) -> Trajectory | Played:
+        """One rollout as the run file has it, or tried while its failure is retryable."""
+        kept, key = self._places.last_try(key)
+        if kept is not None and not is_retryable(kept):
+            return kept
         if (played := self._ledger.grades.played(key)) is not None:
             return played
-        if kept is not None and request.is_settled:
+        if kept is not None and self._places.is_over(request, kept):
             return kept
         failures = 0
         while True:
             trajectory = await self._episode(key, request)
-            failures, key = failures + 1, _next_try(key)
+            failures, key = failures + 1, next_try(key)
             if isinstance(trajectory, Played) or not is_retryable(trajectory):
                 return trajectory
             if failures == self._max_attempts:
@@ -237,19 +243,4 @@ def _crash(error: BaseException) -> BaseException:
     return crash
 
 
-def _first_try(request: GroupRequest, number: int) -> EpisodeKey:
-    return EpisodeKey(split=request.split, epoch=request.epoch, task_id=request.task.id, sample=number)
-
-
-def _sample_of(key: EpisodeKey) -> EpisodeKey:
-    """The same for every try of a sample."""
-    return replace(key, attempt=0)
-
-
-def _next_try(key: EpisodeKey) -> EpisodeKey:
-    return replace(key, attempt=key.attempt + 1)
-
-
-def is_retryable(trajectory: Trajectory) -> bool:
-    """Whether it failed for a passing reason."""
-    return isinstance(trajectory.outcome, Failed) and trajectory.outcome.retryable
+__all__ = ["Collector", "GroupRequest", "is_retryable"]

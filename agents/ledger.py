@@ -114,6 +114,11 @@ class Ledger:
             )
         assert done.rowcount == 1, f"{trajectory.key} was finished without being issued, or twice"
 
+    def is_issued(self, key: EpisodeKey) -> bool:
+        """Whether an episode was ever about to start, whatever became of it."""
+        where = "split = ? AND epoch = ? AND task_id = ? AND sample = ? AND attempt = ?"
+        return bool(self.select(f"SELECT 1 FROM episodes WHERE {where}", key.primary))
+
     def finished(self, key: EpisodeKey) -> Trajectory | None:
         """The stored episode, or None while it has not ended, or has no outcome yet."""
         with self._guarded():

@@ -18,7 +18,7 @@ class EpisodeKey:
     """Counts passes over the tasks of the split."""
     task_id: str
     sample: int
-    """0 .. group size - 1."""
+    """0 .. group size - 1; a group size more for each time that another one took its place."""
     attempt: int = 0
     """Tries of this sample; over 0 after a retryable failure."""
 
@@ -77,8 +77,15 @@ NOT_YET = Ungraded(reason="waits for its grade")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Group:
-    """Every sample of one task, each on its last attempt."""
+    """The episodes of one task: one for each that was asked for, each on its last attempt."""
 
     task_id: str
     members: tuple[Trajectory, ...]
     """Ordered by sample."""
+    replaced: tuple[Trajectory, ...] = ()
+    """Those without a number whose places others took (`GroupRequest.refill`)."""
+
+    @property
+    def rollouts(self) -> tuple[Trajectory, ...]:
+        """All that was played for it."""
+        return self.members + self.replaced

@@ -4,8 +4,8 @@
         [--json PATH]
 
 The rows have the form of those for reinforcement fine-tuning: a system and a user message, a reference, an
-id, metadata, and in the second dataset two tools. In the third they are a prompt and an answer. The fourth
-is the first one against a test set as large, of which no row stands in it; a row is then a row of training.
+id, metadata, and in the second dataset two tools. In the third they are a prompt and an answer, in the fourth
+verl's. "Against" has a test set as large, of which no row stands in it; a row is then a row of training.
 Reading and parsing is `Row.model_validate_json` of a line. The two take turns, each in a process of its own;
 a ratio is that of the processor times of their fastest rounds. Memory is the peak of the resident set: its
 growth from a tenth of the rows to all of them, by row.
@@ -109,11 +109,24 @@ def prompt(question: str, number: int, answer: str) -> dict[str, Any]:
     return {"prompt": question, "answer": answer}
 
 
+def verl(question: str, number: int, answer: str) -> dict[str, Any]:
+    return {
+        "data_source": "shop",
+        "prompt": [{"role": "user", "content": question}],
+        "ability": "math",
+        "reward_model": {"style": "rule", "ground_truth": answer},
+        "extra_info": {"split": "train", "index": number},
+    }
+
+
 DATASETS = {
     "questions": Kind(form=chat),
     "with tools": Kind(form=with_tools),
     "prompts": Kind(form=prompt),
-    "against": Kind(form=chat, against=True),
+    "verl": Kind(form=verl),
+    "questions against": Kind(form=chat, against=True),
+    "prompts against": Kind(form=prompt, against=True),
+    "verl against": Kind(form=verl, against=True),
 }
 
 
@@ -167,14 +180,13 @@ def measure(folder: Path, kind: Kind, rows: int, rounds: int) -> dict[str, Any]:
         for way, costs in found.items():
             costs.append(cost(way, *large))
     least = {way: min(costs, key=lambda each: each.cpu_s) for way, costs in found.items()}
-    peaks = [
-        min(cost("validate", *paths).peak_bytes for _ in range(min(2, rounds))) for paths in (small, large)
-    ]
+    small_peak = min(cost("validate", *small).peak_bytes for _ in range(min(2, rounds)))
+    large_peak = min(each.peak_bytes for each in found["validate"])
     return {
         "rows": rows,
         **{way: asdict(each) for way, each in least.items()},
         "ratio": least["validate"].cpu_s / least["parse"].cpu_s,
-        "bytes_per_row": (peaks[1] - peaks[0]) / (rows - rows // 10),
+        "bytes_per_row": (large_peak - small_peak) / (rows - rows // 10),
     }
 
 
@@ -201,7 +213,7 @@ def main() -> None:
             found = measure(Path(scratch), kind, options.rows, options.rounds)
             datasets[name] = found
             print(
-                f"{name:12} parse {found['parse']['cpu_s']:6.2f} s"
+                f"{name:18} parse {found['parse']['cpu_s']:6.2f} s"
                 f"   validate {found['validate']['cpu_s']:6.2f} s"
                 f"   ratio {found['ratio']:.2f} (at most {options.max_ratio:.0f})"
                 f"   {found['bytes_per_row']:.0f} bytes a row (at most {options.max_bytes:.0f})"

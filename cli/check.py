@@ -19,7 +19,7 @@ from ..trainer.arena import make_tasks
 from ..trainer.preflight import preflight
 from ..trainer.recipe_file import RecipeError, load_recipe
 from .console import only_json, open_console, print_json
-from .options import ApiKeyEnv, Json, ModelName, RecipePath, Sets
+from .options import ApiKeyEnv, Json, ModelName, Prompt, RecipePath, Reference, Sets
 from .progress import TerminalProgress
 
 check = typer.Typer(
@@ -153,9 +153,16 @@ def check_judge(
 @check.command("reward")
 def check_reward(
     reward: Annotated[str, typer.Argument(help='"my_rewards.py:score", or a preset such as "numeric".')],
-    data: Annotated[Path | None, typer.Option(help="JSONL of tasks with their reference answers.")] = None,
+    data: Annotated[str | None, typer.Option(help="A dataset of tasks with their references.")] = None,
+    prompt: Prompt = None,
+    reference: Reference = None,
     env: Annotated[str | None, typer.Option(help="An environment, whose oracle gives the answers.")] = None,
-    gold: Annotated[str | None, typer.Option(help="Field of --data with a right answer.")] = None,
+    gold: Annotated[
+        str | None, typer.Option(help="Field of --data with a right answer: reference_answer.answer.")
+    ] = None,
+    options: Annotated[
+        str, typer.Option(help="Fields of a preset or a class, or of the call: '{rel_tol: 0.02}'.")
+    ] = "{}",
     tasks: Annotated[int, typer.Option(min=1, help="Tasks to try.")] = 20,
     floor: Annotated[float, typer.Option(help="Lowest reward.")] = 0.0,
     maximum: Annotated[float, typer.Option(help="Highest reward, which a right answer earns.")] = 1.0,
@@ -163,26 +170,43 @@ def check_reward(
     as_json: Json = False,
 ) -> None:
     """Right, wrong, empty, spam and injected answers, and programs that attack a grader of programs."""
-    from .check_reward import find_cases, try_reward
+    from .check_reward import Rows, find_cases, try_reward
 
+    fields = _mapping(options, "the fields of the reward", "{rel_tol: 0.02}")
+    source = Rows(data=data, prompt=prompt, reference=reference, gold=gold) if data is not None else None
     with only_json(as_json), TerminalProgress(open_console(stderr=True)) as progress:
-        cases = asyncio.run(find_cases(data, env, gold, tasks))
-        rows = asyncio.run(try_reward(reward, cases, (floor, maximum), max_seconds, progress))
+        cases = asyncio.run(find_cases(source, env, tasks))
+        rows = asyncio.run(
+            try_reward(
+                reward,
+                fields,
+                cases,
+                reward_range=(floor, maximum),
+                max_grade_s=max_seconds,
+                progress=progress,
+            )
+        )
     _finish(f"reward {reward}", rows, as_json)
 
 
 def _tasks_of(env: type[Env[Any]], options: str) -> dict[str, Any]:
     """The options as keyword arguments, when the environment makes tasks of them. Raises `RecipeError`."""
-    field = f"--options {options!r}"
+    mapping = _mapping(options, f"the arguments of {env.__name__}.tasks", "{size: 100}")
+    make_tasks(f"--options {options!r}", env, mapping)
+    return mapping
+
+
+def _mapping(options: str, what: str, example: str) -> dict[str, Any]:
+    """Raises `RecipeError`."""
     try:
-        mapping = dict[str, Any](yaml.safe_load(options))
+        mapping = dict[Any, Any](yaml.safe_load(options))
+        if odd := [name for name in mapping if not isinstance(name, str)]:
+            raise TypeError(f"the name {odd[0]!r} is no text")
+        return mapping
     except (yaml.YAMLError, TypeError, ValueError) as error:
         raise RecipeError(
-            f"{field}: {error}; write the arguments of {env.__name__}.tasks "
-            "as a mapping, such as '{size: 100}'"
+            f"--options {options!r}: {error}; write {what} as a mapping, such as '{example}'"
         ) from error
-    make_tasks(field, env, mapping)
-    return mapping
 
 
 def _row(name: str, detail: str, passed: bool = True) -> Check:

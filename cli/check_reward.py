@@ -1,83 +1,77 @@
 """The tasks that `palaestra check reward` tries a reward on, with an answer that deserves the maximum."""
 
-import json
 import random
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import tee
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from ..envs import Env, Task, UserMessage, load_env, play
+from ..envs import Env, Task, load_env, play
 from ..envs.check import Check
+from ..envs.datasets import Row, read_rows
+from ..envs.datasets.json_kinds import at
+from ..envs.datasets.tasks import to_tasks
 from ..envs.graders import UnknownReward, load_reward
 from ..envs.graders.check_reward import RewardCase, answered, check_reward
 from ..trainer.arena import make_tasks
 from ..trainer.recipe_file import RecipeError
 from .progress import TerminalProgress
 
-_PROMPTS = ("question", "prompt", "text")
-_REFERENCES = ("reference_answer", "reference", "answer", "test_list")
+GOLD = "gold"
+"""The field with a right answer, where nobody names another."""
+T = TypeVar("T")
 
 
-class _Row(BaseModel):
-    model_config = ConfigDict(extra="allow")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rows:
+    """A dataset to try a reward on, and where in its rows things stand."""
 
-    id: str | int | None = None
-    task_id: str | int | None = None
-    messages: list[dict[str, Any]] | None = None
+    data: str
+    prompt: str | None = None
+    reference: str | None = None
+    gold: str | None = None
+    """A field, or a dotted path; None: "gold", or else the reference where that is a text or a number."""
 
-    def task(self, number: int) -> Task:
-        extra: Mapping[str, Any] = self.model_extra or {}
-        prompt = next((extra[name] for name in _PROMPTS if isinstance(extra.get(name), str)), None)
-        if self.messages:
-            prompt = "\n".join(str(message.get("content", "")) for message in self.messages)
-        reference = next((extra[name] for name in _REFERENCES if extra.get(name) is not None), None)
-        if prompt is None or reference is None:
-            raise ValueError(
-                f"a row needs messages or one of {', '.join(_PROMPTS)}, and one of {', '.join(_REFERENCES)}"
+    def cases(self, num_tasks: int) -> list[RewardCase]:
+        """Drawn with a fixed seed. Raises `DatasetError`; `RecipeError` where a row has no right answer."""
+        rows, again = tee(read_rows(self.data, prompt=self.prompt, reference=self.reference))
+        drawn = _drawn(zip(rows, to_tasks(again), strict=True), num_tasks)
+        if not drawn:
+            raise RecipeError(f"--data {self.data} holds no row; write one JSON object a line")
+        return [RewardCase(task=task, gold=answered(task, self._gold(row, task))) for row, task in drawn]
+
+    def _gold(self, row: Row, task: Task) -> str:
+        fields = dict(row)
+        if self.reference is not None:  # by its name in the file, too
+            fields[self.reference] = row.reference_answer
+        found = at(fields, self.gold or GOLD)
+        if found is None and self.gold is None:
+            found = task.reference
+        if isinstance(found, bool) or not isinstance(found, str | int | float):
+            cure = "name the field of a right answer with --gold, such as reference_answer.answer"
+            raise RecipeError(
+                f"--data {self.data}, task {task.id!r}: {self.gold or GOLD}: {found!r:.60} is no text; {cure}"
             )
-        name = next((str(each) for each in (self.id, self.task_id) if each is not None), f"row-{number}")
-        return Task(id=name, messages=(UserMessage(prompt),), reference=reference, metadata=extra)
-
-    def gold(self, field: str | None, task: Task) -> str:
-        """The field that was named, or "gold", or the reference where it is text."""
-        found = (self.model_extra or {}).get(field or "gold")
-        if isinstance(found, str):
-            return found
-        if field is None and isinstance(task.reference, str | int | float):
-            return str(task.reference)
-        raise ValueError(f"no text in {field or 'gold'!r}; name the field of a right answer with --gold")
+        return str(found)
 
 
-def read_cases(path: Path, gold: str | None, num_tasks: int) -> list[RewardCase]:
-    """Of a JSONL file, drawn with a fixed seed. Raises `RecipeError` with the line."""
-    cases: list[RewardCase] = []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"--data {path}: {error}") from error
-    chosen = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
-    if not chosen:
-        raise RecipeError(f"--data {path} holds no row; write one JSON object a line")
-    for number, line in random.Random(0).sample(chosen, min(num_tasks, len(chosen))):
-        try:
-            row = _Row.model_validate(json.loads(line))
-            task = row.task(number)
-            cases.append(RewardCase(task=task, gold=answered(task, row.gold(gold, task))))
-        except (ValidationError, ValueError) as error:
-            raise RecipeError(f"--data {path}, line {number}: {error}") from error
-    return cases
+def _drawn(items: Iterable[T], count: int) -> list[T]:
+    """`count` of them, or all; each is as likely as any other."""
+    pick, drawn = random.Random(0), list[T]()
+    for number, item in enumerate(items):
+        if number < count:
+            drawn.append(item)
+        elif (place := pick.randrange(number + 1)) < count:
+            drawn[place] = item
+    return drawn
 
 
-async def find_cases(
-    data: Path | None, env: str | None, gold: str | None, num_tasks: int
-) -> list[RewardCase]:
+async def find_cases(rows: Rows | None, env: str | None, num_tasks: int) -> list[RewardCase]:
     """From the one place that was named. Raises `RecipeError`."""
-    if (data is None) == (env is None):
+    if (rows is None) == (env is None):
         raise RecipeError("a reward is tried on tasks: give --data FILE, or --env NAME")
-    if data is not None:
-        return read_cases(data, gold, num_tasks)
+    if rows is not None:
+        return rows.cases(num_tasks)
     found = load_env(env or "")
     tasks = list(make_tasks("--env", found, {}))
     return await play_cases(found, random.Random(0).sample(tasks, min(num_tasks, len(tasks))))
@@ -85,14 +79,16 @@ async def find_cases(
 
 async def try_reward(
     name: str,
+    options: Mapping[str, Any],
     cases: Sequence[RewardCase],
+    *,
     reward_range: tuple[float, float],
     max_grade_s: float,
     progress: TerminalProgress,
 ) -> Sequence[Check]:
     """Raises `RecipeError` for a reward that cannot be loaded."""
     try:
-        grader = load_reward(name)
+        grader = load_reward(name, **options)
     except UnknownReward as error:
         raise RecipeError(str(error)) from error
     progress.phase("answers at most", 9 * len(cases) + 190)

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, cast, get_args
+from typing import IO, Annotated, cast, get_args
 
 import typer
 from pydantic_core import from_json, to_json
@@ -20,30 +20,28 @@ from ..envs.datasets.filters import (
     decide,
     invalid,
 )
-from ..envs.datasets.logs import Import, Kind, Logs
+from ..envs.datasets.logs import Import, LogFormat, Logs
 from ..envs.datasets.problem import DatasetError
 from ..envs.datasets.reading import parse_row, renamed, rows_of
 from ..envs.datasets.record import Record
 from ..envs.datasets.row import Row
 from ..envs.datasets.rules import RowRule, length_rule
 from ..envs.datasets.shape import Malformed
-from ..envs.datasets.source import KINDS, open_source
+from ..envs.datasets.source import FORMATS, open_source
 from ..envs.datasets.stats import measure
 from ..envs.datasets.validate import validate
-from .console import open_console, print_json, printable
+from .console import print_json
 from .counting import token_counter
-from .data_files import new_file, watched, written
-from .data_show import show_report, show_stats
-from .options import Json
+from .data_files import new_file, require_two, watched, written
+from .data_show import show_counts, show_report, show_rows, show_stats
+from .options import Json, Prompt, Reference
 
 data = typer.Typer(
     help="Check, convert, measure and filter datasets.", no_args_is_help=True, rich_markup_mode=None
 )
 
-Dataset = Annotated[str, typer.Argument(help=f"{KINDS}; a folder or a name as hf:NAME:SPLIT.")]
+Dataset = Annotated[str, typer.Argument(help=f"{FORMATS}; a folder or a name as hf:NAME:SPLIT.")]
 Out = Annotated[Path, typer.Argument(help="The file to write, JSON lines; .gz packs it.", callback=new_file)]
-Prompt = Annotated[str | None, typer.Option(help="The field with the prompt, where it has another name.")]
-Reference = Annotated[str | None, typer.Option(help="The field with the reference, likewise.")]
 Model = Annotated[Path | None, typer.Option(help="A folder with the tokenizer that counts tokens.")]
 Template = Annotated[Path | None, typer.Option(help="A chat template, instead of that folder's own.")]
 MaxTokens = Annotated[int | None, typer.Option(min=1, help="Of a prompt, with --model.")]
@@ -102,7 +100,9 @@ def convert_data(
         raise typer.BadParameter("--where and --response-as-reference are about logs; say which with --logs")
     importer = None
     if logs is not None:
-        importer = Import(kind=_kind(logs), where=_pairs(where), response_as_reference=response_as_reference)
+        importer = Import(
+            format=_format(logs), where=_pairs(where), response_as_reference=response_as_reference
+        )
     source = Logs(Path(path)) if importer else open_source(path)
     count = 0
     with written(out, path) as file, watched(source, "convert") as records:
@@ -114,13 +114,12 @@ def convert_data(
             file.write(_row_line(row, f"{path}: row {count + 1}") + b"\n")
             count += 1
     skipped = dict(importer.skipped.most_common()) if importer else {}
+    left_out = importer.left_out if importer else []
     if as_json:
-        print_json({"rows": count, "out": str(out), "skipped": skipped})
-        return
-    console = open_console()
-    console.print(f"{out}: {count} rows", markup=False, highlight=False)
-    for reason, number in skipped.items():
-        console.print(f"left out {number}: {printable(reason)}", markup=False, highlight=False)
+        places = [dataclasses.asdict(each) for each in left_out]
+        print_json({"rows": count, "out": str(out), "skipped": skipped, "left_out": places})
+    else:
+        show_rows(out, count, skipped, left_out)
 
 
 @data.command("stats")
@@ -183,25 +182,17 @@ def filter_data(
     filters += [Length(token_counter(model, template), max_tokens)] if max_tokens is not None else []
     filters += [Similar(similar)] if similar is not None else []
     log = decisions or out.with_name(f"{out.name}.decisions.jsonl")
-    counts = {"kept": 0}
+    require_two(out, log, "--decisions")
     with (
         written(out, path) as kept,
         written(log, path) as decided,
         watched(open_source(path), "filter") as records,
     ):
-        for decision in decide(renamed(records, path, prompt, reference), filters):
-            kind = decision.reason.partition(":")[0] or "kept"
-            counts[kind] = counts.get(kind, 0) + 1
-            decided.write(_decision_line(decision))
-            if not decision.reason:
-                kept.write(decision.record.data.rstrip(b"\r\n") + b"\n")
+        counts = _sort_out(decide(renamed(records, path, prompt, reference), filters), kept, decided)
     if as_json:
         print_json({"out": str(out), "decisions": str(log), "counts": counts})
-        return
-    console = open_console()
-    for kind, number in counts.items():
-        console.print(f"{number:>8} {kind}", highlight=False)
-    console.print(f"{out} has what is kept, {log} the reason for each row", markup=False, highlight=False)
+    else:
+        show_counts(out, log, counts)
 
 
 def _row_line(row: object, where: str) -> bytes:
@@ -217,17 +208,29 @@ def _row_line(row: object, where: str) -> bytes:
     return line
 
 
+def _sort_out(decisions: Iterable[Decision], kept: IO[bytes], decided: IO[bytes]) -> dict[str, int]:
+    """Every decision is written, and the rows that are kept. Returns how many came to what."""
+    counts = {"kept": 0}
+    for decision in decisions:
+        kind = decision.reason.partition(":")[0] or "kept"
+        counts[kind] = counts.get(kind, 0) + 1
+        decided.write(_decision_line(decision))
+        if not decision.reason:
+            kept.write(decision.record.data.rstrip(b"\r\n") + b"\n")
+    return counts
+
+
 def _decision_line(decision: Decision) -> bytes:
     line = {"line": decision.record.line, "id": decision.id, "kept": not decision.reason}
     return to_json(line | ({"reason": decision.reason} if decision.reason else {})) + b"\n"
 
 
-def _kind(name: str) -> Kind:
-    if name not in get_args(Kind):
+def _format(name: str) -> LogFormat:
+    if name not in get_args(LogFormat):
         raise typer.BadParameter(
-            f"--logs {name!r} is no kind of log; name one of {', '.join(get_args(Kind))}"
+            f"--logs {name!r} is no format of logs; name one of {', '.join(get_args(LogFormat))}"
         )
-    return cast(Kind, name)
+    return cast(LogFormat, name)
 
 
 def _pairs(where: Sequence[str] | None) -> dict[str, str]:

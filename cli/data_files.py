@@ -5,6 +5,7 @@ import os
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 from typing import IO, cast
 
 import typer
@@ -45,15 +46,25 @@ def new_file(path: Path) -> Path:
     raise typer.BadParameter(f"{str(path)!r} is {kind}, and would be replaced; name a file")
 
 
+def require_two(out: Path, other: Path, option: str) -> None:
+    """Raises `BadParameter` where OUT and the file of an option are one."""
+    if out.resolve() == other.resolve():
+        raise typer.BadParameter(f"{option} {str(other)!r} is OUT too; name another file")
+
+
 @contextmanager
 def written(path: Path, source: str) -> Generator[IO[bytes]]:
-    """A file that is there when all of it is written, and not before."""
+    """A file that is there when all of it is written, and not before, whoever else writes one there."""
     if new_file(path).resolve() == Path(source).resolve():
         raise typer.BadParameter(f"{path} is what is read; write to another file")
-    part = path.with_name(f"{path.name}.part")
+    part = path.with_name(f"{path.name[:40]}.{token_hex(4)}.part")
     try:
-        with cast(IO[bytes], gzip.open(part, "wb")) if path.suffix == ".gz" else part.open("wb") as file:
-            yield file
+        with part.open("xb") as raw:
+            if path.suffix == ".gz":
+                with gzip.GzipFile(path.stem, "wb", fileobj=raw) as packed:
+                    yield cast(IO[bytes], packed)
+            else:
+                yield raw
         os.replace(part, path)
     except OSError as error:
         raise typer.BadParameter(f"{path}: {error}") from error

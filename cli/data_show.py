@@ -1,8 +1,12 @@
 """What the `data` commands found, for people."""
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
 from rich.table import Table
 from rich.text import Text
 
+from ..envs.datasets.logs import LeftOut
 from ..envs.datasets.stats import Stats
 from ..envs.datasets.validate import Report
 from .console import open_console, printable
@@ -42,3 +46,21 @@ def show_stats(path: str, stats: Stats, malformed: int) -> None:
     for what, count in {"malformed": malformed, "refused by the template": stats.uncounted}.items():
         if count:
             console.print(f"{count} rows are {what}", highlight=False)
+
+
+def show_rows(out: Path, rows: int, skipped: Mapping[str, int], left_out: Sequence[LeftOut]) -> None:
+    """What came of a conversion; of a log, what was left out of it too."""
+    console = open_console()
+    for each in left_out[:SHOWN]:
+        console.print(printable(f"left out: {each}"), markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{out}: {rows} rows", markup=False, highlight=False)
+    for reason, number in list(skipped.items())[:SHOWN]:
+        console.print(f"left out {number}: {printable(reason)}", markup=False, highlight=False)
+
+
+def show_counts(out: Path, log: Path, counts: Mapping[str, int]) -> None:
+    """What a filter did."""
+    console = open_console()
+    for kind, number in counts.items():
+        console.print(f"{number:>8} {kind}", highlight=False)
+    console.print(f"{out} has what is kept, {log} the reason for each row", markup=False, highlight=False)

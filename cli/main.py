@@ -49,7 +49,6 @@ EXTRAS = {
     "mlflow": "trackers",
     "numpy": "train",
     "peft": "train",
-    "py3langid": "data",
     "pyarrow": "data",
     "reasoning_gym": "catalog",
     "safetensors": "train",

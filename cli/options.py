@@ -16,3 +16,5 @@ WhoPlays = Annotated[
 ]
 ModelName = Annotated[str, typer.Option(help="The model's name at the chat endpoint.")]
 ApiKeyEnv = Annotated[str | None, typer.Option(help="Environment variable with the endpoint's key.")]
+Prompt = Annotated[str | None, typer.Option(help="The field with the prompt, where it has another name.")]
+Reference = Annotated[str | None, typer.Option(help="The field with the reference, likewise.")]

@@ -127,3 +127,5 @@ def _show(console: Console, recipe: Recipe, summary: "Summary") -> None:
         )
     console.print(table)
     console.print(f"{recipe.folder}: {summary.steps} steps in {summary.seconds:.0f} s", highlight=False)
+    if summary.stopped is not None:
+        console.print(summary.stopped, highlight=False)

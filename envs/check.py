@@ -9,26 +9,29 @@ import math
 import random
 import statistics
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ._check_files import leaks_in
 from ._check_leaks import CANARY, Resources, Secrets, long_texts, plant
+from ._check_policies import Breaking, Probing, Waiting, Yielding, nothing
 from .env import Env
 from .episode import Episode
 from .errors import no_exit
 from .graders.grading import grade_episode
-from .message import AssistantMessage, Message, ToolCall, ToolSpec
 from .outcome import Outcome, Scored
 from .play import play
 from .policy import Policy
 from .sandboxed import SandboxToolEnv
-from .scripted import ScriptedPolicy
 from .task import Task
 from .worker_env import adopt
 
+PolicyOf = Callable[[Task], Policy]
+"""A policy for each task."""
 REPEATS = 5
 """How often what must be deterministic is repeated."""
+NUM_REPEATED = 10
+"""Tasks of which it is asked."""
 NUM_LUCKY = 400
 """Episodes of an oracle whose mean is judged, where luck decides a single one."""
 
@@ -85,6 +88,8 @@ class _Checker:
     tasks: Sequence[Task]
     seed: int
     max_episode_s: float
+    played: dict[tuple[str, PolicyOf], Episode] = field(default_factory=dict[tuple[str, PolicyOf], Episode])
+    graded: dict[tuple[str, PolicyOf], Outcome] = field(default_factory=dict[tuple[str, PolicyOf], Outcome])
 
     async def report(self) -> CheckReport:
         rows = {
@@ -143,33 +148,33 @@ class _Checker:
         return f"{len(gaps)} episodes within 4 standard errors of {error:.3f} of the best mean"
 
     async def doing_nothing_earns_the_floor(self) -> str:
-        await self._all_earn(self.env_class.reward_range[0], _nothing)
+        await self._all_earn(self.env_class.reward_range[0], nothing)
         return f"{len(self.tasks)} tasks left alone"
 
     async def reset_is_deterministic(self) -> str:
-        for task in self.tasks:
+        for task in self.tasks[:NUM_REPEATED]:
             first, *others = [await self._reset(task) for _ in range(REPEATS)]
             for other in others:
                 if other != first:
                     raise Flaw(f"task {task.id!r}: the same seed gave {first!r} and {other!r}"[:2000])
-        return f"{REPEATS} equal resets a task"
+        return f"{REPEATS} equal resets of each of {len(self.tasks[:NUM_REPEATED])} tasks"
 
     async def grading_is_deterministic(self) -> str:
-        for task in self.tasks:
-            for policy in (self.env_class.oracle(task), _nothing(task)):
-                episode = await self._play(task, policy)
-                first, *others = [await self._grade(task, episode) for _ in range(REPEATS)]
+        for task in self.tasks[:NUM_REPEATED]:
+            for policy in (self.env_class.oracle, nothing):
+                first, episode = await self._outcome(task, policy), await self._episode(task, policy)
+                others = [await self._grade(task, episode) for _ in range(REPEATS - 1)]
                 for other in others:
                     if other != first:
                         raise Flaw(f"task {task.id!r}: one episode was graded {first!r} and {other!r}")
-        return f"{REPEATS} equal grades an episode"
+        return f"{REPEATS} equal grades of each of {2 * len(self.tasks[:NUM_REPEATED])} episodes"
 
     async def episodes_do_not_meet(self) -> str:
         """Two at once, taking turns, see what each sees alone."""
         pair = (self.tasks[0], self.tasks[-1])
-        alone = [await self._play(task, self.env_class.oracle(task)) for task in pair]
+        alone = [await self._episode(task, self.env_class.oracle) for task in pair]
         together = await asyncio.gather(
-            *(self._play(task, _Yielding(self.env_class.oracle(task))) for task in pair)
+            *(self._play(task, Yielding(self.env_class.oracle(task))) for task in pair)
         )
         for task, one, other in zip(pair, alone, together, strict=True):
             if (one.messages, one.rewards) != (other.messages, other.rewards):
@@ -181,7 +186,7 @@ class _Checker:
     async def nothing_is_left_behind(self) -> str:
         task = self.tasks[0]
         before = await Resources.settled()
-        for policy in (self.env_class.oracle(task), _Breaking()):
+        for policy in (self.env_class.oracle(task), Breaking()):
             await self._play(task, policy)
         await self._cancel_under_way(task)
         left = (await Resources.settled(at_most=before)).over(before)
@@ -193,8 +198,8 @@ class _Checker:
         for task in self.tasks:
             canary, planted = plant(task)
             secrets = Secrets(task, canary)
-            probe = _Probing(self.env_class.oracle(task))
-            for episode in (await self._play(planted, probe), await self._play(planted, _nothing(task))):
+            probe = Probing(self.env_class.oracle(task))
+            for episode in (await self._play(planted, probe), await self._play(planted, nothing(task))):
                 if (leak := secrets.shown_in(episode)) is not None:
                     raise Flaw(f"task {task.id!r}: {leak}; the model must never see reference or private")
         return f"no reference or private value in what {len(self.tasks)} tasks show"
@@ -217,13 +222,25 @@ class _Checker:
         return f"no answer in the files that {len(self.tasks)} tasks begin with"
 
     async def episodes_are_quick(self) -> str:
-        episodes = [await self._play(task, self.env_class.oracle(task)) for task in self.tasks]
+        episodes = [await self._episode(task, self.env_class.oracle) for task in self.tasks]
         slowest = max(episode.timing.env_s for episode in episodes)
         if slowest > self.max_episode_s:
             raise Flaw(
                 f"an oracle's episode took {slowest:.2f} s in the environment, over {self.max_episode_s:g}"
             )
         return f"at most {slowest:.3f} s in the environment"
+
+    async def _episode(self, task: Task, policy: PolicyOf) -> Episode:
+        """By the checker's seed: played once, and read by several checks."""
+        if (task.id, policy) not in self.played:
+            self.played[task.id, policy] = await self._play(task, policy(task))
+        return self.played[task.id, policy]
+
+    async def _outcome(self, task: Task, policy: PolicyOf) -> Outcome:
+        """Of that episode: graded once for the checks that read it."""
+        if (task.id, policy) not in self.graded:
+            self.graded[task.id, policy] = await self._grade(task, await self._episode(task, policy))
+        return self.graded[task.id, policy]
 
     async def _play(self, task: Task, policy: Policy, seed: int | None = None) -> Episode:
         episode = await play(self.env_class(), policy, task, seed=self.seed if seed is None else seed)
@@ -233,7 +250,7 @@ class _Checker:
 
     async def _cancel_under_way(self, task: Task) -> None:
         waiting = asyncio.Event()
-        episode = asyncio.create_task(self._play(task, _Waiting(waiting)))
+        episode = asyncio.create_task(self._play(task, Waiting(waiting)))
         started = asyncio.create_task(waiting.wait())
         await asyncio.wait({episode, started}, return_when=asyncio.FIRST_COMPLETED)
         for item in (episode, started):
@@ -251,60 +268,8 @@ class _Checker:
         finally:
             await env.close()
 
-    async def _all_earn(self, reward: float, policy: Callable[[Task], Policy]) -> None:
+    async def _all_earn(self, reward: float, policy: PolicyOf) -> None:
         for task in self.tasks:
-            outcome = await self._grade(task, await self._play(task, policy(task)))
+            outcome = await self._outcome(task, policy)
             if not isinstance(outcome, Scored) or not math.isclose(outcome.reward, reward, abs_tol=1e-9):
                 raise Flaw(f"task {task.id!r}: expected reward {reward:g}, got {outcome}")
-
-
-def _nothing(task: Task) -> Policy:
-    return ScriptedPolicy([])
-
-
-@dataclass(frozen=True, slots=True)
-class _Yielding:
-    """Lets the other episode run before each answer."""
-
-    policy: Policy
-
-    async def __call__(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> AssistantMessage:
-        await asyncio.sleep(0)
-        return await self.policy(messages, tools)
-
-
-class _Breaking:
-    """An engine that is down."""
-
-    async def __call__(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> AssistantMessage:
-        raise ConnectionError("the engine is down")
-
-
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    """An engine that never answers."""
-
-    started: asyncio.Event
-
-    async def __call__(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> AssistantMessage:
-        self.started.set()
-        return await asyncio.Future[AssistantMessage]()
-
-
-class _Probing:
-    """First calls every tool wrongly, to read its errors; then does what the oracle does."""
-
-    def __init__(self, oracle: Policy) -> None:
-        self._oracle = oracle
-        self._has_probed = False
-
-    async def __call__(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> AssistantMessage:
-        if self._has_probed or not tools:
-            return await self._oracle(messages, tools)
-        self._has_probed = True
-        calls = [
-            ToolCall(id=f"probe-{tool.name}-{number}", name=tool.name, arguments=arguments)
-            for tool in tools
-            for number, arguments in enumerate(({}, dict.fromkeys(tool.parameters.get("properties", {}), "")))
-        ]
-        return AssistantMessage(tool_calls=tuple(calls))

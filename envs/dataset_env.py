@@ -1,12 +1,11 @@
 """An environment from a dataset and a reward alone."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from .datasets import iter_tasks
+from .datasets import read_tasks
 from .env import Observation, Step
 from .graders.grading import AnyGrader
 from .graders.named import NamedReward
@@ -88,7 +87,7 @@ def dataset_env(
 
         @classmethod
         def tasks(cls) -> TaskSet:
-            tasks = TaskSet(map(_with_reference, iter_tasks(data, prompt=prompt, reference=reference)))
+            tasks = read_tasks(data, prompt=prompt, reference=reference)
             for task in tasks:
                 if cls.functions:
                     row_tools(task, cls.functions)
@@ -98,11 +97,3 @@ def dataset_env(
 
     Dataset.__qualname__ = Dataset.__name__
     return Dataset
-
-
-def _with_reference(task: Task) -> Task:
-    """Bedrock's event has the reference in `metadata`, and so have some files."""
-    inner = task.metadata.get("metadata")
-    if task.reference is None and isinstance(inner, Mapping) and "reference_answer" in inner:
-        return replace(task, reference=inner["reference_answer"])
-    return task

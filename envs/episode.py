@@ -81,3 +81,9 @@ class Episode:
     @property
     def num_turns(self) -> int:
         return len(self.answers)
+
+    @property
+    def is_truncated(self) -> bool:
+        """Cut before it was over: by a limit, or in the middle of its last answer."""
+        last = self.answers[-1].usage if self.answers else None
+        return self.stop.is_truncated or (last is not None and last.finish == "length")

@@ -4,6 +4,7 @@ ToolError        a tool says that it failed: the policy reads the message and go
 ToolBroken       what a row's tool stands on is gone: the episode fails
 CodeExited       foreign code called `sys.exit`
 CodePanicked     foreign code raised what is no `Exception`
+BadTask          a grader cannot grade this task at all: no reference, or none that can be read
 Tampered         a grader has evidence that it was attacked: the episode is scored the floor
 OutOfBudget      a policy cannot answer within what is left: the episode stops, and is graded
 EpisodeFailed    from `boundary` to `play`: infrastructure broke, and there is no grade
@@ -43,6 +44,12 @@ class OutOfBudget(Exception):
     def __init__(self, reason: StopReason) -> None:
         super().__init__(reason.value)
         self.reason = reason
+
+
+class BadTask(ValueError):
+    """Raised by a grader for a task that it cannot grade as it is, such as one without a reference."""
+
+    is_retryable = False
 
 
 class Tampered(Exception):
@@ -160,10 +167,15 @@ def notes(error: BaseException) -> str:
     return "".join(f"; {note}" for note in getattr(error.__context__, "__notes__", ()))
 
 
+def is_retryable(error: BaseException) -> bool:
+    """Whether a second try may do better."""
+    return bool(getattr(error, "is_retryable", not isinstance(error, PERMANENT)))
+
+
 def _failed(stage: str, error: BaseException) -> Failed:
     return Failed(
         stage=stage,
         cause=type(error).__name__,
-        retryable=bool(getattr(error, "is_retryable", not isinstance(error, PERMANENT))),
+        retryable=is_retryable(error),
         message=text_of(error),
     )

@@ -1,9 +1,10 @@
 """The loop. The same for oracles, chat endpoints and trained policies."""
 
 import asyncio
+import inspect
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +20,15 @@ from .worker_env import adopt
 
 CLOSE_S = 30.0
 """Seconds that `workspace` and `close` get each: they run after the budgets have ended."""
+
+
+async def put_away(env: Env[Any]) -> None:
+    """Close an env that was made to be looked at and never played. A close that breaks changes nothing."""
+    with suppress(EpisodeFailed), boundary("close"):
+        async with asyncio.timeout(CLOSE_S):
+            closing: object = env.close()
+            if inspect.isawaitable(closing):  # a plain one is done already
+                await closing
 
 
 async def play(

@@ -9,7 +9,8 @@ class Loud:
     """Reads the last answer aloud, when it is well."""
 
     async def grade(self, task: Task, episode: Episode, workspace: Workspace | None) -> Score:
-        print("reading")  # must not get into the answer
+        print("reading")  # must not get into the answer, nor what its processes print
+        os.write(1, b"aloud\n")
         if os.environ.get("GRADED_ENVS") == "broken":
             raise ValueError("the judge is ill")
         return Score(reward=1.0, evidence=episode.answers[-1].content.upper())

@@ -1,15 +1,30 @@
-"""What the tests of detached grading share: played episodes, and a grader behind a counter."""
+"""What the tests of detached grading share: played episodes, a grader behind a counter, runs to kill."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from support import run_async
+from command import MAIN
+from support import ROOT, run_async
 
 from palaestra.agents.collector import GroupRequest
 from palaestra.agents.engine import PolicyVersion
-from palaestra.agents.grading.job import Answer, GradeAdapter, GradeLimits, GradeRequest, Inbox, Running
+from palaestra.agents.grading.job import (
+    Answer,
+    GradeAdapter,
+    GradeLimits,
+    GradeRequest,
+    Inbox,
+    Running,
+    Verdicts,
+)
 from palaestra.agents.grading.stage import Grading
 from palaestra.agents.ledger import Ledger
 from palaestra.agents.tokengraph import TokenGraph
@@ -17,12 +32,10 @@ from palaestra.agents.trajectory import EpisodeKey, Played, Trajectory
 from palaestra.envs import (
     AssistantMessage,
     Episode,
-    Failed,
+    Outcome,
     Score,
-    Scored,
     StopReason,
     Task,
-    Ungraded,
     UserMessage,
     Workspace,
 )
@@ -58,17 +71,46 @@ def keep(ledger: Ledger, *keys: EpisodeKey) -> None:
         ledger.grades.keep_played(played(key))
 
 
-def graded(adapter: GradeAdapter, folder: Path, limits: GradeLimits = QUICK) -> Scored | Ungraded | Failed:
+def score(reward: float) -> Verdicts:
+    """The answer of a grader for one episode."""
+    return Verdicts(each=(Score(reward=reward),))
+
+
+def outcome_in(ledger: Ledger) -> Outcome:
+    """Of the one episode in a run file."""
+    found = ledger.finished(key_of())
+    assert found is not None
+    return found.outcome
+
+
+@asynccontextmanager
+async def under_way(
+    folder: Path,
+    make_adapter: Callable[[Ledger], GradeAdapter],
+    limits: GradeLimits = QUICK,
+    *,
+    task: Task = TASK,
+) -> AsyncGenerator[tuple[Ledger, asyncio.Task[None]], None]:
+    """A run file, and the grade of its one episode under way; a second time in a folder is a restart."""
+    with Ledger(folder) as ledger:
+        if not ledger.counts("train"):
+            keep(ledger, key_of())
+        async with Grading(ledger, make_adapter(ledger), limits, reward_range=RANGE) as grading:
+            waiting = asyncio.create_task(grading.grade([key_of()], task))
+            try:
+                yield ledger, waiting
+            finally:
+                waiting.cancel()
+                await asyncio.gather(waiting, return_exceptions=True)
+
+
+def graded(adapter: GradeAdapter, folder: Path, limits: GradeLimits = QUICK, *, task: Task = TASK) -> Outcome:
     """The outcome of one episode in a new run file."""
 
-    async def main() -> Scored | Ungraded | Failed:
-        with Ledger(folder) as ledger:
-            keep(ledger, key_of())
-            async with Grading(ledger, adapter, limits, reward_range=RANGE) as grading:
-                await grading.grade([key_of()], TASK)
-            found = ledger.finished(key_of())
-            assert found is not None
-            return found.outcome
+    async def main() -> Outcome:
+        async with under_way(folder, lambda _: adapter, limits, task=task) as (ledger, waiting):
+            await waiting
+            return outcome_in(ledger)
 
     return run_async(main())
 
@@ -139,3 +181,25 @@ class Counter:
 
     async def release(self, handle: str) -> None:
         self.released.append(handle)
+
+
+def start_eval(recipe: Path) -> "subprocess.Popen[bytes]":
+    """`palaestra eval` by the oracle, in a process to kill; it prints to `log` beside the recipe."""
+    with (recipe.parent / "log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-c", MAIN, "eval", str(recipe), "--policy", "oracle"],
+            cwd=recipe.parent,
+            env=os.environ | {"PYTHONPATH": str(ROOT / "tests")},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+
+
+def rows(run: Path, query: str) -> list[Any]:
+    """Of the run file, also while the run writes it; none before there is one."""
+    try:
+        with closing(sqlite3.connect(f"file:{run / 'run.sqlite'}?mode=ro", uri=True)) as db:
+            return db.execute(query).fetchall()
+    except sqlite3.OperationalError:  # no file, or no tables yet
+        return []

@@ -14,7 +14,7 @@ from typing import Any
 
 from aiohttp import web
 
-from palaestra.envs.graders._lambda.host import Context, load_module
+from palaestra.envs.graders._functions.host import Context, load_module
 
 ARN = "arn:aws:lambda:eu-west-1:123456789012:function:judge"
 MISSING = "<Error><Code>NoSuchKey</Code><Message>The specified key does not exist.</Message></Error>"

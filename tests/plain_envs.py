@@ -93,3 +93,8 @@ def hang(path: str, pid: int | None = None) -> None:
 def hang_with_a_child(path: str) -> None:
     """`hang` with the pid of a child that would outlive this process."""
     hang(path, subprocess.Popen(["sleep", "600"]).pid)
+
+
+def throw(kind: type[BaseException]) -> None:
+    """Raise what is no `Exception`."""
+    raise kind("bug")

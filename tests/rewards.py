@@ -1,5 +1,6 @@
 """Reward functions as people bring them, and a server that speaks the API of AWS Lambda and runs one."""
 
+import asyncio
 import json
 import threading
 from collections.abc import Generator, Iterator
@@ -10,8 +11,21 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from palaestra.envs import AssistantMessage, Episode, Message, StopReason, UserMessage
-from palaestra.envs.graders._lambda.host import Context, load_module
+from support import run_async
+
+from palaestra.envs import (
+    AssistantMessage,
+    Episode,
+    Failed,
+    Message,
+    Scored,
+    StopReason,
+    Task,
+    Ungraded,
+    UserMessage,
+)
+from palaestra.envs.graders import Grader, grade_episode
+from palaestra.envs.graders._functions.host import Context, load_module
 
 BEDROCK = """
 from dataclasses import asdict, dataclass
@@ -56,6 +70,30 @@ def lambda_handler(event, context):
 def episode(*said: str, task_id: str = "t", seed: int = 0) -> Episode:
     messages: list[Message] = [UserMessage("question"), *map(AssistantMessage, said)]
     return Episode(task_id=task_id, seed=seed, messages=tuple(messages), num_opening=1, stop=StopReason.DONE)
+
+
+TASK = Task(id="t", reference={"answer": "4"}, metadata={"my_key": "sample-001"})
+Outcome = Scored | Ungraded | Failed
+
+
+def grade(grader: Grader, *said: str, timeout_s: float = 60.0) -> list[Outcome]:
+    """The outcomes of episodes that said these, graded at the same time."""
+
+    async def main() -> list[Outcome]:
+        episodes = [episode(text, seed=seed) for seed, text in enumerate(said)]
+        grades = [grade_episode(grader, TASK, each, timeout_s=timeout_s) for each in episodes]
+        return list(await asyncio.gather(*grades))
+
+    return run_async(main())
+
+
+def rewards(outcomes: list[Outcome]) -> list[float | None]:
+    return [found.reward if isinstance(found, Scored) else None for found in outcomes]
+
+
+def reasons(outcomes: list[Outcome]) -> str:
+    assert all(isinstance(found, Ungraded) for found in outcomes), outcomes
+    return "\n".join(found.reason for found in outcomes if isinstance(found, Ungraded))
 
 
 def write(folder: Path, code: str, name: str = "lambda_function.py") -> Path:

@@ -70,3 +70,19 @@ class Shaky(FaultyTools[Task], Plus):
     """`Plus` with faults; the test that uses it sets the plan."""
 
     faults: ClassVar[Faults]
+
+
+@dataclass(frozen=True, slots=True)
+class Unsure(Digits):
+    """Cannot tell what a third of the episodes is worth, whatever they said."""
+
+    async def grade(self, task: Task, episode: Episode, workspace: Workspace | None) -> Score:
+        if episode.seed % 3 == 0:
+            raise ValueError("no idea")
+        return await Digits.grade(self, task, episode, workspace)
+
+
+class UnsureSums(Sums):
+    """`Sums`, and a grader that leaves many without a number."""
+
+    grader: AnyGrader | None = Unsure()

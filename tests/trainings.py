@@ -133,7 +133,8 @@ def result(run: Training) -> Result:
 
 
 def timeless(metrics: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in metrics.items() if not name.endswith("_s")}
+    """Without what a clock had a part in."""
+    return {name: value for name, value in metrics.items() if not name.endswith("_s") and name != "mfu"}
 
 
 def check_same(run: Training, reference: Training) -> None:

@@ -104,6 +104,12 @@ def to_device(model: PreTrainedModel, device: str) -> PreTrainedModel:
     return cast(PreTrainedModel, untyped.to(device).eval())
 
 
+def device_name(device: torch.device) -> str:
+    """Of a CUDA device, such as "NVIDIA H100 80GB HBM3"."""
+    untyped: Any = torch
+    return cast(str, untyped.cuda.get_device_name(device))
+
+
 def backward(values: Tensor, gradient: Tensor | None = None) -> None:
     """Add the gradient of a scalar to its leaves; of other values, with what came back for them."""
     untyped: Any = values

@@ -13,7 +13,7 @@ from ..envs.graders.load import load_any, load_code
 from ..envs.row_tools import functions_of
 from .recipe import Recipe
 from .recipe_file import RecipeError, make_spec
-from .sources import RewardSection
+from .sections.tasks import RewardSection
 
 
 class Arena(NamedTuple):

@@ -74,6 +74,14 @@ class Layout:
             self._masks[kind] = zeros.masked_fill_(hidden, -torch.inf)
         return self._masks[kind]
 
+    @property
+    def num_pairs(self) -> int:
+        """Pairs of a query and a key that it sees, itself included."""
+        seen = (sum(end - start for start, end in spans) for spans in self.spans)
+        return sum(
+            own * (whole - own) + own * (own + 1) // 2 for whole, own in zip(seen, self.lengths, strict=True)
+        )
+
     def positions(self) -> list[int]:
         """[T] where a token stands in its row."""
         found: list[int] = []

@@ -42,14 +42,16 @@ _FREE = {
     "grpo.retry_s",
     "model.path",  # its files have a fingerprint
     "model.start",  # the run has a copy
+    "peak_tflops",
     "threads",
+    "trackers",
 }
 """Fields that say where and how a run works, not what comes out: they may change on the way. (The number of
 threads is in the last bits, which count in deterministic mode.)"""
 
 _NOTHING = ("None", "{}", "[]")
 """How a field that nobody has set stands in a recipe."""
-_YOUNG = {"lora.lr_ratio": "1.0"}
+_YOUNG = {"grpo.refill": "0", "lora.lr_ratio": "1.0"}
 """Fields that a run may have begun before, and the value that they had then, where it is not nothing."""
 
 QUESTION = "question"

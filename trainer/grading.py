@@ -1,8 +1,7 @@
 """The grading stage of a run, made from its recipe."""
 
-import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,10 +10,10 @@ from ..agents.grading.job import GradeAdapter, GradeLimits
 from ..agents.grading.stage import Grading
 from ..agents.ledger import Ledger
 from ..envs import Env
-from ..envs.errors import EpisodeFailed, boundary, no_exit
+from ..envs.errors import no_exit
 from ..envs.graders.grading import AnyGrader, GroupGrader
 from ..envs.graders.load import UnknownReward, load_any
-from ..envs.play import CLOSE_S
+from ..envs.play import put_away
 from .recipe import GradingSection, Recipe
 from .recipe_file import RecipeError, make_spec
 
@@ -58,9 +57,7 @@ async def open_grading(
             yield grading
     finally:
         if env is not None:
-            with suppress(EpisodeFailed), boundary("close"):  # the grades stand
-                async with asyncio.timeout(CLOSE_S):
-                    await env.close()
+            await put_away(env)
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ from typing import Literal
 from ..agents.trajectory import Group, Trajectory
 from ..envs import Scored
 from .advantages import Accepted, GroupPolicy, Rejection, credit_step, load_advantage
+from .overlong import Overlong
 from .recipe import GrpoSection
 
 
@@ -36,9 +37,12 @@ def judge(
     late: Literal["keep", "drop"] = "keep",
 ) -> Judgement:
     """The advantage of each episode, by the recipe's rules. `late`: as `GroupPolicy.late`."""
+    if (overlong := overlong_of(section)) is not None:
+        groups = overlong.shaped(groups)
     if section.shuffle_rewards:
         groups = _shuffled(groups, random.Random(f"{seed}/{step}/shuffle"))
     policy = GroupPolicy(
+        refill=section.refill,
         min_size=section.min_group,
         lost=section.lost,
         truncated=section.truncated,
@@ -47,6 +51,11 @@ def judge(
     )
     found = credit_step(groups, load_advantage(section.advantage, **section.advantage_options), policy)
     return Judgement(accepted=found.accepted, rejected=found.rejected)
+
+
+def overlong_of(section: GrpoSection) -> Overlong | None:
+    """What the recipe has episodes pay for their length."""
+    return None if section.overlong is None else Overlong(**section.overlong.model_dump())
 
 
 def _shuffled(groups: Sequence[Group], order: random.Random) -> list[Group]:

@@ -22,6 +22,7 @@ from .launch import world_size
 from .learner import Learner
 from .model import load_model
 from .ranks import Ranks, deal
+from .recipe_file import RecipeError
 from .reports import LossReport, StepReport, merge_reports
 from .rows import Batch, Normaliser, Row
 from .schedule import OptimizerConfig
@@ -134,6 +135,17 @@ class LeadingLearner(Learner):
         self, method: str, arguments: Sequence[tuple[Any, ...]], options: Mapping[str, Any], *, answers: bool
     ) -> None:
         self._all.tell(_Call(method=method, arguments=arguments, options=options, answers=answers))
+
+
+def open_learner(model: Path, config: LearnerConfig, ranks: Ranks | None = None) -> Learner:
+    """A learner of a model folder, shared with the ranks that wait for this one.
+
+    Raises `RecipeError` for a model that cannot be trained so.
+    """
+    try:
+        return Learner(load_model(model), config) if ranks is None else LeadingLearner(model, config, ranks)
+    except (ValueError, OSError) as error:  # of transformers too, as in `open_local_engine`
+        raise RecipeError(f"the model {model} cannot be trained: {error}") from error
 
 
 def _in_order(

@@ -31,6 +31,7 @@ from .checks import prepare_model
 from .config import LearnerConfig, usual_chunk
 from .correction import TOKEN_TIS, Correction
 from .errors import Diverged
+from .flops import shape_of
 from .kl import KlPenalty
 from .logprobs import Head, TokenLogprobs
 from .losses import load_loss
@@ -56,9 +57,11 @@ class Learner:
         self.ranks = ranks
         self.model = to_device(model, str(model.device))
         prepare_model(model)
+        self._shape = shape_of(model)
         self._adapted: Any = None
         if self.config.lora is not None:
             self._adapted = add_adapter(model, self.config.lora, self.config.seed)
+            self._shape = self._shape and self._shape.with_adapter(model)
         if self.config.activation_checkpointing:
             checkpoint_layers(model)
         self._policy = Policy(model)
@@ -107,7 +110,8 @@ class Learner:
         objective = Objective(
             loss=load_loss(loss, **options), correction=correction, kl=kl, entropy_bonus=entropy_bonus
         )
-        tally = Tally(batch.rows)
+        micros = self._micro_batches(batch.rows, whole_episodes=objective.needs_episodes)
+        tally = Tally(batch.rows, micros, self._shape)
         normaliser = batch.normaliser if self.ranks is None else self.ranks.total(batch.normaliser)
 
         def part_loss(part: Trained, found: TokenLogprobs) -> Tensor:
@@ -118,7 +122,6 @@ class Learner:
             tally.add(part, total, tokens, terms)
             return total
 
-        micros = self._micro_batches(batch.rows, whole_episodes=objective.needs_episodes)
         if self.ranks is None:
             head = self._head(temperature)
             for micro in micros:

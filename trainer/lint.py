@@ -7,6 +7,8 @@ before a model is loaded, and gives an `Advice` or None.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ..envs.graders import LambdaReward
+from ..envs.graders.lambda_reward import TIMEOUT_S
 from .arena import Arena
 from .recipe import Recipe
 from .schedule import model_width, usual_rate
@@ -143,8 +145,52 @@ def _long_ones_dropped(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
         return None
     return (
         "grpo.truncated",
-        "drop leaves out what the policy itself made long, so that it learns to make bad episodes long; keep "
-        "is without that bias",
+        f"{recipe.grpo.truncated} leaves out what the policy itself made long, so that it learns to make bad "
+        "episodes long; keep is without that bias, and grpo.overlong makes length cost something",
+    )
+
+
+def _lost_ones_replaced(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
+    if not recipe.grpo.refill:
+        return None
+    return (
+        "grpo.refill",
+        f"{recipe.grpo.refill} makes groups of what could be graded: what breaks when an episode is long or "
+        "odd is not seen any more; look at lost_share and refill_shift, and 0 hides nothing",
+    )
+
+
+def _never_overlong(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
+    overlong = recipe.grpo.overlong
+    budget = arena.env.budget.merged(recipe.source.budget)
+    turns = None if budget.max_turns is None else budget.max_turns * recipe.sampling.max_tokens
+    most = min((n for n in (turns, budget.max_tokens) if n is not None), default=None)
+    if overlong is None or most is None or most > overlong.max_tokens - overlong.cache_tokens:
+        return None
+    return (
+        "grpo.overlong",
+        f"begins behind {overlong.max_tokens - overlong.cache_tokens} tokens, and an episode has {most} at "
+        "most, so that nobody ever pays; lower max_tokens",
+    )
+
+
+def _never_stopped(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
+    section, every = recipe.evaluation.early_stopping, recipe.evaluation.every
+    if section is None or every is None or section.patience * every < recipe.grpo.steps:
+        return None
+    return (
+        "evaluation.early_stopping.patience",
+        f"{section.patience} evaluations, each {every} steps, are not over before grpo.steps="
+        f"{recipe.grpo.steps}, so that nothing is ever stopped; lower it, or evaluation.every",
+    )
+
+
+def _best_not_kept(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
+    if recipe.evaluation.early_stopping is None or recipe.checkpoint.keep_best:
+        return None
+    return (
+        "checkpoint.keep_best",
+        "0 keeps the policy at which training was stopped, and not the better one before it; set it to 1",
     )
 
 
@@ -155,6 +201,20 @@ def _late_ones_dropped(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
         "grading.close",
         f"{recipe.grading.close} leaves out what takes long to grade, which may be the hard tasks; wait is "
         "without that bias",
+    )
+
+
+def _no_second_call(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
+    reward, grader = recipe.reward, arena.env.grader
+    if reward is None or reward.batch == 1 or not (reward.timeout_s or isinstance(grader, LambdaReward)):
+        return None
+    call_s, limit_s = reward.timeout_s or TIMEOUT_S, recipe.source.grader_timeout_s
+    if recipe.grading is not None or 2 * call_s <= limit_s:
+        return None
+    return (
+        "reward.timeout_s",
+        f"{call_s:g} is over half of data.grader_timeout_s={limit_s:g}: where one answer hangs a call of "
+        "several, there is no time to ask for the others again; lower it, or raise data.grader_timeout_s",
     )
 
 
@@ -187,8 +247,13 @@ RULES: dict[str, Rule] = {
     "answers_over_context": _answers_over_context,
     "rate_far_off": _rate_far_off,
     "never_kept": _never_kept,
+    "never_stopped": _never_stopped,
+    "best_not_kept": _best_not_kept,
     "long_ones_dropped": _long_ones_dropped,
+    "lost_ones_replaced": _lost_ones_replaced,
+    "never_overlong": _never_overlong,
     "late_ones_dropped": _late_ones_dropped,
+    "no_second_call": _no_second_call,
     "not_repeatable": _not_repeatable,
     "shuffled": _shuffled,
 }

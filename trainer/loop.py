@@ -24,7 +24,7 @@ from ..envs.backoff import backoff_s
 from .checkpoint import Checkpoints
 from .errors import NothingGraded
 from .interrupt import Interrupt
-from .judge import judge
+from .judge import judge, overlong_of
 from .metrics import MetricsFile, bias_metrics, episode_metrics, judgement_metrics, troubles
 from .progress import Progress
 from .publisher import Publisher
@@ -86,12 +86,15 @@ class Trainer:
 
         metrics = {
             "step": self.num_steps,
+            "epoch": step * self.recipe.grpo.tasks_per_step // len(self.tasks),
             **episode_metrics(groups, self.max_reward),
             **judgement_metrics(judgement),
+            **(overlong.metrics(groups) if (overlong := overlong_of(self.recipe.grpo)) else {}),
             **bias_metrics(groups, judgement, (self.min_reward, self.max_reward)),
             **update.metrics,
             **({} if self.publisher.drift is None else {"engine_drift": self.publisher.drift}),
             **clock.laps,
+            "step_s": sum(clock.laps.values()),
         }
         record = {
             **update.record,
@@ -170,6 +173,7 @@ class Trainer:
                 epoch=epoch,
                 task=self.tasks[orders[epoch][at]],
                 num_samples=section.group_size,
+                refill=section.refill,
                 version=PolicyVersion(step),
                 is_settled=is_settled,
             )

@@ -3,22 +3,26 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any, cast
 
 from ..agents.evaluation import component_means, is_solved
-from ..agents.trajectory import Group, Trajectory
+from ..agents.trajectory import EpisodeKey, Group, Trajectory
 from ..envs import Failed, Ungraded
 from .advantages import Reason
 from .folder import writing
 from .judge import Judgement
+from .overlong import mean
+
+IN_BASELINE = (Reason.ZERO_VARIANCE, Reason.MASKED)
+"""Why an episode may be left out of the loss, and yet its siblings are compared with it."""
 
 
 def episode_metrics(groups: Sequence[Group], maximum: float) -> dict[str, float]:
     """What was collected: rewards over the graded, counts over all. An episode passes with `maximum`."""
-    members = [member for group in groups for member in group.members]
+    members = [member for group in groups for member in group.rollouts]
     rewards = [m.reward for m in members if m.reward is not None and math.isfinite(m.reward)]
     kinds = Counter(member.outcome.kind for member in members)
     found: dict[str, float] = {
@@ -26,19 +30,48 @@ def episode_metrics(groups: Sequence[Group], maximum: float) -> dict[str, float]
         "scored": kinds["scored"],
         "ungraded": kinds["ungraded"],
         "failed": kinds["failed"],
-        "truncated": sum(member.episode.stop.is_truncated for member in members),
+        "truncated": sum(member.episode.is_truncated for member in members),
         "sampled_tokens": sum(member.graph.num_sampled for member in members),
         "turns": fmean(member.episode.num_turns for member in members),
+        **_lengths(members),
+        **_waits(members),
     }
     if rewards:  # with nothing graded there is no mean, not a mean of zero
         found |= {
-            "reward": math.fsum(reward / len(rewards) for reward in rewards),  # their sum may overflow
+            "reward": mean(rewards),
             "reward_min": min(rewards),
             "reward_max": max(rewards),
             "pass_rate": fmean(is_solved(reward, maximum) for reward in rewards),
         }
     found |= {f"component_{name}": mean for name, mean in component_means(members).items()}
     return found
+
+
+def _lengths(members: Sequence[Trajectory]) -> dict[str, float]:
+    """Of the episodes that were played: what the policy sampled in each, and what each began with."""
+    played = [member for member in members if member.graph.num_sampled]
+    if not played:
+        return {}
+    lengths = [member.graph.num_sampled for member in played]
+    prompts = [len(member.graph.segments[0].calls[0].prompt_ids) for member in played]
+    return {
+        "length": fmean(lengths),
+        "length_min": min(lengths),
+        "length_max": max(lengths),
+        "prompt_length": fmean(prompts),
+        "prompt_length_max": max(prompts),
+        "truncated_share": fmean(member.episode.is_truncated for member in played),
+    }
+
+
+def _waits(members: Sequence[Trajectory]) -> dict[str, float]:
+    """Mean seconds in which an episode waited for the engine and for the environment, and the slowest one."""
+    times = [member.episode.timing for member in members]
+    return {
+        "policy_s": fmean(time.policy_s for time in times),
+        "env_s": fmean(time.env_s for time in times),
+        "slowest_episode_s": max(time.wall_s for time in times),
+    }
 
 
 def troubles(members: Iterable[Trajectory]) -> dict[str, int]:
@@ -60,27 +93,58 @@ def judgement_metrics(judgement: Judgement) -> dict[str, float]:
     reasons = Counter(each.reason.value for each in judgement.rejected)
     return {
         "accepted": len(judgement.accepted),
+        **_zero_variance(judgement),
         **{f"rejected_{reason}": count for reason, count in sorted(reasons.items())},
     }
+
+
+def _zero_variance(judgement: Judgement) -> dict[str, float]:
+    """The share of the groups with a baseline that teach nothing: all their advantages are 0."""
+    groups: dict[tuple[int, str], bool] = {}
+    for each in judgement.accepted:
+        place = each.trajectory.key.epoch, each.trajectory.key.task_id
+        teaches = any(each.turns or (each.advantage,))
+        groups[place] = groups.get(place, False) or teaches
+    for lost in judgement.rejected:
+        if lost.reason is Reason.ZERO_VARIANCE:
+            groups.setdefault((lost.key.epoch, lost.key.task_id), False)
+    if not groups:
+        return {}
+    return {"zero_variance_share": fmean(not teaches for teaches in groups.values())}
 
 
 def bias_metrics(
     groups: Sequence[Group], judgement: Judgement, reward_range: tuple[float, float]
 ) -> dict[str, float]:
-    """What the group policy does to the mean: `lost_share` of the episodes are in no baseline, `reward_kept`
+    """What the group policy does to the mean: `lost_share` of the rollouts are in no baseline, `reward_kept`
     is the mean of the others, and with every reward that does not exist at the floor or at the maximum the
-    mean of all would be `reward_lower` or `reward_upper`."""
-    lost = {each.key for each in judgement.rejected if each.reason is not Reason.ZERO_VARIANCE}
-    members = [member for group in groups for member in group.members]
+    mean of all would be `reward_lower` or `reward_upper`.
+
+    Where members were replaced, `refilled` places have a number that had none, and `refill_shift` is by how
+    much that moved `reward_kept` from what it would be without them.
+    """
+    lost = {each.key for each in judgement.rejected if each.reason not in IN_BASELINE}
+    members = [member for group in groups for member in group.rollouts]
     found = {"lost_share": fmean(member.key in lost for member in members)} if members else {}
     kept = [m.reward for m in members if m.key not in lost and m.reward is not None]
     if kept:
-        found["reward_kept"] = math.fsum(reward / len(kept) for reward in kept)
+        found["reward_kept"] = mean(kept)
     for name, bound in zip(("reward_lower", "reward_upper"), reward_range, strict=True):
         if members and math.isfinite(bound):
             rewards = (bound if member.reward is None else member.reward for member in members)
-            all_of_them = [reward if math.isfinite(reward) else bound for reward in rewards]
-            found[name] = math.fsum(reward / len(members) for reward in all_of_them)
+            found[name] = mean([reward if math.isfinite(reward) else bound for reward in rewards])
+    return found | _refills(groups, lost)
+
+
+def _refills(groups: Sequence[Group], lost: Collection[EpisodeKey]) -> dict[str, float]:
+    if not any(group.replaced for group in groups):
+        return {}
+    kept = [(g, m) for g in groups for m in g.members if m.key not in lost]
+    first = [m.reward for g, m in kept if m.reward is not None and m.key.sample < len(g.members)]
+    later = [m.reward for g, m in kept if m.reward is not None and m.key.sample >= len(g.members)]
+    found = {"replaced": float(sum(len(g.replaced) for g in groups)), "refilled": float(len(later))}
+    if first:
+        found["refill_shift"] = mean([*first, *later]) - mean(first)
     return found
 
 

@@ -23,6 +23,7 @@ from .recipe_file import RecipeError
 from .redaction import redacted
 from .schedule import OptimizerConfig, model_width, usual_rate
 from .trackers import RunInfo, Tracker, UnknownTracker, open_tracker
+from .trackers.aliases import Aliased, other_numbers
 from .trackers.several import Trackers
 
 
@@ -211,7 +212,10 @@ async def open_trackers(recipe: Recipe, progress: Progress) -> AsyncGenerator[Tr
     opened: dict[str, Tracker] = {}
     for section in recipe.trackers:
         try:
-            opened[section.kind] = open_tracker(section.kind, run, section.options)
+            tracker: Tracker = open_tracker(section.kind, run, section.options)
+            if section.aliases:
+                tracker = Aliased(tracker, section.aliases, other_numbers(recipe.grpo))
+            opened[section.kind] = tracker
         except UnknownTracker as error:
             raise RecipeError(f"trackers: {error}") from error
     trackers = Trackers(opened, progress.note)

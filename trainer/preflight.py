@@ -4,16 +4,19 @@ import asyncio
 import math
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import Any, cast
 
 from ..agents.errors import EngineError
-from ..envs import SandboxToolEnv
-from ..envs.graders import LambdaReward
-from ..envs.graders._lambda.reply import RewardFailed
+from ..envs import Env, SandboxToolEnv
+from ..envs.graders import AnyGrader, LambdaReward, NamedReward
+from ..envs.graders._functions.reply import RewardFailed
+from ..envs.play import put_away
+from ..envs.reachable import refusal
 from ..sandboxes import open_sandbox
 from .advantages import load_advantage
 from .arena import Arena, call, load_arena
 from .losses import usual_aggregation
-from .recipe import GrpoSection, Recipe
+from .recipe import GradingSection, GrpoSection, Recipe
 from .recipe_file import RecipeError
 
 
@@ -24,10 +27,9 @@ async def preflight(recipe: Recipe, *, trains: bool = True) -> Arena:
     `SandboxUnavailable`.
     """
     arena = load_arena(recipe)
-    _check_env_options(arena)
-    if isinstance(arena.env.grader, LambdaReward):
-        with _about("reward"):
-            await arena.env.grader.check()
+    await _check_env_options(arena)
+    await _check_reward(arena.env.grader)
+    await _check_grading(recipe.grading)
     if trains:
         if not arena.train:
             raise RecipeError(
@@ -47,6 +49,24 @@ async def preflight(recipe: Recipe, *, trains: bool = True) -> Arena:
         async with open_sandbox(arena.env.sandbox):
             pass
     return arena
+
+
+async def _check_grading(section: GradingSection | None) -> None:
+    """Raise `RecipeError` where nobody is at an address of the grading service."""
+    for field in ("url", "endpoint_url") if section is not None else ():
+        url: str | None = getattr(section, field)
+        with _about(f"grading.{field}"):
+            if url is not None and (why := await refusal(url)) is not None:
+                raise ValueError(f"{why}; start the grader first, or mend the address")
+
+
+async def _check_reward(grader: AnyGrader | None) -> None:
+    """Whether the processes and sandboxes that functions run in can load them."""
+    with _about("reward"):
+        if isinstance(grader, LambdaReward):
+            await grader.check()
+        elif isinstance(grader, NamedReward) and grader.call is not None:
+            await grader.call.check()
 
 
 def check_oracle(arena: Arena, field: str) -> None:
@@ -85,10 +105,12 @@ def check_advantage(section: GrpoSection, reward_range: tuple[float, float]) -> 
         )
     needed: float = getattr(advantage, "min_reward", -math.inf)
     floor, maximum = reward_range
-    if floor < needed:
+    shaped = "" if section.overlong is None else " with grpo.overlong"
+    lowest = floor - (0.0 if section.overlong is None else section.overlong.weight)
+    if lowest < needed:
         raise RecipeError(
             f"grpo.advantage: {section.advantage} needs rewards of {needed:g} or more, and the environment's "
-            f"go down to {floor:g}; choose another"
+            f"go down to {lowest:g}{shaped}; choose another"
         )
     if getattr(advantage, "needs_all_groups", False) and section.zero_variance == "drop":
         raise RecipeError(
@@ -121,9 +143,9 @@ def _loading(field: str, name: str) -> Generator[None, None, None]:
         ) from error
 
 
-def _check_env_options(arena: Arena) -> None:
+async def _check_env_options(arena: Arena) -> None:
     """An environment is made for each episode; the first one is made here."""
-    call("env.options, env.partners", arena.env, arena.options)
+    await put_away(cast(Env[Any], call("env.options, env.partners", arena.env, arena.options)))
 
 
 async def check_engine(recipe: Recipe) -> None:

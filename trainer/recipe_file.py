@@ -13,7 +13,7 @@ from ..agents.formats import tool_format
 from ..envs.options import from_options
 from ..sandboxes import SandboxSpec
 from .recipe import CorrectionSection, GradingSection, GrpoSection, OptimizerSection, Recipe, TinyModel
-from .sources import spelled_out
+from .sections.tasks import spelled_out
 
 CUTS = ("top_p", "top_k", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty")
 """Settings of sampling under which the engine draws from another distribution than the learner trains."""
@@ -116,6 +116,12 @@ def check_recipe(recipe: Recipe) -> None:
             "leave grpo.reference out"
         )
     _check_correction(recipe.grpo)
+    overlong = recipe.grpo.overlong
+    if overlong is not None and overlong.cache_tokens > overlong.max_tokens:
+        raise RecipeError(
+            f"grpo.overlong.cache_tokens: {overlong.cache_tokens} is over max_tokens={overlong.max_tokens}, "
+            "and it is the last part of those; lower it"
+        )
     if recipe.grpo.min_group > recipe.grpo.group_size:
         raise RecipeError(
             f"grpo.min_group: {recipe.grpo.min_group} is over grpo.group_size={recipe.grpo.group_size}, "
@@ -128,6 +134,11 @@ def check_recipe(recipe: Recipe) -> None:
         raise RecipeError(
             f"checkpoint.keep_best: {recipe.checkpoint.keep_best} needs evaluations on the way to tell which "
             "are the best; set evaluation.every"
+        )
+    if recipe.evaluation.early_stopping is not None and recipe.evaluation.every is None:
+        raise RecipeError(
+            "evaluation.early_stopping: needs evaluations on the way to tell when to stop; set "
+            "evaluation.every"
         )
     grpo, warm = recipe.grpo, recipe.warm_start
     if not grpo.steps and warm is None:

@@ -7,7 +7,8 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from .packing import Trained, scatter
+from .flops import Shape
+from .packing import MicroBatch, Trained, scatter
 from .rows import Row
 from .terms import LossTerms, TokenTerms
 
@@ -21,6 +22,10 @@ class LossReport:
     num_rows: int
     num_tokens: int
     """Trained tokens."""
+    num_inputs: int = 0
+    """Tokens that the model read; what rows share in a line counts once."""
+    flops: float | None = None
+    """Operations that this took (`flops.py`); None for a model whose arithmetic is another one."""
     metrics: Mapping[str, float]
     """Means over the trained tokens, and maxima whose names end in "_max". Always has "entropy", nats."""
     logprobs: tuple[tuple[float, ...], ...] = field(repr=False)
@@ -60,16 +65,25 @@ def merge_reports(parts: Sequence[LossReport], places: Sequence[Sequence[int]]) 
         loss=sum(part.loss for part in parts),
         num_rows=sum(map(len, places)),
         num_tokens=num_tokens,
+        num_inputs=sum(part.num_inputs for part in parts),
+        flops=_sum([part.flops for part in parts]),
         metrics=metrics,
         logprobs=in_order([part.logprobs for part in parts]),
         entropies=in_order([part.entropies for part in parts]),
     )
 
 
+def _sum(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None
+
+
 class Tally:
     """Adds up parts of micro-batches; reads from the device once, at the end."""
 
-    def __init__(self, rows: Sequence[Row]) -> None:
+    def __init__(self, rows: Sequence[Row], micros: Sequence[MicroBatch], shape: Shape | None) -> None:
+        self._num_inputs = sum(len(micro.inputs_T) for micro in micros)
+        self._flops = None if shape is None else shape.flops_of(micros)
         self._loss: list[Tensor] = []
         self._sums: dict[str, list[Tensor]] = {}
         self._maxima: dict[str, list[Tensor]] = {}
@@ -94,6 +108,8 @@ class Tally:
             loss=_total(self._loss),
             num_rows=len(self._logprobs),
             num_tokens=self._num_tokens,
+            num_inputs=self._num_inputs,
+            flops=self._flops,
             metrics=means | maxima,
             logprobs=tuple(tuple(row) for row in self._logprobs),
             entropies=tuple(tuple(row) for row in self._entropies),

@@ -8,39 +8,35 @@ runs/<name>/
 """
 
 import asyncio
-import json
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..agents.collector import Collector, GroupRequest
+from ..agents.collector import Collector
 from ..agents.engine import Engine, PolicyVersion
-from ..agents.evaluation import Evaluation, evaluate, is_solved
+from ..agents.evaluation import Evaluation, evaluate
 from ..agents.grading.stage import Grading
 from ..agents.ledger import Ledger
-from ..agents.trajectory import Trajectory
 from ._torch import use_processor
 from .arena import Arena
+from .beginning import START, Beginning
 from .checkpoint import Checkpoints
-from .config import LearnerConfig
+from .early_stopping import STOPPED, Scores
 from .errors import NothingGraded
+from .flops import peak_of
 from .folder import check_folder, make_folder, make_whole, open_folder
 from .grading import open_grading
 from .inputs import fingerprint
 from .interrupt import Interrupt, Interrupted
-from .leader import LeadingLearner, leading
-from .learner import Learner
-from .lineage import find_origin, read_lineage, write_start
+from .leader import leading, open_learner
 from .lint import lint
 from .loop import Trainer
 from .metrics import MetricsFile
-from .model import load_model
 from .parts import (
     learner_config,
     load_renderer,
     make_collector,
-    make_plain_rollout,
     make_rollout,
     open_engine,
     open_local_engine,
@@ -50,20 +46,11 @@ from .preflight import preflight
 from .progress import Progress
 from .publisher import Publisher
 from .ranks import Ranks
-from .recipe import Recipe, WarmStartSection
-from .recipe_file import RecipeError
+from .recipe import Recipe
 from .rows import Row
 from .summary import Summary, counting_seconds, summarize_run
-from .tiny import make_tiny_model
 from .trackers.several import Trackers
 from .update import Updater
-from .warm_start import demonstrate, oracle_texts, warm_start
-
-START = PolicyVersion(0)
-"""The policy that reinforcement learning starts from."""
-
-TOKENIZER_TEXTS = 512
-"""Demonstrations that a tiny model's tokenizer is trained on."""
 
 
 async def train(
@@ -110,17 +97,6 @@ async def train(
     return summary
 
 
-def open_learner(model: Path, config: LearnerConfig, ranks: Ranks | None = None) -> Learner:
-    """A learner of a model folder, shared with the ranks that wait for this one.
-
-    Raises `RecipeError` for a model that cannot be trained so.
-    """
-    try:
-        return Learner(load_model(model), config) if ranks is None else LeadingLearner(model, config, ranks)
-    except (ValueError, OSError) as error:  # of transformers too, as in `open_local_engine`
-        raise RecipeError(f"the model {model} cannot be trained: {error}") from error
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Run:
     recipe: Recipe
@@ -135,109 +111,41 @@ class _Run:
 
     async def to_the_end(self) -> None:
         """Every stage in order; a stage that an earlier start finished costs nothing."""
-        model = await self._model()
+        beginning = self._beginning()
+        model = await beginning.model()
         if self.recipe.warm_start is not None:
             async with open_local_engine(self.recipe, model) as engine:
                 await self._evaluate("baseline", engine, model, START)
-            model = await self._warm_start(model, self.recipe.warm_start)
+            model = await beginning.warm_start(model, self.recipe.warm_start)
         async with AsyncExitStack() as stack:
             starting = stack.enter_async_context(open_engine(self.recipe, model, self.progress))
             engine = self.wrap_engine(await self.interrupt.during(starting))
-            await self._evaluate("warm-start" if self.recipe.warm_start else "baseline", engine, model, START)
-            await self._learn(engine, model)
-            await self._evaluate("final", engine, model, PolicyVersion(self.recipe.grpo.steps))
+            first = "warm-start" if self.recipe.warm_start else "baseline"
+            self._keep_score(START, await self._evaluate(first, engine, model, START))
+            last = await self._learn(engine, model, await beginning.imitated(model))
+            await self._evaluate("final", engine, model, last)
 
-    async def _model(self) -> Path:
-        """The folder of the model before any training."""
-        if self.recipe.model.path is not None:
-            return self.recipe.model.path
-        if self.recipe.model.start is not None:
-            return self._start(self.recipe.model.start)
-        tiny, folder = self.recipe.model.tiny, self.recipe.folder / "model"
-        assert tiny is not None, "load_recipe checked it"
-        if not folder.exists():
-            texts = oracle_texts(self.recipe, await self._demonstrations(TOKENIZER_TEXTS))
-            make_whole(folder, lambda partial: make_tiny_model(tiny, partial, texts, seed=self.recipe.seed))
-        return folder
-
-    def _start(self, path: Path) -> Path:
-        """The folder of the model that another run, or a part of it, makes."""
-        folder = self.recipe.folder / "start"
-        if not folder.exists():
-            origin = find_origin(path)
-            self.progress.waiting(f"the weights of {origin.folder}")
-            make_whole(folder, lambda partial: write_start(origin, partial))
-            self.progress.note(f"starting from the {origin.kind} {origin.folder}")
-        self.ledger.set_meta("lineage", json.dumps(read_lineage(self.recipe.folder)))
-        return folder
-
-    async def _warm_start(self, model: Path, section: WarmStartSection) -> Path:
-        """The folder of the model after its supervised start."""
-        folder = self.recipe.folder / "warm-start"
-        if folder.exists():
-            return folder
-        renderer = load_renderer(self.recipe, model)
-        demonstrations = await self._demonstrations(section.demonstrations)
-        rows = [demonstrate(each.key, each.episode, renderer) for each in demonstrations]
-        learner = open_learner(
-            model,
-            learner_config(self.recipe, section.optimizer, section.steps, model=model, lora=section.lora),
-            self.ranks,
+    def _beginning(self) -> Beginning:
+        return Beginning(
+            recipe=self.recipe,
+            arena=self.arena,
+            progress=self.progress,
+            ledger=self.ledger,
+            grading=self.grading,
+            interrupt=self.interrupt,
+            ranks=self.ranks,
         )
-        self.progress.phase("warm start", section.steps)
-        self.progress.waiting("learner")
-        for _ in warm_start(learner, rows, section, seed=self.recipe.seed):
-            self.progress.advance()
-            await asyncio.sleep(0)
-            self.interrupt.check()
-        make_whole(folder, learner.export_merged)
-        return folder
 
-    async def _demonstrations(self, number: int) -> list[Trajectory]:
-        """The oracle's play of the first training tasks, as far as it earned the maximum."""
-        tasks = self.arena.train[:number]
-        requests = [
-            GroupRequest(split="demonstrations", epoch=0, task=task, num_samples=1, version=START)
-            for task in tasks
-        ]
-        self.progress.phase("demonstrations", len(tasks))
-        self.progress.waiting("episodes")
-        rollout = make_plain_rollout(self.recipe, self.arena, self.arena.env.oracle)
-        collector = make_collector(
-            self.recipe, rollout, self.ledger, self.progress, self._count, grading=self.grading
-        )
-        groups = await self.interrupt.during(collector.collect(requests))
-        played = [member for group in groups for member in group.members]
-        maximum = self.arena.env.reward_range[1]
-        solved = [each for each in played if each.reward is not None and is_solved(each.reward, maximum)]
-        if not solved:
-            raise RecipeError(
-                f"{self.recipe.source_field}: the oracle of {self.recipe.source.id!r} solved none of "
-                f"{len(played)} tasks: nothing to learn from; the first ended as {played[0].outcome}. "
-                "palaestra play looks closer"
-            )
-        return solved
-
-    def _count(self, trajectory: Trajectory) -> None:
-        self.progress.advance()
-        self.progress.episode(trajectory)
-
-    async def _learn(self, engine: Engine, model: Path) -> None:
-        """Every step that is still to do. A signal leaves a checkpoint behind."""
-        section, every = self.recipe.grpo, self.recipe.evaluation.every
-        trainer = self._trainer(engine, model, await self._imitated(model))
+    async def _learn(self, engine: Engine, model: Path, demonstrations: Sequence[Row]) -> PolicyVersion:
+        """Every step that is still to do; the policy after the last. A signal leaves a checkpoint behind."""
+        trainer = self._trainer(engine, model, demonstrations)
         await trainer.restore()
         self._show_steps(trainer)
         try:
-            while trainer.num_steps < section.steps:
-                # Before the next step, not after the last: a restart finishes what it finds unfinished.
-                if every and trainer.num_steps and trainer.num_steps % every == 0:
-                    version = PolicyVersion(trainer.num_steps)
-                    found = await self._evaluate(f"step-{version:06d}", engine, model, version)
-                    if self.recipe.checkpoint.keep_best and found.reward is not None:
-                        await trainer.checkpoint()
-                        trainer.checkpoints.rate(version, found.reward.value)
-                    self._show_steps(trainer)
+            # Evaluated before the next step, not after the last: a restart finishes what it finds unfinished.
+            while trainer.num_steps < self.recipe.grpo.steps:
+                if await self._is_enough(trainer, engine, model):
+                    break
                 await trainer.step()
                 self.progress.advance()
                 self.interrupt.check()
@@ -246,24 +154,51 @@ class _Run:
             raise
         await trainer.checkpoint()
         make_whole(self.recipe.folder / "policy", trainer.updater.learner.save)
+        return PolicyVersion(trainer.num_steps)
+
+    async def _is_enough(self, trainer: Trainer, engine: Engine, model: Path) -> bool:
+        """Evaluate where it is time to, and say whether there is nothing more to be had."""
+        section, steps = self.recipe.evaluation, trainer.num_steps
+        if section.every is None or not steps or steps % section.every:
+            return False
+        version = PolicyVersion(steps)
+        found = await self._evaluate(f"step-{version:06d}", engine, model, version)
+        self._keep_score(version, found)
+        if self.recipe.checkpoint.keep_best and found.reward is not None:
+            await trainer.checkpoint()
+            trainer.checkpoints.rate(version, found.reward.value)
+        self._show_steps(trainer)
+        stall = None if section.early_stopping is None else self._scores.stall(steps, section.early_stopping)
+        if stall is not None:
+            self.ledger.set_meta(STOPPED, str(stall))
+            self.progress.note(str(stall))
+        return stall is not None
+
+    def _keep_score(self, version: PolicyVersion, found: Evaluation) -> None:
+        if found.reward is not None:  # one without a number says nothing
+            self._scores.add(version, found.reward.value)
+
+    @property
+    def _scores(self) -> Scores:
+        return Scores(self.ledger)
 
     def _show_steps(self, trainer: Trainer) -> None:
         self.progress.phase("grpo", self.recipe.grpo.steps)
         self.progress.advance(trainer.num_steps)
-
-    async def _imitated(self, model: Path) -> list[Row]:
-        """Demonstrations that go into every update, if the recipe wants some."""
-        if not self.recipe.grpo.sft_coefficient:
-            return []
-        renderer = load_renderer(self.recipe, model)
-        found = await self._demonstrations(self.recipe.grpo.sft_demonstrations)
-        return [demonstrate(each.key, each.episode, renderer) for each in found]
 
     def _trainer(self, engine: Engine, model: Path, demonstrations: Sequence[Row]) -> Trainer:
         recipe, grpo = self.recipe, self.recipe.grpo
         num_updates = grpo.steps * grpo.updates_per_step or recipe.optimizer.warmup_steps + 1
         config = learner_config(recipe, recipe.optimizer, num_updates, model=model, lora=recipe.lora)
         learner = open_learner(model, config, self.ranks)
+        peak = peak_of(learner.model.device, config.dtype, given=recipe.peak_tflops)
+        updater = Updater(
+            learner=learner,
+            section=grpo,
+            demonstrations=demonstrations,
+            seed=recipe.seed,
+            peak_flops=None if peak is None else peak * (1 if self.ranks is None else self.ranks.world),
+        )
         renderer = load_renderer(recipe, model)
         remote = recipe.engine.kind != "local"
         probes = [renderer.opening(task.messages, task.tools) for task in self.arena.train[:4]]
@@ -273,7 +208,7 @@ class _Run:
             max_reward=self.arena.env.reward_range[1],
             min_reward=self.arena.env.reward_range[0],
             collector=self._player(engine, model, recipe.sampling.temperature),
-            updater=Updater(learner=learner, section=grpo, demonstrations=demonstrations, seed=recipe.seed),
+            updater=updater,
             publisher=Publisher(
                 learner,
                 engine,

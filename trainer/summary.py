@@ -13,6 +13,7 @@ from typing import Any
 from ..agents.evaluation import Evaluation, summarize
 from ..agents.ledger import Ledger
 from ..agents.trajectory import Group, Trajectory
+from .early_stopping import STOPPED
 from .folder import write_whole, writing
 from .metrics import strict_json
 from .recipe import Recipe
@@ -25,6 +26,8 @@ class Summary:
     name: str
     seed: int
     steps: int
+    stopped: str | None
+    """Why training ended before its last step; None: it did not."""
     seconds: float
     """Wall seconds, over every start of the run but those that were killed."""
     evaluations: dict[str, Evaluation]
@@ -61,6 +64,7 @@ def summarize_run(recipe: Recipe, reward_range: tuple[float, float], ledger: Led
         name=recipe.name,
         seed=recipe.seed,
         steps=len(records),
+        stopped=ledger.meta(STOPPED),
         seconds=float(ledger.meta("seconds") or 0.0),
         evaluations={split: evaluation_of(ledger, split, reward_range) for split in splits},
         train={

@@ -16,9 +16,12 @@ from .losses import load_loss
 from .recipe import GrpoSection
 from .reports import LossReport, StepReport
 from .rows import Batch, Row, make_batch, training_rows
+from .speed import Speed
 from .terms import traits
 
-PER_UPDATE = ("loss", "grad_norm", "skipped", "lr", "sft_loss")
+COUNTS = ("skipped", "trained_tokens")
+"""Metrics of an update whose sum over the updates is the step's."""
+PER_UPDATE = ("loss", "grad_norm", "lr", "sft_loss")
 """Metrics of an update as a whole, not of its tokens."""
 
 
@@ -27,8 +30,8 @@ class Update:
     """What one step did to the policy."""
 
     metrics: dict[str, float]
-    """Over the step's updates: of maxima the maximum, of `trained_tokens` the sum, of `PER_UPDATE` the mean
-    over the updates, of all others the mean over their trained tokens."""
+    """Over the step's updates: the largest of what ends in "_max", sums of counts, the mean of `PER_UPDATE`,
+    and of all else the mean over trained tokens."""
     record: dict[str, Any]
     """Enough to compute the losses again without the model (`replay.py`)."""
 
@@ -43,6 +46,8 @@ class Updater:
     """What `sft_coefficient` draws from."""
     seed: int = 0
     """Of that draw."""
+    peak_flops: float | None = None
+    """Operations a second of all devices together, for `mfu`; None: nobody knows."""
 
     def __post_init__(self) -> None:
         if self.section.sft_coefficient and not self.demonstrations:
@@ -57,12 +62,15 @@ class Updater:
         the policy's version."""
         updates: list[dict[str, Any]] = []
         metrics: list[dict[str, float]] = []
+        speed = Speed()
         for part, rows in enumerate(self._parts(accepted)):
             is_fresh = part == 0 and self.section.old_policy == "learner"
             batch = whole_batch(rows, self.section, is_fresh=is_fresh)
-            report = self.learner.forward_backward(batch, **objective_options(self.section))
-            sft = self._imitate(random.Random(f"{self.seed}/{step}/{part}/sft"))
-            stepped = self.learner.optim_step()
+            with speed.timing():
+                report = self.learner.forward_backward(batch, **objective_options(self.section))
+                speed.add(report)
+                sft = self._imitate(random.Random(f"{self.seed}/{step}/{part}/sft"), speed)
+                stepped = self.learner.optim_step()
             updates.append(_record(batch, report, with_entropy=bool(self.section.entropy_coefficient)) | sft)
             metrics.append(_metrics(batch, report, stepped) | off_policy_metrics(rows, report.logprobs, step))
             if sft:
@@ -70,7 +78,7 @@ class Updater:
             if part == 0:
                 metrics[0]["engine_gap_max"] = engine_gap_max(rows, report.logprobs)
         return Update(
-            metrics=over_updates(metrics),
+            metrics=over_updates(metrics) | speed.metrics(self.peak_flops),
             record={
                 "loss": self.section.loss,
                 "loss_options": self.section.loss_options,
@@ -94,7 +102,7 @@ class Updater:
             found.append(with_kl_in_reward(rows, self.section))
         return found
 
-    def _imitate(self, draw: random.Random) -> dict[str, Any]:
+    def _imitate(self, draw: random.Random, speed: Speed) -> dict[str, Any]:
         """Add the gradient of some demonstrations; the part of the record that tells of it."""
         section = self.section
         if not section.sft_coefficient:
@@ -103,6 +111,7 @@ class Updater:
         report = self.learner.forward_backward(
             make_batch(rows), "sft", weight=section.sft_coefficient, temperature=1.0
         )
+        speed.add(report)
         logprobs = [
             value
             for row, found in zip(rows, report.logprobs, strict=True)
@@ -150,9 +159,10 @@ def over_updates(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
     for name in dict.fromkeys(name for each in metrics for name in each):
         values = [each[name] for each in metrics if name in each]
         tokens = [each["trained_tokens"] for each in metrics if name in each]
-        if name.endswith("_max"):
-            found[name] = math.nan if any(map(math.isnan, values)) else max(values)
-        elif name == "trained_tokens":
+        if name.endswith(("_max", "_min")):
+            extreme = max(values) if name.endswith("_max") else min(values)
+            found[name] = math.nan if any(map(math.isnan, values)) else extreme
+        elif name in COUNTS:
             found[name] = math.fsum(values)
         elif name in PER_UPDATE or not any(tokens):
             found[name] = fmean(values)
@@ -169,10 +179,35 @@ def _metrics(batch: Batch, report: LossReport, stepped: StepReport) -> dict[str,
         "lr": stepped.lr,
         "trained_tokens": float(report.num_tokens),
         **report.metrics,
+        **_advantages(batch),
+        "approx_kl": _moved(batch, report.logprobs),
     }
     if (kl := reference_kl(batch.rows, report.logprobs)) is not None:
         found["kl"] = kl
     return found
+
+
+def _advantages(batch: Batch) -> dict[str, float]:
+    """Over the trained tokens, as the loss meets them."""
+    values = [row.advantages[at] for row in batch.rows for at in row.trained]
+    if not values:
+        return {}
+    return {
+        "advantage": sum(values) / len(values),
+        "advantage_min": min(values),
+        "advantage_max": max(values),
+    }
+
+
+def _moved(batch: Batch, logprobs: Sequence[Sequence[float]]) -> float:
+    """Mean of log anchor - log pi over the trained tokens, nats, where ratios are taken to the anchor: the k1
+    estimate of KL(anchor || pi), and 0 in a fresh batch."""
+    gaps = [
+        (row.tokens.logprobs if row.old_logprobs is None else row.old_logprobs)[at] - found[at]
+        for row, found in zip(batch.rows, logprobs, strict=True)
+        for at in row.trained
+    ]
+    return 0.0 if batch.is_fresh or not gaps else sum(gaps) / len(gaps)
 
 
 def engine_gap_max(rows: Sequence[Row], logprobs: Sequence[Sequence[float]]) -> float:

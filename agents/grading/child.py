@@ -5,13 +5,13 @@ python -m palaestra.agents.grading.child ENV OPTIONS < request
 
 import asyncio
 import json
+import os
 import sys
-from contextlib import suppress
 
 from ...envs import load_env
-from ...envs.errors import EpisodeFailed, boundary
+from ...envs.errors import EpisodeFailed
 from ...envs.graders.grading import ask, crash
-from ...envs.play import CLOSE_S
+from ...envs.play import put_away
 from .job import GradeRequest
 from .wire import read_request, verdicts_json
 
@@ -28,17 +28,15 @@ async def answer(env: str, options: str, request: GradeRequest) -> str:
         why = crash(failed).removeprefix("crash: ")
         return json.dumps({"status": "failed", "error": why, "retryable": failed.retryable})
     finally:
-        with suppress(EpisodeFailed), boundary("close"):  # the verdict stands
-            async with asyncio.timeout(CLOSE_S):
-                await made.close()
+        await put_away(made)
 
 
 def main() -> None:
     request = read_request(sys.stdin.buffer.read())
-    said = sys.stdout
-    sys.stdout = sys.stderr  # an environment that prints does not spoil the answer
-    said.write(asyncio.run(answer(sys.argv[1], sys.argv[2], request)))
-    said.flush()
+    said = os.dup(1)
+    os.dup2(2, 1)  # what an environment and its processes print does not spoil the answer
+    with os.fdopen(said, "w", encoding="utf-8") as answers:
+        answers.write(asyncio.run(answer(sys.argv[1], sys.argv[2], request)))
 
 
 if __name__ == "__main__":

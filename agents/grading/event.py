@@ -7,17 +7,17 @@ from typing import Any
 
 from yarl import URL
 
-from ...envs.graders._lambda.aws import aws_client
+from ...envs.graders._functions.aws import aws_client
 from ...envs.threads import in_thread
-from .callback import CALLBACK_POLL_S, CallbackServer
-from .client import Client
-from .job import Answer, GraderBusy, GradeRequest, GraderRefused, Inbox, Running
+from .callback import CallbackServer
+from .job import Answer, GraderBusy, GradeRequest, GraderRefused, Running
+from .remote import Remote
 from .wire import MAX_ANSWER_BYTES, read_answer, request_json
 
 S3 = "s3://"
 
 
-class LambdaEvent:
+class LambdaEvent(Remote):
     """Submits by `Invoke` of type "Event"; the function puts its answer where it is told to, or calls back.
 
     LambdaEvent("arn:aws:lambda:eu-west-1:123456789012:function:judge", answers="s3://my-bucket/grades")
@@ -26,8 +26,6 @@ class LambdaEvent:
     AWS may run an event twice, and runs one that raised up to three times: the first answer counts. Answers
     stay where they are. An event holds 1 MB at most, the workspaces included.
     """
-
-    is_durable = True
 
     def __init__(
         self,
@@ -46,30 +44,16 @@ class LambdaEvent:
         """
         if answers is None and callback is None:
             raise ValueError("answers, callback: one of them must say where answers go")
+        super().__init__(token_env=token_env, callback=callback, timeout_s=timeout_s)
         self._function, self._answers = function, None if answers is None else _folder(answers)
-        self._client, self._callback = Client(token_env=token_env, timeout_s=timeout_s), callback
         self._timeout_s = timeout_s
         self._lambda = aws_client("lambda", timeout_s=timeout_s, function=function, endpoint_url=endpoint_url)
         self._errors: Any = import_module("botocore.exceptions")
-        self.poll_s: float | None = None if callback is None else CALLBACK_POLL_S
-
-    async def open(self, inbox: Inbox) -> None:
-        await self._client.open()
-        if self._callback is not None:
-            await self._callback.open(inbox)
-
-    async def close(self) -> None:
-        """Functions that are under way go on."""
-        await self._client.close()
-        if self._callback is not None:
-            await self._callback.close()
 
     async def submit(self, request: GradeRequest) -> str:
         at = None if self._answers is None else f"{self._answers}/{request.key}.json"
-        more: dict[str, Any] = {} if at is None else {"answer_at": at}
-        if self._callback is not None:
-            more["callback"] = self._callback.address(request)
-        body = request_json(request, **more)
+        more = {} if at is None else {"answer_at": at}
+        body = request_json(request, **more, **self._where(request))
         await in_thread(lambda: self._invoke(body))
         return json.dumps({"at": at})
 

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from ...envs.errors import EpisodeFailed
 from ...envs.graders.grading import AnyGrader, ask, crash
 from .job import Answer, Broken, GradeRequest, Inbox, Running, Verdicts
-from .stage import MAX_POLL_S
+from .watch import MAX_POLL_S
 
 
 class TaskAdapter(ABC):

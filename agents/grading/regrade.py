@@ -9,7 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from ...envs import Episode, Failed, StopReason, Task, TaskSet
+from ...envs import Task, TaskSet
 from ..collector import Collector, GroupRequest
 from ..engine import PolicyVersion
 from ..evaluation import Evaluation, summarize
@@ -62,7 +62,8 @@ async def regrade(
             split=split,
             epoch=epoch,
             task=tasks.by_id(task_id),
-            num_samples=1 + max(member.key.sample for member in group.members),
+            num_samples=len(group.members),
+            samples=tuple(member.key.sample for member in group.members),
             version=group.members[0].version,
             is_settled=True,
         )
@@ -100,11 +101,7 @@ class _Stored:
         self._members = {replace(member.key, attempt=0): member for member in members}
 
     async def __call__(self, key: EpisodeKey, task: Task, version: PolicyVersion) -> Trajectory | Played:
-        member = self._members.get(replace(key, attempt=0))
-        if member is None:
-            missing = Failed(stage="record", cause="missing", retryable=False, message="it had not ended")
-            episode = Episode(task_id=task.id, seed=0, messages=(), stop=StopReason.FAILED, failure=missing)
-            return Played(key=key, version=version, episode=episode, graph=TokenGraph()).judged(missing)
+        member = self._members[replace(key, attempt=0)]
         played = Played(key=key, version=member.version, episode=member.episode, graph=TokenGraph())
         failure = member.episode.failure
         return played if failure is None else played.judged(failure)

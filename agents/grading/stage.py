@@ -9,41 +9,20 @@ Everything that a restart needs is in the run file before anybody waits for it: 
 """
 
 import asyncio
-import time
-from collections.abc import Awaitable, Coroutine, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from collections.abc import Sequence
 
 from ...envs import Task, Ungraded
-from ...envs.backoff import backoff_s
-from ...envs.errors import EpisodeFailed, boundary
+from ...envs.errors import EpisodeFailed
 from ...envs.graders.grading import crash, outcome_of
 from ..ledger import Ledger
 from ..trajectory import EpisodeKey, Played
-from .job import Answer, Broken, Fate, GradeAdapter, GradeJob, GradeLimits, GradeRequest, Running, Verdicts
+from .calls import Calls, trouble
+from .job import Broken, Fate, GradeAdapter, GradeJob, GradeLimits, GradeRequest, Running, Verdicts
+from .watch import Watch
 from .wire import verdicts_json
 
-T = TypeVar("T")
-
-CALL_S = 60.0
-"""Of one call to the adapter: none of them waits for a grade."""
-MAX_POLL_S = 60.0
-MAX_POLLS_PER_S = 25.0
-"""Of all jobs together: at a fifth of a millisecond each they stay under 1 % of a processor."""
-MAX_CALLS = 16
-"""Submissions at one time: each holds whole episodes in memory."""
-
-
-@dataclass(slots=True)
-class _Watch:
-    """A job that somebody waits for."""
-
-    news: asyncio.Event = field(default_factory=asyncio.Event)
-    alive_at: float = 0.0
-    beat: str | None = None
-    trouble: str = ""
-    """Why the last call came to nothing."""
+MAX_SUBMISSIONS = 16
+"""At one time: each holds whole episodes in memory."""
 
 
 class Grading:
@@ -65,22 +44,21 @@ class Grading:
     ) -> None:
         """`is_of_groups`: the grader wants the siblings of a group together."""
         self.limits, self.is_of_groups = limits or GradeLimits(), is_of_groups
-        self._ledger, self._book, self._adapter = ledger, ledger.grades, adapter
-        self._reward_range = reward_range
+        self._book, self._adapter, self._reward_range = ledger.grades, adapter, reward_range
+        self._calls = Calls(adapter, ledger.grades)
         self._room = asyncio.Semaphore(self.limits.max_outstanding)
-        self._submissions = asyncio.Semaphore(MAX_CALLS)
-        self._watches: dict[str, _Watch] = {}
+        self._submissions = asyncio.Semaphore(MAX_SUBMISSIONS)
+        self._watches: dict[str, Watch] = {}
         self._mine: set[str] = set()
-        self._releases: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> "Grading":
         await self._adapter.open(self)
         for handle in self._book.leftovers():  # of a start that was killed before it could say so
-            self._release_soon(handle)
+            self._calls.release_soon(handle)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        await asyncio.gather(*self._releases)
+        await self._calls.finish()
         await self._adapter.close()
 
     @property
@@ -91,7 +69,7 @@ class Grading:
     async def grade(self, members: Sequence[EpisodeKey], task: Task) -> None:
         """Returns when every member, played and in the run file, has its outcome there."""
         job = self._book.open(members)
-        self._watches[job.id] = _Watch()
+        self._watches[job.id] = Watch(self.limits)
         try:
             async with self._room:
                 await self._tries(job.id, task)
@@ -107,7 +85,7 @@ class Grading:
         self._book.give_up(job, Ungraded(reason=reason, is_late=is_late))
         self.wake(job.id)
         if job.handle is not None:
-            self._release_soon(job.handle)
+            self._calls.release_soon(job.handle)
 
     def wake(self, job: str) -> None:
         """Something happened to a job: look at it now."""
@@ -118,7 +96,7 @@ class Grading:
         """A sign of life. False: nobody waits for that job."""
         if (watch := self._watches.get(job)) is None:
             return False
-        watch.alive_at = time.monotonic()
+        watch.alive()
         return True
 
     def receive(self, job: str, attempt: int, answer: Verdicts | Broken) -> Fate:
@@ -166,16 +144,17 @@ class Grading:
 
     async def _tries(self, name: str, task: Task) -> None:
         """Try after try, until the job is over."""
-        until = time.monotonic() + self.limits.total_s
+        watch = self._watches[name]
+        watch.begin()
         while (job := self._job(name)).is_open:
-            handle = await self._submitted(job, task, until)
+            handle = await self._submitted(job, task, watch)
             if handle is not None:
-                answer = await self._watch(job, handle, until)
+                answer = await self._awaited(job, handle, watch)
                 if answer is not None:
                     self.receive(name, job.attempt, answer)
-                await self._release(handle)
+                await self._calls.release(handle)
             if (after := self._job(name)).is_open:
-                await self._rest(name, after.attempt, until)
+                await watch.rest(after.attempt)
 
     def _job(self, name: str) -> GradeJob:
         found = self._book.job(name)
@@ -187,156 +166,60 @@ class Grading:
         now = self._job(job.id)
         return now.is_open and now.attempt == job.attempt
 
-    async def _submitted(self, job: GradeJob, task: Task, until: float) -> str | None:
+    async def _submitted(self, job: GradeJob, task: Task, watch: Watch) -> str | None:
         """The handle of the try under way, which a restart may have found; None where the try is over."""
         if job.handle is not None and (self._adapter.is_durable or job.id in self._mine):
             return job.handle
-        handle = await self._accepted(job, task, until)
+        handle = await self._accepted(job, task, watch)
         if handle is None:
             return None
         if not self._book.submitted(job, handle):  # its answer was faster than the word that it was taken
-            await self._release(handle)
+            await self._calls.release(handle)
             return None
         self._mine.add(job.id)
         return handle
 
-    async def _accepted(self, job: GradeJob, task: Task, until: float) -> str | None:
+    async def _accepted(self, job: GradeJob, task: Task, watch: Watch) -> str | None:
         """Submit until somebody takes it, always with the same key: whether we were heard is not known."""
         failures = 0
         while self._is_due(job):
-            if time.monotonic() >= until:
-                self._broke(job, job.attempt, self._out_of_time(self._watches[job.id].trouble))
+            if watch.left_s <= 0:
+                self._broke(job, job.attempt, watch.out_of_time())
                 return None
             try:
                 async with self._submissions:
                     if self._is_due(job):
-                        return await self._taken(job, self._request(job, task, until))
+                        return await self._calls.submit(self._request(job, task, watch))
             except EpisodeFailed as error:
-                if self._is_due(job) and (not error.failed.retryable or time.monotonic() >= until):
+                if self._is_due(job) and (not error.failed.retryable or watch.left_s <= 0):
                     self._broke(job, job.attempt, Broken(reason=crash(error.failed), is_retryable=False))
                     return None
-                self._watches[job.id].trouble = crash(error.failed).removeprefix("crash: ")
+                watch.trouble = trouble(error)
             failures += 1
-            await self._rest(job.id, failures, until)
+            await watch.rest(failures)
         return None
 
-    async def _taken(self, job: GradeJob, request: GradeRequest) -> str:
-        """The handle. Nobody may wait for it any more: then the try is released as soon as there is one."""
-        submission = asyncio.create_task(self._called(self._adapter.submit(request)))
-        try:
-            return await asyncio.shield(submission)
-        except asyncio.CancelledError:
-            if self._job(job.id).is_open:  # the run ends: the next start submits the same key
-                submission.cancel()
-            else:
-                self._soon(self._release_started(submission))
-            raise
-
-    async def _release_started(self, submission: "asyncio.Task[str]") -> None:
-        with suppress(EpisodeFailed):
-            await self._release(await submission)
-
-    def _request(self, job: GradeJob, task: Task, until: float) -> GradeRequest:
+    def _request(self, job: GradeJob, task: Task, watch: Watch) -> GradeRequest:
         return GradeRequest(
             job=job.id,
             attempt=job.attempt,
             task=task,
             episodes=tuple(played.episode for played in self._played(job)),
-            limit_s=max(min(self.limits.attempt_s, until - time.monotonic()), 0.0),
+            limit_s=max(min(self.limits.attempt_s, watch.left_s), 0.0),
         )
 
-    async def _watch(self, job: GradeJob, handle: str, until: float) -> Verdicts | Broken | None:
+    async def _awaited(self, job: GradeJob, handle: str, watch: Watch) -> Verdicts | Broken | None:
         """The answer to a try; None where it came another way. Looks before it asks for the time: what was
         finished while nobody watched counts."""
-        watch, started = self._watches[job.id], time.monotonic()
-        watch.alive_at, watch.beat, watch.trouble = started, None, ""
+        watch.start()
         while True:
             watch.news.clear()
-            answer = await self._polled(handle, watch)
+            answer = await self._calls.poll(handle, watch)
             if not self._is_due(job):
                 return None
             if not isinstance(answer, Running):
                 return answer
-            now = time.monotonic()
-            if answer.beat is not None and answer.beat != watch.beat:
-                watch.alive_at, watch.beat = now, answer.beat
-            if (over := self._over(now, started, watch, until)) is not None:
+            watch.heard(answer)
+            if (over := watch.over()) is not None:
                 return over
-            await self._pause(watch, started, until)
-
-    def _over(self, now: float, started: float, watch: _Watch, until: float) -> Broken | None:
-        """Why a try that gives no answer is over."""
-        limits = self.limits
-        if now >= until:
-            return self._out_of_time(watch.trouble)
-        if now >= started + limits.attempt_s:
-            return Broken(
-                reason=f"timeout: the grader took over {limits.attempt_s:g} s{_last(watch.trouble)}"
-            )
-        if limits.heartbeat_s is not None and now >= watch.alive_at + limits.heartbeat_s:
-            return Broken(reason=f"lost: the grader gave no sign of life for {limits.heartbeat_s:g} s")
-        return None
-
-    def _out_of_time(self, trouble: str) -> Broken:
-        why = f"timeout: all tries together took over {self.limits.total_s:g} s{_last(trouble)}"
-        return Broken(reason=why, is_retryable=False)
-
-    async def _pause(self, watch: _Watch, started: float, until: float) -> None:
-        """Until there is news, a limit, or time for another look."""
-        limits, now = self.limits, time.monotonic()
-        pause_s = self._adapter.poll_s
-        if pause_s is None:
-            slowly_s = max((now - started) / 10, len(self._watches) / MAX_POLLS_PER_S)
-            pause_s = max(limits.poll_s, min(slowly_s, MAX_POLL_S))
-        ends = [until, started + limits.attempt_s]
-        if limits.heartbeat_s is not None:
-            ends.append(watch.alive_at + limits.heartbeat_s)
-        await _news(watch, min(pause_s, *(end - now for end in ends)))
-
-    async def _rest(self, name: str, failures: int, until: float) -> None:
-        """Before the next try; the end of the job ends it."""
-        watch = self._watches[name]
-        watch.news.clear()
-        await _news(watch, min(backoff_s(self.limits.retry_s, failures), until - time.monotonic()))
-
-    async def _polled(self, handle: str, watch: _Watch) -> Answer:
-        """An answer; of a grader that cannot be reached there is no news."""
-        try:
-            answer = await self._called(self._adapter.poll(handle))
-            watch.trouble = ""
-            return answer
-        except EpisodeFailed as error:
-            if error.failed.retryable:
-                watch.trouble = crash(error.failed).removeprefix("crash: ")
-                return Running()
-            return Broken(reason=crash(error.failed), is_retryable=False)
-
-    async def _release(self, handle: str) -> None:
-        """Tell the adapter that a try is over. One that cannot be told finds out by itself."""
-        with suppress(EpisodeFailed):
-            await self._called(self._adapter.release(handle))
-        self._book.released(handle)
-
-    def _release_soon(self, handle: str) -> None:
-        self._soon(self._release(handle))
-
-    def _soon(self, work: Coroutine[Any, Any, None]) -> None:
-        release = asyncio.create_task(work)
-        self._releases.add(release)
-        release.add_done_callback(self._releases.discard)
-
-    async def _called(self, call: Awaitable[T]) -> T:
-        with boundary("grade"):
-            async with asyncio.timeout(CALL_S):
-                return await call
-
-
-def _last(trouble: str) -> str:
-    return f"; the last trouble: {trouble}" if trouble else ""
-
-
-async def _news(watch: _Watch, seconds: float) -> None:
-    """Wait for news, at most so long."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(max(seconds, 0.0)):
-            await watch.news.wait()
+            await watch.pause(self._adapter.poll_s, len(self._watches))

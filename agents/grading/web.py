@@ -5,21 +5,19 @@ from typing import Any
 
 from yarl import URL
 
-from .callback import CALLBACK_POLL_S, CallbackServer
-from .client import Client
-from .job import Answer, Broken, GradeRequest, GraderRefused, Inbox, Running
+from .callback import CallbackServer
+from .job import Answer, Broken, GradeRequest, GraderRefused, Running
+from .remote import Remote
 from .wire import read_answer, request_json
 
 _GONE = frozenset({404, 410})
 
 
-class Web:
+class Web(Remote):
     """Submits by POST with an `Idempotency-Key`; 200 is the answer, 202 names where to ask by `Location`.
 
     Web("https://grader.example/jobs", token_env="GRADER_TOKEN")
     """
-
-    is_durable = True
 
     def __init__(
         self,
@@ -29,29 +27,16 @@ class Web:
         callback: CallbackServer | None = None,
         timeout_s: float = 30.0,
     ) -> None:
-        """`token_env`: the environment variable with a bearer token. `callback`: where the answer shall go;
-        then we look ourselves only once a minute."""
+        """`token_env`: the environment variable with a bearer token."""
+        super().__init__(token_env=token_env, callback=callback, timeout_s=timeout_s)
         self._url = URL(url)
         if not self._url.is_absolute() or self._url.user is not None:
             raise ValueError(f"url {url!r}: give http(s)://host/path; a password goes into token_env")
-        self._client, self._callback = Client(token_env=token_env, timeout_s=timeout_s), callback
-        self.poll_s: float | None = None if callback is None else CALLBACK_POLL_S
-
-    async def open(self, inbox: Inbox) -> None:
-        await self._client.open()
-        if self._callback is not None:
-            await self._callback.open(inbox)
-
-    async def close(self) -> None:
-        await self._client.close()
-        if self._callback is not None:
-            await self._callback.close()
 
     async def submit(self, request: GradeRequest) -> str:
-        more = {} if self._callback is None else {"callback": self._callback.address(request)}
         headers = {"Idempotency-Key": request.key, "Content-Type": "application/json"}
         status, location, text = await self._client.ask(
-            "POST", self._url, request_json(request, **more), headers
+            "POST", self._url, request_json(request, **self._where(request)), headers
         )
         if status == 200:
             return json.dumps({"answer": text.decode(errors="replace")})

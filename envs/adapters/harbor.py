@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ...sandboxes import ExecStatus, Sandbox, SandboxFileError, SandboxSpec, open_sandbox
 from ..episode import Episode, Workspace
@@ -21,6 +21,10 @@ from ..task import Task
 
 Files = Mapping[str, bytes]
 """Contents by relative path."""
+REWARD = "reward"
+MAX_REWARD_BYTES = 1 << 16
+_REWARDS = TypeAdapter(dict[str, float], config=ConfigDict(strict=True))
+_WANTED = {"reward.json": f'an object of numbers, with "{REWARD}" or only one', "reward.txt": "a number"}
 NOT_RUN = 126
 """A shell's exit codes from here: a command cannot be run, is not there, or was killed."""
 HOME = "/app"
@@ -125,17 +129,21 @@ def _read(folder: Path) -> dict[str, bytes]:
 def _environment(folder: Path) -> dict[str, bytes]:
     """What the Dockerfile copies into the work directory; without a Dockerfile, everything."""
     context = _read(folder)
-    recipe = context.pop("Dockerfile", None)
-    if recipe is None:
+    if context.pop("Dockerfile", None) is None:
         return context
     files: dict[str, bytes] = {}
-    for line in recipe.decode().replace("\\\n", " ").splitlines():
+    for line in _text(folder / "Dockerfile").replace("\\\n", " ").splitlines():
         word, *words = line.split() or ["#"]
         match word.upper():
             case "COPY" | "ADD" if len(words) == 2:
                 if ".." in (part for word in words for part in word.split("/")):
                     raise ValueError(f"{folder}/Dockerfile: {line!r} leads out of the folder; leave '..' out")
-                files |= _copied(context, *words)
+                if not (found := _copied(context, *words)) and words[0] not in (".", "./"):
+                    raise ValueError(
+                        f"{folder}/Dockerfile: {line!r} copies nothing: {words[0]!r} is no file or folder "
+                        "with files here; name one, without a pattern"
+                    )
+                files |= found
             case "FROM" | "WORKDIR" | "ENV" | "LABEL" | "CMD" | "ENTRYPOINT":
                 pass
             case other if not other.startswith("#"):
@@ -167,7 +175,8 @@ def _copied(context: Files, source: str, target: str) -> dict[str, bytes]:
 class TestScript:
     """What the task's tests/test.sh says, in a fresh sandbox, of the files that the episode left.
 
-    The reward is the number in /logs/verifier/reward.txt, or without that file 1 for exit code 0. A script
+    The reward is "reward" in /logs/verifier/reward.json, whose other numbers are components, or the number in
+    reward.txt there, or without these files 1 for exit code 0. A script
     that comes to no end (over its time, killed, or a command of its own is not there) is lost where it
     comes to one with the task's files as they were; where not, there is no number. /app,
     /tests and /logs in the tests' texts become paths of the sandbox, with names that are new each time: a
@@ -215,19 +224,39 @@ class TestScript:
         result = await box.run(
             ["bash", f"{name}/tests/test.sh"], timeout_s=folder.timeout_s, output_limit=1 << 14, env=quiet
         )
-        told = (result.stdout + result.stderr).decode(errors="replace").strip()[-500:]
+        words = (
+            (result.stdout + result.stderr)
+            .replace(f"{home}/{name}".encode(), b"")
+            .replace(name.encode(), b"")
+        )
+        told = moved(words, {home: HOME}).decode(errors="replace").strip()[-500:]  # the same of each sandbox
         if result.status not in (ExecStatus.OK, ExecStatus.NONZERO):
             return None, f"the tests were ended: {result.status.value}; {told}"
-        try:
-            written = (await box.read(f"{name}/logs/verifier/reward.txt", max_bytes=1000)).decode()
-        except SandboxFileError:
+        rewards = await _written(box, f"{name}/logs/verifier")
+        if rewards is None:
             if result.exit_code is None or result.exit_code >= NOT_RUN:
                 return None, f"the tests ended with {result.exit_code} and wrote no reward; {told}"
-            written = str(float(result.ok))
-        reward = float(written)
-        if not math.isfinite(reward):
-            raise ValueError(f"the tests wrote the reward {written.strip()!r}; it must be a number")
-        return Score(reward=reward, evidence=told), told
+            rewards = {REWARD: float(result.ok)}
+        return Score(reward=rewards.pop(REWARD), components=rewards, evidence=told), told
+
+
+async def _written(box: Sandbox, logs: str) -> dict[str, float] | None:
+    """What the tests wrote, by name, the reward among it; None: nothing. Raises `ValueError`."""
+    for file in ("reward.json", "reward.txt"):
+        try:
+            data = await box.read(f"{logs}/{file}", max_bytes=MAX_REWARD_BYTES)
+        except SandboxFileError:
+            continue
+        try:
+            found = _REWARDS.validate_json(data) if file == "reward.json" else {REWARD: float(data)}
+            only = {REWARD: next(iter(found.values()))} if len(found) == 1 else found
+            if REWARD in only and all(map(math.isfinite, only.values())):
+                return only
+        except ValueError:
+            pass
+        told = data.decode(errors="replace").strip()
+        raise ValueError(f"the tests wrote {told!r:.200} to {file}; it must be {_WANTED[file]}")
+    return None
 
 
 def moved(data: bytes, places: Mapping[str, str]) -> bytes:

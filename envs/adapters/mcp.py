@@ -129,6 +129,7 @@ class _Session:
         self._keeper: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
         self._is_ready = False
+        self._num_pages = 0
 
     async def open(self) -> list[ToolSpec]:
         """Connect; the tools on offer."""
@@ -141,9 +142,16 @@ class _Session:
             if ready.done():
                 return ready.result()
             error = _innermost(self._keeper)
-            why = f"no answer within {START_S:g} s" if error is None else f"{type(error).__name__}: {error}"
+            why = self._silence() if error is None else f"{type(error).__name__}: {error}"
+            self._keeper.cancel()
             is_weather = not isinstance(error, FileNotFoundError | PermissionError | ValueError)
             raise PeerLost(f"MCP server {self.server}: {why}{_tail(log)}", is_retryable=is_weather)
+
+    def _silence(self) -> str:
+        """Why there is no session yet."""
+        if not self._num_pages:
+            return f"no answer within {START_S:g} s"
+        return f"its list of tools did not end within {START_S:g} s, after {self._num_pages} pages"
 
     async def _keep(self, ready: "asyncio.Future[list[ToolSpec]]", log: TextIO) -> None:
         async with contextlib.AsyncExitStack() as stack:
@@ -172,6 +180,7 @@ class _Session:
         page = await self._client.list_tools()
         found += page.tools
         while page.next_cursor:
+            self._num_pages += 1
             page = await self._client.list_tools(cursor=page.next_cursor)
             found += page.tools
         specs = {

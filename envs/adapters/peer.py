@@ -9,20 +9,21 @@ import threading
 from asyncio import AbstractEventLoop, Queue, get_running_loop
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from .errors import PeerLost
 
 Said = dict[str, Any] | None
 """One line of the program; None: it has ended."""
 END_S = 5.0
-"""Seconds that a program gets to end after its standard input was closed."""
+"""Seconds that a program gets to end after its standard input or output was closed."""
 
 
 class Peer:
     """One process, started by its first use and kept for the next ones; it ends with this process.
 
-    Threads move its lines, so that one peer serves every event loop.
+    Threads move its lines, so that one peer serves every event loop and a full pipe holds none of them up. A
+    line that cannot be read ends the program: nobody knows any more who waits for what.
     """
 
     _running: ClassVar[dict[tuple[str, ...], "Peer"]] = {}
@@ -32,17 +33,19 @@ class Peer:
         self._talks: dict[int, Callable[[Said], None]] = {}
         self._lock = threading.Lock()
         self._num_talks = 0
-        self._errors: deque[str] = deque(maxlen=20)
+        self._unsent: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._errors: deque[bytes] = deque(maxlen=20)
+        self._trouble = ""
         self._has_ended = False
         try:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
             )
         except OSError as error:
             raise PeerLost(f"{command[0]}: {error}", is_retryable=False) from error
         self._threads = [
             threading.Thread(target=work, daemon=True, name="palaestra-peer")
-            for work in (self._read, self._read_errors)
+            for work in (self._read, self._read_errors, self._write)
         ]
         for thread in self._threads:
             thread.start()
@@ -66,14 +69,8 @@ class Peer:
         return self._process.pid
 
     def end(self) -> None:
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
-        try:
-            self._process.wait(END_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._unsent.put(None)
+        self._wait()
         for thread in self._threads:
             thread.join(END_S)
 
@@ -91,41 +88,78 @@ class Peer:
         self._talks.pop(number, None)
 
     def send(self, number: int, line: Mapping[str, Any]) -> None:
-        """Raises `PeerLost` when the program has ended."""
-        assert self._process.stdin is not None
-        try:
-            with self._lock:
-                self._process.stdin.write(json.dumps({"talk": number, **line}) + "\n")
-                self._process.stdin.flush()
-        except (BrokenPipeError, ValueError) as error:  # ValueError: closed
-            raise self.lost() from error
+        """Never waits: a thread writes. Raises `PeerLost` when the program has ended; where it ends before it
+        has read the line, the conversation hears of its end."""
+        if self._has_ended:
+            raise self.lost()
+        self._unsent.put(json.dumps({"talk": number, **line}).encode() + b"\n")
 
     def lost(self) -> PeerLost:
-        wrote = "".join(self._errors).strip()[-500:]
+        wrote = b"".join(self._errors).decode(errors="replace").strip()[-500:]
         told = f"; it wrote: {wrote}" if wrote else ""
-        return PeerLost(f"{' '.join(self.command)[:200]}: ended with {self._process.poll()}{told}")
+        why = self._trouble or f"ended with {self._process.poll()}"
+        return PeerLost(f"{' '.join(self.command)[:200]}: {why}{told}")
 
     def _read(self) -> None:
-        assert self._process.stdout is not None and self._process.stdin is not None
+        assert self._process.stdout is not None
         with self._process.stdout as lines:
             for line in lines:
-                said = json.loads(line)
-                deliver = self._talks.get(said.pop("talk"))
+                if not line.endswith(b"\n"):
+                    break  # it has ended in the middle
+                try:
+                    talk, said = _read_line(line)
+                except ValueError as error:
+                    self._trouble = f"it was ended, because it said {line[:200]!r}: {error}"
+                    self._process.kill()
+                    break
+                deliver = self._talks.get(talk)
                 if deliver is not None:
                     deliver(said)
-        self._process.wait()
+        self._unsent.put(None)
+        self._wait()
         with self._lock:
-            with contextlib.suppress(BrokenPipeError):  # what was not read is lost with the program
-                self._process.stdin.close()
             self._has_ended = True
             waiting = list(self._talks.values())
         for deliver in waiting:
             deliver(None)
 
+    def _write(self) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # what was not read is lost with the program
+            with self._process.stdin as pipe:
+                while (line := self._unsent.get()) is not None:
+                    pipe.write(line)
+                    pipe.flush()
+            return
+        self._wait()  # it reads no more, and those who wait for an answer would wait for ever
+
+    def _wait(self) -> None:
+        """Until the program has ended, by force after a while."""
+        try:
+            self._process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
     def _read_errors(self) -> None:
         assert self._process.stderr is not None
         with self._process.stderr as lines:
             self._errors.extend(lines)
+
+
+def _read_line(line: bytes) -> tuple[int, dict[str, Any]]:
+    """(talk, the rest). Raises `ValueError`."""
+    try:
+        said: object = json.loads(line)
+    except RecursionError as error:
+        raise ValueError("it is too deep") from error
+    if not isinstance(said, dict):
+        raise ValueError("it is no object")
+    fields = cast(dict[str, Any], said)
+    talk = fields.pop("talk", None)
+    if not isinstance(talk, int):
+        raise ValueError("it has no number of a talk")
+    return talk, fields
 
 
 atexit.register(Peer.end_all)

@@ -14,8 +14,10 @@ from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
+from ..cpu_limit import cpu_limit
 from ..env import Env
 from ..episode import Episode, Workspace
+from ..graders.answer import final_answer
 from ..graders.grading import AnyGrader
 from ..message import Message, SystemMessage, UserMessage
 from ..outcome import Score
@@ -53,7 +55,7 @@ class OwnScore:
     """
 
     async def grade(self, task: Task, episode: Episode, workspace: Workspace | None) -> Score:
-        said = re.findall(r"<answer>(.*?)</answer>", episode.answers[-1].content, re.DOTALL)
+        said = re.findall(r"<answer>(.*?)</answer>", final_answer(episode, None) or "", re.DOTALL)
         if not said:
             return Score(reward=0.0, evidence="no <answer>...</answer> in the last message")
         answer = said[-1].strip()
@@ -153,13 +155,11 @@ def evaluates(kind: type[Any]) -> bool:
 def score(source: Source, answer: str, entry: Mapping[str, Any]) -> tuple[float, str]:
     """(score, why). For a worker process: ends it after `MAX_CPU_S` of processor time."""
     made = dataset(source)
-    signal.setitimer(signal.ITIMER_PROF, MAX_CPU_S)  # nobody handles it, so that it ends native code too
-    try:
-        return float(made.score_answer(answer, dict(entry))), f"answer {answer[:200]!r}"
-    except Exception as error:  # every kind: what breaks the scorer is the policy's own text, and wrong
-        return 0.0, f"{answer[:100]!r} breaks the scorer: {type(error).__name__}"
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0.0)
+    with cpu_limit(MAX_CPU_S):
+        try:
+            return float(made.score_answer(answer, dict(entry))), f"answer {answer[:200]!r}"
+        except Exception as error:  # every kind: what breaks the scorer is the policy's own text, and wrong
+            return 0.0, f"{answer[:100]!r} breaks the scorer: {type(error).__name__}"
 
 
 def is_harmless(generator: str, answer: str) -> bool:

@@ -1,27 +1,33 @@
-"""The user's files: JSON Lines or a JSON list, each row checked by a pydantic model."""
+"""The user's files: any dataset, or a JSON list, each row checked by a pydantic model."""
 
-import json
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
+
+from ..datasets.json_kinds import is_list
+from ..datasets.source import open_source
+from ..datasets.text_files import TextFile
 
 Row = TypeVar("Row", bound=BaseModel)
 DEMO = Path(__file__).with_name("demo")
 """A few rows of our own for each environment, so that it can be tried without data."""
+MARK = b"\xef\xbb\xbf"
+"""What Windows puts before a text."""
 
 
 def read_rows(path: str | Path, model: type[Row], *, size: int | None = None) -> list[Row]:
-    """The first `size` rows of a file, or all.
+    """The first `size` rows of a dataset, or all.
 
     Raises `ValueError` with file, row and field for what does not fit.
     """
     if size is not None and size < 1:
         raise ValueError(f"size={size} must be at least 1, or None for all rows")
     rows: list[Row] = []
-    for number, found in islice(_found(Path(path)), size):
+    for number, found in islice(_found(path), size):
         try:
             rows.append(model.model_validate(found))
         except ValidationError as error:
@@ -35,22 +41,31 @@ def read_rows(path: str | Path, model: type[Row], *, size: int | None = None) ->
     return rows
 
 
-def _found(path: Path) -> Iterator[tuple[int, Any]]:
-    """(number from 1, value) of each row."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"path={str(path)!r} cannot be read: {error}; give a JSON Lines file") from error
-    if text.lstrip().startswith("["):
-        yield from enumerate(_parsed(text, f"{path}"), start=1)
+def _found(path: str | Path) -> Iterator[tuple[int, Any]]:
+    """(number from 1, value) of each row; of JSON lines, the number is the line's."""
+    listed = _listed(Path(path))
+    if listed is not None:
+        yield from enumerate(listed, start=1)
         return
-    for number, line in enumerate(text.splitlines(), start=1):
-        if line.strip():
-            yield number, _parsed(line, f"{path}, line {number}")
+    for record in open_source(path):
+        yield record.line, _parsed(record.data, f"{path}, line {record.line}")
 
 
-def _parsed(text: str, where: str) -> Any:
+def _listed(path: Path) -> list[Any] | None:
+    """The rows of a JSON list, which are read at once; None for every other form."""
+    if not path.is_file():
+        return None
+    with TextFile(path).opened() as file:
+        if not file.read(1 << 12).removeprefix(MARK).lstrip().startswith(b"["):
+            return None
+        file.seek(0)
+        found = _parsed(file.read().removeprefix(MARK), f"{path}")
+    assert is_list(found)
+    return found
+
+
+def _parsed(data: bytes, where: str) -> Any:
     try:
-        return json.loads(text)
+        return from_json(data)
     except ValueError as error:
         raise ValueError(f"{where} is no JSON: {error}") from error

@@ -65,8 +65,8 @@ class Arithmetic(SandboxToolEnv[Task]):
     ) -> TaskSet:
         """`size` questions of a reasoning-gym generator; `instructions=""` leaves the system message out.
 
-        >>> Arithmetic.tasks(generator="chain_sum", config={"max_terms": 3}, size=1)[0].messages[-1].content
-        'State the final answer to the following arithmetic problem: 7 - 6 ='
+        >>> Arithmetic.tasks(config={"max_terms": 2, "max_digits": 1}, size=1)[0].messages[-1].content
+        'State the final answer to the following arithmetic problem: 0 - 4 ='
         """
         opening: tuple[Message, ...] = (SystemMessage(instructions),) if instructions else ()
         return TaskSet(

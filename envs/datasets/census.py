@@ -51,7 +51,7 @@ class Census:
 
     def _kind(self, line: int, row: Row) -> Kind:
         """Mostly that of the row before."""
-        extra = row.model_extra
+        extra = row.__pydantic_extra__
         known = [name for name, value in row.__dict__.items() if value is not None]
         more: list[str] = [name for name, value in extra.items() if value is not None] if extra else []
         if known != self._known or more != self._more:
@@ -65,9 +65,8 @@ class Census:
 
 def prompt_hash(row: Row) -> int:
     """Of the conversation: roles, texts and calls."""
-    question = row.question
-    if question is not None:
-        return hash(("user", question))
+    if row.messages is None and isinstance(row.prompt, str):
+        return hash(("user", row.prompt))
     parts: list[str | bytes] = []
     for message in row.conversation:
         content = message.content

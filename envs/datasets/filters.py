@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from ..text_language import language_detector
 from .census import prompt_hash, row_hash
 from .problem import Problem
 from .reading import parse_row
@@ -89,38 +90,38 @@ class Similar:
             )
         self._library: Any = import_module("datasketch")
         self._index: Any = self._library.MinHashLSH(threshold=threshold, weights=WEIGHTS)
-        self._sketches: dict[str, Any] = {}
+        self._sketches: list[Any] = []
+        self._names: list[str] = []
         self._threshold = threshold
 
     def __call__(self, row: Row) -> str:
         sketch = self._library.MinHash()
         sketch.update_batch(_pieces(user_text(row)))
-        for name in self._index.query(sketch):
+        for number in sorted(self._index.query(sketch)):
             # The index returns candidates; some are below the threshold.
-            similarity = sketch.jaccard(self._sketches[name])
+            similarity = sketch.jaccard(self._sketches[number])
             if similarity >= self._threshold:
-                return f"similar: {similarity:.2f} of it stands in {name}"
-        name = f"{content_id(row) if row.id is None else row.id}"
-        if name not in self._sketches:  # another row with the same id: what came first stands for both
-            self._index.insert(name, sketch)
-            self._sketches[name] = sketch
+                return f"similar: {similarity:.2f} of it stands in {self._names[number]}"
+        self._index.insert(len(self._sketches), sketch)
+        self._sketches.append(sketch)
+        self._names.append(f"{content_id(row) if row.id is None else row.id}")
         return ""
 
 
 class Language:
     """What the users say is in none of these languages, as ISO 639-1 names them. It is a guess, a bad one of
-    formulas and code; what is too short for one is kept. Needs `palaestra[data]`."""
+    formulas and code; what is too short for one, or without a letter, is kept. Needs `palaestra[data]`."""
 
     def __init__(self, wanted: Collection[str]) -> None:
         self._wanted = frozenset(wanted)
-        self._classify: Callable[[str], tuple[str, float]] = import_module("py3langid").classify
+        self._detect = language_detector()
 
     def __call__(self, row: Row) -> str:
         text = user_text(row)
         if len(text) < ENOUGH:
             return ""
-        found, _ = self._classify(text)
-        return "" if found in self._wanted else f"language: {found}"
+        found = self._detect(text)
+        return "" if found is None or found in self._wanted else f"language: {found}"
 
 
 class Length:

@@ -25,3 +25,14 @@ def decoded(value: Any) -> Any:
         return from_json(value)
     except ValueError:
         return value
+
+
+def at(value: Any, path: str) -> Any:
+    """What stands at a dotted path; None where nothing does.
+
+    >>> at({"a": {"b": 1}}, "a.b"), at({"a": 1}, "a.b")
+    (1, None)
+    """
+    for name in path.split("."):
+        value = value.get(name) if is_object(value) else None
+    return value

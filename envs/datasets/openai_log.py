@@ -1,23 +1,26 @@
 """One request to an OpenAI-compatible endpoint, with its response."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .chat_blocks import Message, Unreadable
+from .chat_blocks import Message
 from .json_kinds import is_list, is_object
+from .log_entry import Unreadable, as_object, within
 from .row import RowMessage
 
 
 def to_row(entry: Mapping[str, Any]) -> dict[str, Any]:
     """Of {"request": ..., "response": ...}, a line of a batch, a stored completion. Raises `Unreadable`."""
-    request = entry.get("request", entry.get("body", entry))
-    request = request["body"] if is_object(request) and is_object(request.get("body")) else request
-    if not is_object(request):
-        raise Unreadable("the request is no object")
+    field = next((name for name in ("request", "body") if name in entry), "")
+    with within(field):
+        request = as_object(entry[field] if field else entry)
+    if is_object(request.get("body")):
+        field, request = f"{field}.body".removeprefix("."), request["body"]
     row: dict[str, Any] = {}
     name = entry.get("custom_id") or entry.get("id") or entry.get("request_id")
     row |= {"id": name} if isinstance(name, str | int) else {}
-    row["messages"] = _asked(request)
+    with within(field):
+        row["messages"] = _asked(request)
     row |= {"tools": request["tools"]} if request.get("tools") else {}
     answer = _answer(entry)
     row |= {"response": answer} if answer else {}
@@ -25,10 +28,18 @@ def to_row(entry: Mapping[str, Any]) -> dict[str, Any]:
     return row | {key: value for key, value in kept.items() if value}
 
 
+def messages_of(listed: Iterable[Any]) -> list[Message]:
+    """Each as `message_of` makes it."""
+    found: list[Message] = []
+    for number, each in enumerate(listed):
+        with within(f"messages[{number}]"):
+            found.append(message_of(each))
+    return found
+
+
 def message_of(message: Any) -> Message:
     """The keys that a row has, without nulls; what vLLM calls `reasoning` is `reasoning_content` here."""
-    if not is_object(message):
-        raise Unreadable(f"a message {message!r:.60} that is no object")
+    message = as_object(message)
     if message.get("reasoning") and not message.get("reasoning_content"):
         message = message | {"reasoning_content": message["reasoning"]}
     found = {key: message[key] for key in RowMessage.model_fields if message.get(key) not in (None, [])}
@@ -37,7 +48,7 @@ def message_of(message: Any) -> Message:
 
 def _asked(request: Mapping[str, Any]) -> list[Message]:
     if is_list(request.get("messages")):
-        return [message_of(each) for each in request["messages"]]
+        return messages_of(request["messages"])
     if isinstance(request.get("prompt"), str):
         return [{"role": "user", "content": request["prompt"]}]
     raise Unreadable("the request has neither messages nor a prompt")
@@ -46,8 +57,10 @@ def _asked(request: Mapping[str, Any]) -> list[Message]:
 def _answer(entry: Mapping[str, Any]) -> Message | None:
     response: Any = entry.get("response", entry)
     status = response.get("status_code", 200) if is_object(response) else 200
-    if entry.get("error") or status != 200:
-        raise Unreadable(f"the call failed: {entry.get('error') or status}")
+    if entry.get("error"):
+        raise Unreadable(f"the call failed: {entry['error']!s:.200}", "error")
+    if status != 200:
+        raise Unreadable(f"the call failed: {status!s:.200}", "response.status_code")
     match response["body"] if is_object(response) and "body" in response else response:
         case {"choices": [{"message": {**message}}, *_]}:
             return message_of(message)

@@ -11,6 +11,8 @@ class Record(NamedTuple):
     """Of a text file, from 1; the number of the row in a table."""
     data: bytes
     """JSON text, or what should be."""
+    path: str = ""
+    """Of its file, where a source has several."""
 
 
 class Source(Protocol):

@@ -102,12 +102,6 @@ class Row(BaseModel):
             return _user_says(self.prompt)
         return self.prompt or ()
 
-    @property
-    def question(self) -> str | None:
-        """The whole conversation, where it is one text that the user says; None where it is messages."""
-        prompt = self.prompt
-        return prompt if isinstance(prompt, str) and self.messages is None else None
-
     @cached_property
     def tools_json(self) -> bytes:
         """The tools in one piece, for those who compare them; nothing where there are none."""

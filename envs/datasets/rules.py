@@ -32,7 +32,7 @@ _TOOLS = TypeAdapter(list[RowTool])
 
 def problems_of(row: Row, more: Sequence[RowRule] = ()) -> Sequence[Found]:
     """What the rules find, and `more` rules of the caller's."""
-    if row.question and not row.tools:  # none of the rules has anything to look at
+    if row.messages is None and not row.tools and isinstance(row.prompt, str):  # a text that the user says
         return [Found(rule.__name__, *each) for rule in more for each in rule(row)] if more else NOTHING
     conversation = row.conversation
     wrong = _of_roles(tuple([each.role for each in conversation]))

@@ -43,7 +43,9 @@ def conversation(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     field = "messages" if row.get("messages") is not None else "prompt"
     value = row.get(field)
     if value is None:
-        cure = "write the conversation as a list of messages, or as `prompt`"
+        cure = (
+            "write a list of messages, or `prompt`, or name its field (--prompt, in a recipe `data.prompt`)"
+        )
         yield "messages", f"neither `messages` nor `prompt` is there; {cure}"
     elif not value:
         yield field, f"{value!r} says nothing; write at least one user message"

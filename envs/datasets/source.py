@@ -7,7 +7,7 @@ from .record import Source
 from .tables import Arrow, HuggingFace, Parquet
 from .text_files import Csv, JsonLines
 
-KINDS = ".jsonl, .json, .ndjson, .csv, .tsv (each also .gz), .parquet, .arrow, .feather"
+FORMATS = ".jsonl, .json, .ndjson, .csv, .tsv (each also .gz), .parquet, .arrow, .feather"
 
 
 def open_source(path: str | Path) -> Source:
@@ -22,7 +22,7 @@ def open_source(path: str | Path) -> Source:
         return HuggingFace(f"hf:{path}")
     if not path.is_file():
         there = "is no regular file" if path.exists() else "there is no such file"
-        raise DatasetError(f"{path}: {there}; a dataset is one of {KINDS}, or hf:NAME:SPLIT")
+        raise DatasetError(f"{path}: {there}; a dataset is one of {FORMATS}, or hf:NAME:SPLIT")
     match (path.with_suffix("") if path.suffix == ".gz" else path).suffix:
         case ".jsonl" | ".json" | ".ndjson":
             return JsonLines(path)
@@ -35,4 +35,4 @@ def open_source(path: str | Path) -> Source:
         case ".arrow" | ".feather":
             return Arrow(path)
         case other:
-            raise DatasetError(f"{path}: {other!r} is no format of datasets; write one of {KINDS}")
+            raise DatasetError(f"{path}: {other!r} is no format of datasets; write one of {FORMATS}")

@@ -2,13 +2,15 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import blake2b
+from typing import Any
 
 from pydantic_core import from_json, to_json
 
 from ..message import AssistantMessage, Message, SystemMessage, ToolCall, ToolMessage, ToolSpec, UserMessage
 from ..task import Task
+from .json_kinds import at
 from .row import Row, RowMessage, RowTool
 from .seen import Seen
 
@@ -43,13 +45,19 @@ def to_tools(tools: Iterable[RowTool]) -> tuple[ToolSpec, ...]:
 
 
 def _task(row: Row, name: str) -> Task:
+    metadata = row.metadata
     return Task(
         id=name,
         messages=to_messages(row.conversation),
         tools=to_tools(row.tools or ()),
-        reference=row.reference,
-        metadata=row.metadata,
+        reference=_inner_reference(metadata) if row.reference is None else row.reference,
+        metadata=metadata,
     )
+
+
+def _inner_reference(metadata: Mapping[str, Any]) -> Any:
+    """Bedrock's event has the reference in `metadata`, and so have some files."""
+    return at(metadata, "metadata.reference_answer")
 
 
 def _tool(tool: RowTool) -> ToolSpec:

@@ -15,6 +15,8 @@ from pydantic_core import from_json, to_json
 from .problem import DatasetError, check_columns
 from .record import Record
 
+_record: Callable[[type[Record], tuple[int, bytes, str]], Record] = vars(tuple)["__new__"]
+"""Makes one in half the time of its class."""
 MAX_LINE = 1 << 26
 """Bytes of one line of JSON: no row is so long, but a file that is not of lines is."""
 
@@ -45,26 +47,33 @@ class TextFile:
                 self.position = lambda: self.size
 
 
-class JsonLines(TextFile):
-    """One JSON object a line; blank lines are nothing."""
+class Lines(TextFile):
+    """Its lines, which end at newlines alone: JSON may hold any other separator. Blank ones are nothing."""
 
     def __iter__(self) -> Iterator[Record]:
         with self.opened() as file:
             for line, data in enumerate(iter(partial(file.readline, MAX_LINE), b""), 1):
                 if line == 1:
-                    data = self._without_mark(data)
+                    data = self.first(data)
                 if len(data) == MAX_LINE:
                     raise DatasetError(
                         f"{self.path}:{line}: longer than {MAX_LINE >> 20} MiB; write one JSON object a line"
                     )
                 if not data.isspace():
-                    yield Record(line, data)
+                    yield _record(Record, (line, data, ""))
 
-    def _without_mark(self, data: bytes) -> bytes:
+    def first(self, data: bytes) -> bytes:
         """The first line without the mark that Windows puts before it."""
         if data.startswith((b"\xff\xfe", b"\xfe\xff")):
             raise DatasetError(f"{self.path}:1: UTF-16; save the file in UTF-8")
-        data = data.removeprefix(b"\xef\xbb\xbf")
+        return data.removeprefix(b"\xef\xbb\xbf")
+
+
+class JsonLines(Lines):
+    """One JSON object a line."""
+
+    def first(self, data: bytes) -> bytes:
+        data = super().first(data)
         if data.lstrip().startswith(b"["):
             raise DatasetError(
                 f"{self.path}:1: a JSON array; write one object a line: jq -c '.[]' {self.path.name}"

@@ -117,7 +117,7 @@ RULE_NAMES = (
 def _walk(source: Iterable[Record], extra_rules: Sequence[RowRule], census: Census, found: "_Found") -> int:
     """One pass. Returns the number of malformed rows, which are in no census."""
     malformed = 0
-    for line, data in source:
+    for line, data, _ in source:
         try:
             row = parse_row(data)
         except Malformed as error:
@@ -134,7 +134,7 @@ def _walk(source: Iterable[Record], extra_rules: Sequence[RowRule], census: Cens
 def _prompts(source: Iterable[Record]) -> Hashes:
     """Malformed rows have none; who wants to know validates that dataset too."""
     found = Hashes(array("I"), array("q"))
-    for line, data in source:
+    for line, data, _ in source:
         try:
             found.values.append(prompt_hash(parse_row(data)))
         except Malformed:

@@ -1,5 +1,6 @@
 """Rewards."""
 
+from ..text_language import detect_language
 from .answer import final_answer
 from .constraints import CONSTRAINT_IDS, Constraint, Constraints, parse_constraints
 from .exact import Exact
@@ -9,7 +10,7 @@ from .grading import AnyGrader, Grader, GroupGrader, grade_episode
 from .gsm8k import Gsm8k
 from .json_schema import JsonSchema
 from .lambda_reward import LambdaReward
-from .language import Language, detect_language
+from .language import Language
 from .length import Length
 from .load import UnknownReward, load_reward
 from .math import Math

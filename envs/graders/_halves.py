@@ -129,7 +129,7 @@ class Halves:
         ending: Exception | None = None
         try:
             await self._pass_on()
-        except Exception as error:
+        except Exception as error:  # every kind: it is raised again where the verdict is awaited
             ending = error
         self._verdicts.put_nowait(ending)
 
@@ -158,7 +158,7 @@ class Halves:
                         break
                     await self._suite.send(_message("P", chunk.data))
             await self._suite.send(_message("G", b""))
-        except Exception as error:
+        except Exception as error:  # every kind, as above
             self._verdicts.put_nowait(error)
 
 

@@ -3,6 +3,7 @@
 import math
 
 from ..episode import Episode
+from ..errors import BadTask
 from ..task import Task
 
 
@@ -24,5 +25,5 @@ def reference_text(task: Task) -> str:
     reference = task.reference
     is_missing = reference is None or (isinstance(reference, float) and math.isnan(reference))
     if is_missing or not str(reference).strip():
-        raise ValueError(f"task {task.id!r} has no reference to compare with: it is {reference!r}")
+        raise BadTask(f"task {task.id!r} has no reference to compare with: it is {reference!r}")
     return str(reference)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..errors import BadTask
 from ._candidate import encode
 
 
@@ -30,9 +31,7 @@ def parse_asserts(reference: Any) -> list[Case]:
     texts: list[Any] = list(reference) if type(reference) in (list, tuple) else [reference or ""]
     cases = [_case(statement) for text in texts for statement in _statements(text)]
     if not cases:
-        raise ValueError(
-            f"the reference is {reference!r:.200}; it must be asserts, as in ['assert f(2) == 4']"
-        )
+        raise BadTask(f"the reference is {reference!r:.200}; it must be asserts, as in ['assert f(2) == 4']")
     return cases
 
 
@@ -42,7 +41,7 @@ def _statements(text: object) -> Sequence[ast.stmt]:
             raise TypeError("it must be a str")
         return ast.parse(text.strip()).body
     except (TypeError, SyntaxError, ValueError, RecursionError) as error:
-        raise ValueError(f"the test {text!r:.200} is not Python: {error}") from error
+        raise BadTask(f"the test {text!r:.200} is not Python: {error}") from error
 
 
 def _case(statement: ast.stmt) -> Case:
@@ -54,7 +53,7 @@ def _case(statement: ast.stmt) -> Case:
             call = expected = ast.Constant(None)
     # A comparison on the left would take an expected value into the program's process.
     if _literal(call) or any(isinstance(node, ast.Compare) for node in ast.walk(call)):
-        raise ValueError(
+        raise BadTask(
             f"the test {ast.unparse(statement)!r:.200} is not of the form `assert call == expected`, "
             "the only one whose expected value can be kept from the program; "
             "for `assert f(x)` write `assert f(x) == True`"

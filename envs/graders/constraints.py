@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from ..episode import Episode, Workspace
+from ..errors import BadTask
 from ..outcome import Score
 from ..task import Task
 from ._constraints import CHECKS
@@ -69,7 +70,7 @@ def parse_constraints(reference: Any) -> list[Constraint]:
     """
     constraints = [_constraint(id, arguments) for id, arguments in _pairs(reference)]
     if not constraints:
-        raise ValueError(f"the reference {reference!r:.200} names no instruction")
+        raise BadTask(f"the reference {reference!r:.200} names no instruction")
     return constraints
 
 
@@ -92,14 +93,14 @@ def _pairs(reference: Any) -> list[tuple[str, Mapping[str, Any]]]:
     try:
         found = _REFERENCE.validate_python(reference)
     except ValidationError as error:
-        raise ValueError(
+        raise BadTask(
             f"the reference is {reference!r:.200}; it must be a list of {{'id': ..., 'kwargs': ...}}, "
             f"or a row of IFEval: {error.errors()[0]['msg']}"
         ) from error
     if not isinstance(found, _Row):
         return [(row.id, row.kwargs or {}) for row in found]
     if len(found.instruction_id_list) != len(found.kwargs):
-        raise ValueError(
+        raise BadTask(
             f"{len(found.instruction_id_list)} instructions have {len(found.kwargs)} kwargs; each needs one"
         )
     return list(zip(found.instruction_id_list, found.kwargs, strict=True))
@@ -107,14 +108,14 @@ def _pairs(reference: Any) -> list[tuple[str, Mapping[str, Any]]]:
 
 def _constraint(id: str, arguments: Mapping[str, Any]) -> Constraint:
     if id not in CHECKS:
-        raise ValueError(f"there is no instruction {id!r}; there are: {', '.join(CONSTRAINT_IDS)}")
+        raise BadTask(f"there is no instruction {id!r}; there are: {', '.join(CONSTRAINT_IDS)}")
     # IFEval's rows carry the arguments of other instructions as null.
     given = {name: value for name, value in arguments.items() if value is not None}
     try:
         inspect.signature(CHECKS[id]).bind("", **given)
         CHECKS[id]("a", **given)  # a text that each of them can read
     except (TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"instruction {id!r} with {given!r:.200}: {error}") from error
+        raise BadTask(f"instruction {id!r} with {given!r:.200}: {error}") from error
     return Constraint(id=id, arguments=given)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from ..episode import Episode, Workspace
+from ..errors import BadTask
 from ..outcome import Score
 from ..task import Task
 from .answer import final_answer, reference_text
@@ -119,7 +120,7 @@ def any_near(found: Sequence[Decimal], expected: Sequence[Decimal], share: Decim
 def _expected(task_id: str, reference: str) -> Amount:
     found = list(amounts(reference))
     if len(found) != 1:
-        raise ValueError(
+        raise BadTask(
             f"task {task_id!r}: the reference {reference!r:.200} holds {len(found)} numbers; "
             'it must be one, as "0.10935", or "yes" or "no"'
         )

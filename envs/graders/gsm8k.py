@@ -5,6 +5,7 @@ from decimal import Decimal
 from typing import Literal
 
 from ..episode import Episode, Workspace
+from ..errors import BadTask
 from ..outcome import Score
 from ..task import Task
 from .answer import final_answer, reference_text
@@ -52,7 +53,7 @@ def reference_number(task: Task) -> Decimal:
     text = reference_text(task)
     number = _only(text.rpartition(MARK)[2])
     if number is None:
-        raise ValueError(
+        raise BadTask(
             f"task {task.id!r}: the reference {text!r:.200} is no number; it must be one, "
             f'or a solution that ends in "{MARK} 72"'
         )

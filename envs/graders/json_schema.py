@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, TypeGuard
 
+from ..cpu_limit import cpu_limit
 from ..episode import Episode, Workspace
+from ..errors import BadTask
 from ..outcome import Score
 from ..task import Task
 from ..worker import WorkerDied, in_worker
-from ._cpu_limit import cpu_limit
 from .answer import final_answer
 from .read_json import NotJson, read_json
 from .unit_tests import last_block
@@ -43,7 +44,7 @@ class JsonSchema:
         """Raises `ValueError` for what is no schema, or refers to what is not there."""
         schema: Any = task.reference if self.schema is None else self.schema
         if not _is_schema(schema):
-            raise ValueError(f"task {task.id!r}: {schema!r:.200} is no JSON schema; it must be a mapping")
+            raise BadTask(f"task {task.id!r}: {schema!r:.200} is no JSON schema; it must be a mapping")
         answer = final_answer(episode, self.prefix)
         if answer is None:
             return Score(reward=0.0, evidence=f"no {self.prefix!r} in the last message")
@@ -78,9 +79,7 @@ def first_flaw(schema: Mapping[str, Any] | bool, text: str, draft: str, check_fo
             errors = validator.iter_errors(value)
             flaw = next(errors, None)
         except unresolvable as error:
-            raise ValueError(
-                f"the schema refers to {error}, which is not in it; nothing is fetched"
-            ) from error
+            raise BadTask(f"the schema refers to {error}, which is not in it; nothing is fetched") from error
         except (RecursionError, OverflowError) as error:  # of a value that is deep, or large
             return f"{type(error).__name__}: {error}"
         return "" if flaw is None else f"{flaw.json_path}: {flaw.message}"[:300]
@@ -92,11 +91,11 @@ def _validator(schema: Mapping[str, Any] | bool, draft: str, check_formats: bool
     named = schema.get("$schema", draft) if isinstance(schema, Mapping) else draft
     kind: Any = library.validators.validator_for({"$schema": named}, default=None)
     if kind is None:
-        raise ValueError(f"there is no draft {named!r}; write one of JSON schema's, such as {DRAFT!r}")
+        raise BadTask(f"there is no draft {named!r}; write one of JSON schema's, such as {DRAFT!r}")
     try:
         kind.check_schema(schema)
     except library.SchemaError as error:
-        raise ValueError(f"no JSON schema, at {error.json_path}: {error.message}"[:500]) from error
+        raise BadTask(f"no JSON schema, at {error.json_path}: {error.message}"[:500]) from error
     # Without a registry of our own, jsonschema would fetch what a schema refers to.
     registry: Any = import_module("jsonschema_specifications").REGISTRY
     return kind(schema, registry=registry, format_checker=kind.FORMAT_CHECKER if check_formats else None)

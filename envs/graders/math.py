@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from ..cpu_limit import cpu_limit
 from ..episode import Episode, Workspace
+from ..errors import BadTask
 from ..outcome import Score
 from ..task import Task
 from ..worker import WorkerDied, in_worker
@@ -41,7 +43,7 @@ class Math:
 def check_readable(task_id: str, reference: str) -> None:
     """Raise `ValueError` for a missing number, of which math-verify would read n * a * n."""
     if reference.strip().casefold() == "nan":
-        raise ValueError(f"task {task_id!r}: the reference {reference!r} is no number and no formula")
+        raise BadTask(f"task {task_id!r}: the reference {reference!r} is no number and no formula")
 
 
 async def is_same(reference: str, answer: str) -> tuple[bool, str]:
@@ -60,7 +62,9 @@ async def _check_reference(reference: str) -> None:
     try:
         await in_worker(compare, reference, "0")
     except WorkerDied as died:
-        raise ValueError(f"math-verify cannot read the reference {reference!r:.200}: {died}") from died
+        if died.exit_code == -signal.SIGKILL:
+            raise
+        raise BadTask(f"math-verify cannot read the reference {reference!r:.200}: {died}") from died
 
 
 def compare(reference: str, answer: str) -> tuple[bool, str]:
@@ -69,12 +73,8 @@ def compare(reference: str, answer: str) -> tuple[bool, str]:
     For a worker process, in its main thread: math-verify takes signals.
     """
     library: Any = import_module("math_verify")  # half a second, with the extra `catalog`
-    # Nobody handles this signal, so that it ends native code too, such as the power in 10**10**10.
-    signal.setitimer(signal.ITIMER_PROF, MAX_CPU_S)
-    try:
+    with cpu_limit(MAX_CPU_S):
         return _compare(library, reference, answer)
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0.0)
 
 
 def _compare(library: Any, reference: str, answer: str) -> tuple[bool, str]:
@@ -84,7 +84,7 @@ def _compare(library: Any, reference: str, answer: str) -> tuple[bool, str]:
         reference, parsing_timeout=_NO_LIMIT_S
     )
     if not gold:
-        raise ValueError(f"math-verify cannot read the reference {reference!r:.200}")
+        raise BadTask(f"math-verify cannot read the reference {reference!r:.200}")
     try:
         found = library.parse(answer, parsing_timeout=_NO_LIMIT_S, raise_on_error=True)
         is_equal = bool(library.verify(gold, found, timeout_seconds=_NO_LIMIT_S, raise_on_error=True))

@@ -2,14 +2,16 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, cast
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any
 
 from ..episode import Episode, Workspace
 from ..message import to_openai
-from ..outcome import Score, finite
+from ..outcome import Score
 from ..task import Task
 from ..threads import in_thread
+from ._functions.plain import PlainCall
+from ._functions.reply import read_plain
 
 REFERENCE_NAMES = ("reference", "reference_answer", "ground_truth", "answer")
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -17,7 +19,7 @@ _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONL
 
 @dataclass(frozen=True, slots=True)
 class NamedReward:
-    """A function whose arguments say what it wants to know. A plain `def` runs in a thread.
+    """A function whose arguments say what it wants to know.
 
     >>> def score(completion: str, reference: str) -> float: ...
 
@@ -29,9 +31,15 @@ class NamedReward:
 
     One that takes `completions` is called as TRL does it: every value is a list of one, and so is its answer.
     It may return a number, a `Score`, or a dict with "score", whose other numbers become components.
+
+    One that `load_reward` found in a file or a module runs in worker processes, which a limit can kill. Any
+    other may be known to this program alone: it runs here, a plain `def` in a thread, which nothing can kill.
     """
 
     function: Callable[..., Any]
+    _: KW_ONLY
+    call: PlainCall | None = field(default=None, repr=False, compare=False)
+    """Where worker processes find the function; None: nowhere."""
 
     async def grade(self, task: Task, episode: Episode, workspace: Workspace | None) -> Score:
         values = _values(task, episode)
@@ -41,11 +49,13 @@ class NamedReward:
             values["prompts"] = [[to_openai(message) for message in task.messages]]
         objects = {"task": task, "episode": episode, "workspace": workspace}
         arguments = self._chosen(values | objects, values)
+        if self.call is not None:
+            return await self.call(arguments, is_batched=self._is_batched)
         if inspect.iscoroutinefunction(self.function):
             said = await self.function(**arguments)
         else:
             said = await in_thread(lambda: self.function(**arguments))
-        return _score(_only(said) if self._is_batched else said)
+        return read_plain(said, is_batched=self._is_batched)
 
     def check(self, task: Task) -> None:
         """Raise `ValueError` where an argument has no value for a task like this one."""
@@ -87,23 +97,3 @@ def _values(task: Task, episode: Episode | None) -> dict[str, Any]:
 
 def _completion(episode: Episode | None) -> str:
     return episode.answers[-1].content if episode is not None and episode.answers else ""
-
-
-def _only(said: object) -> object:
-    if not isinstance(said, list) or len(cast(list[object], said)) != 1:
-        raise TypeError(f"the reward of one completion is {said!r:.200}; it must be a list of one number")
-    return cast(list[object], said)[0]
-
-
-def _score(said: object) -> Score:
-    if isinstance(said, Score):
-        return said
-    if isinstance(said, dict) and "score" in said:
-        fields = cast(dict[str, Any], said)
-        parts = {
-            name: float(part)
-            for name, part in fields.items()
-            if isinstance(part, int | float) and name != "score"
-        }
-        return Score(reward=finite(fields["score"], "score"), components=parts)
-    return Score(reward=finite(said, "the reward"))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from decimal import Context, Decimal
 
 from ..episode import Episode, Workspace
+from ..errors import BadTask
 from ..outcome import Score
 from ..task import Task
 from .answer import final_answer
@@ -57,7 +58,7 @@ class Numeric:
     async def grade(self, task: Task, episode: Episode, workspace: Workspace | None) -> Score:
         expected = numbers(str(task.reference))
         if len(expected) != 1:
-            raise ValueError(f"task {task.id!r}: the reference {task.reference!r} is not one number")
+            raise BadTask(f"task {task.id!r}: the reference {task.reference!r} is not one number")
         answer = final_answer(episode, self.prefix)
         found = numbers(answer or "")
         if not found:

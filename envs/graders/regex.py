@@ -5,11 +5,12 @@ import signal
 from collections import deque
 from dataclasses import dataclass
 
+from ..cpu_limit import cpu_limit
 from ..episode import Episode, Workspace
+from ..errors import BadTask
 from ..outcome import Score
 from ..task import Task
 from ..worker import WorkerDied, in_worker
-from ._cpu_limit import cpu_limit
 from .answer import final_answer, reference_text
 
 MAX_CPU_S = 1.0
@@ -42,7 +43,7 @@ class Regex:
         pattern = self.pattern
         if pattern is None:
             pattern = reference_text(task)
-            _compiled(pattern, f"task {task.id!r}: the reference")
+            _compiled(pattern, f"task {task.id!r}: the reference", BadTask)
         expected = None
         if self.pattern is not None and GROUP in re.compile(pattern).groupindex:
             expected = " ".join(reference_text(task).split())
@@ -62,11 +63,11 @@ class Regex:
         return Score(reward=float(is_right), evidence=f"matched {found[:200]!r}{told}")
 
 
-def _compiled(pattern: str, where: str) -> None:
+def _compiled(pattern: str, where: str, kind: type[ValueError] = ValueError) -> None:
     try:
         re.compile(pattern)
     except (re.error, RecursionError, OverflowError) as error:
-        raise ValueError(f"{where} {pattern!r:.200} is no regular expression: {error}") from error
+        raise kind(f"{where} {pattern!r:.200} is no regular expression: {error}") from error
 
 
 def search(pattern: str, text: str) -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..episode import Episode, Workspace
-from ..errors import Tampered, no_exit, returned
+from ..errors import Tampered, is_retryable, no_exit, returned, text_of
 from ..outcome import Score
 from ..task import Task
 from .grading import Grader
@@ -26,6 +26,14 @@ class Gate:
     """The whole behind a shut gate, or the weighted sum where that is lower: to fail must never pay."""
     weight: float = 0.0
     """Of the part in the sum behind an open gate."""
+
+
+class PartFailed(RuntimeError):
+    """A part of a rubric cannot tell, which another try may change or not."""
+
+    def __init__(self, problem: str, *, is_retryable: bool) -> None:
+        super().__init__(problem)
+        self.is_retryable = is_retryable
 
 
 class Rubric:
@@ -58,8 +66,10 @@ class Rubric:
             failed = next(
                 name for name, grade in grades.items() if not grade.cancelled() and grade.exception() is first
             )
-            kind = Tampered if isinstance(first, Tampered) else RuntimeError
-            raise kind(f"rubric part {failed!r}: {type(first).__name__}: {first}") from first
+            problem = f"rubric part {failed!r}: {type(first).__name__}: {text_of(first)}"
+            if isinstance(first, Tampered):
+                raise Tampered(problem) from first
+            raise PartFailed(problem, is_retryable=all(map(is_retryable, errors.exceptions))) from first
         return self._total({name: grade.result() for name, grade in grades.items()})
 
     def _total(self, scores: Mapping[str, Score]) -> Score:

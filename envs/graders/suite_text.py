@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ..errors import BadTask
 from ..task import Task
 
 INSIDE = Path(__file__).with_name("_suite")
@@ -53,12 +54,12 @@ class SuiteText:
         for id in ids:
             path, found, _ = str(id).partition("::")
             if not isinstance(id, str) or not found or path not in self.sources:
-                raise ValueError(
+                raise BadTask(
                     f"Task.reference names the test {id!r}; it must be like 'tests/test_a.py::test_x', in "
                     f"one of the suite's files: {sorted(self.sources)!r:.300}"
                 )
         if not ids or len(set(ids)) < len(ids):
-            raise ValueError(f"Task.reference must name one or more tests, each once; got {ids!r:.200}")
+            raise BadTask(f"Task.reference must name one or more tests, each once; got {ids!r:.200}")
         return ids
 
 
@@ -66,7 +67,7 @@ def read_suite(task: Task, field: Mapping[str, str | bytes] | None) -> SuiteText
     """The suite of a task. Raises `ValueError`, which says what to change."""
     files: Any = task.private.get("tests") if field is None else field
     if not files or not hasattr(files, "items"):
-        raise ValueError(
+        raise BadTask(
             f"task {task.id!r} has no suite: Task.private['tests'] is {files!r:.100}; it must be a mapping "
             "of file names to text, as in {'tests/test_a.py': 'def test_x(): ...'}"
         )
@@ -94,7 +95,7 @@ def read_suite(task: Task, field: Mapping[str, str | bytes] | None) -> SuiteText
 def _require_file(name: Any, text: Any) -> None:
     is_path = isinstance(name, str) and posixpath.normpath(name) == name and not name.startswith(("/", ".."))
     if not is_path or not isinstance(text, str | bytes):
-        raise ValueError(
+        raise BadTask(
             f"the suite has a file {name!r:.100} of type {type(text).__name__}; it must be a relative path "
             "without '..', and text or bytes"
         )
@@ -104,7 +105,7 @@ def _parsed(name: str, text: str) -> ast.Module:
     try:
         return ast.parse(text)
     except (SyntaxError, ValueError, RecursionError) as error:
-        raise ValueError(f"the suite's file {name!r} is not Python: {error}") from error
+        raise BadTask(f"the suite's file {name!r} is not Python: {error}") from error
 
 
 def _ids(name: str, tree: ast.Module) -> Iterator[str]:
@@ -185,7 +186,7 @@ def _require_supported(name: str, tree: ast.Module, trees: Mapping[str, ast.Modu
                 pass
         if trouble:
             line = getattr(node, "lineno", 0)
-            raise ValueError(f"the suite's file {name!r}, line {line}, uses what Suite has not: {trouble}")
+            raise BadTask(f"the suite's file {name!r}, line {line}, uses what Suite has not: {trouble}")
 
 
 def _of_pytest(node: ast.Import | ast.ImportFrom) -> str:

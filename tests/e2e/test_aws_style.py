@@ -181,6 +181,38 @@ def test_an_evaluation_does_not_go_on_with_another_reward_or_other_rows(tmp_path
     assert forked(*arguments, "--name", "other", cwd=tmp_path).code == 0
 
 
+BREAKS = """
+import os
+
+async def score(completion, reference):
+    print("graded", completion)
+    if completion == "end":
+        os._exit(0)
+    while completion == "spin":
+        pass
+    return float(completion == reference)
+"""
+
+
+def test_a_function_that_ends_its_process_or_hangs_leaves_the_evaluation_its_other_grades(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path, BREAKS, "my_rewards.py")
+    rows = ({"prompt": f"say {said}", "reference_answer": said} for said in ("a", "end", "b", "spin"))
+    write_rows(tmp_path / "train.jsonl", rows)
+    reward = {"function": "my_rewards.py", "timeout_s": 2}
+    recipe = {"data": {"path": "train.jsonl", "held_out": 4}, "reward": reward}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    done = forked("eval", "recipe.yaml", "--policy", "oracle", "--json", cwd=tmp_path)
+    assert done.code == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["outcomes"] == {"scored": 2, "ungraded": 2} and found["reward"]["value"] == 1.0
+    why = "\n".join(found["troubles"])
+    assert "my_rewards.py took its process down: worker process ended with exit code 0" in why
+    assert "my_rewards.py gave no reply within 2 s" in why
+    assert {"graded a", "graded end", "graded b"} <= set(done.stderr.splitlines())
+
+
 @pytest.mark.parametrize(
     ("code", "words"),
     [

@@ -37,10 +37,12 @@ def test_an_episode_costs_under_six_times_a_bare_client(tmp_path: Path) -> None:
 
 def validations(folder: Path, *options: str) -> dict[str, Any]:
     found: dict[str, Any] = figures("dataset_validation.py", folder, *options)["datasets"]
-    assert list(found) == ["questions", "with tools", "prompts", "against"]
+    forms = ["questions", "prompts", "verl"]
+    assert sorted(found) == sorted([*forms, "with tools", *(f"{form} against" for form in forms)])
     return found
 
 
+@pytest.mark.timeout(600)
 def test_a_validation_of_a_few_rows_costs_about_three_times_their_parsing_at_most(tmp_path: Path) -> None:
     # A fourth, for one short round; the constants are most of the memory of so few rows.
     short = ("--rows", "20000", "--rounds", "1", "--max-ratio", "4", "--max-bytes", "1000")

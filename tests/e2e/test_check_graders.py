@@ -88,7 +88,7 @@ def test_a_reward_is_checked_on_rows_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "my_rewards.py").write_text(REWARDS)
     rows = [{"question": f"{n} * {n}?", "answer": str(n * n)} for n in range(11, 31)]
     (tmp_path / "tasks.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    call = ("check", "reward", "--data", "tasks.jsonl")
+    call = ("check", "reward", "--data", "tasks.jsonl", "--prompt", "question")
     good = palaestra(*call, "my_rewards.py:strict", "--json", cwd=tmp_path)
     assert good.code == 0, good.stdout + good.stderr
     assert all(row["passed"] for row in json.loads(good.stdout)["checks"])
@@ -96,6 +96,10 @@ def test_a_reward_is_checked_on_rows_of_a_file(tmp_path: Path) -> None:
     assert bad.code == 1 and "1000 numbers: reward 1" in bad.stdout, bad.stdout
     unknown = palaestra(*call, "my_rewards.py:loose", cwd=tmp_path)
     assert unknown.code == 2 and "my_rewards has no 'loose'" in unknown.stderr
+    asked = palaestra(*call, "exact_match", "--options", "{prefix: 'Answer:'}", cwd=tmp_path)
+    assert asked.code == 1 and "gold: reward 0" in asked.stdout, asked.stdout + asked.stderr
+    odd = palaestra(*call, "finqa", "--options", "{tolerance: 1}", cwd=tmp_path)
+    assert odd.code == 2 and "tolerance" in odd.stderr, odd.stderr
 
 
 def test_a_reward_is_checked_on_an_environment_by_its_oracle(tmp_path: Path) -> None:

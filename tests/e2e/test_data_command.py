@@ -11,6 +11,7 @@ from command import forked, palaestra
 from datasets_builders import LOOKUP, calls, result, row, user, write_rows
 from support import data_path, require
 
+from palaestra.cli.data_files import written
 from palaestra.envs import UserMessage
 from palaestra.envs.datasets import read_tasks
 
@@ -82,6 +83,11 @@ def test_what_is_no_file_is_not_replaced_by_one(
         (("convert", "deep.jsonl", "out.jsonl"), "deep.jsonl: row 2: "),
         (("convert", "good.jsonl", "good.jsonl"), "good.jsonl is what is read; write to another file"),
         (("convert", "good.jsonl", "none/out.jsonl"), "none/out.jsonl"),
+        (
+            ("filter", "good.jsonl", "out.jsonl", "--decisions", "./out.jsonl"),
+            "--decisions 'out.jsonl' is OUT too",
+        ),
+        (("filter", "good.jsonl", "out.jsonl", "--decisions", "good.jsonl"), "good.jsonl is what is read"),
         (("convert", "good.jsonl", "out.jsonl", "--logs", "aws"), "name one of bedrock, openai"),
         (("convert", "good.jsonl", "out.jsonl", "--where", "a=b"), "say which with --logs"),
         (
@@ -125,6 +131,21 @@ def test_a_filter_writes_what_it_keeps_and_why_it_drops_the_rest(tmp_path: Path)
     assert "reason" not in decided[0]
 
 
+def test_two_commands_that_write_one_file_do_not_meet(tmp_path: Path) -> None:
+    """The first still writes when the second begins, and each puts a whole file there."""
+    out = tmp_path / "out.jsonl"
+    with written(out, "a.jsonl") as first:
+        first.write(b"one, ")
+        with written(out, "a.jsonl") as second:
+            second.write(b"two")
+        assert out.read_bytes() == b"two"
+        first.write(b"and whole")
+    assert out.read_bytes() == b"one, and whole"
+    with pytest.raises(ValueError, match="broke"), written(out, "a.jsonl"):
+        raise ValueError("it broke")
+    assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
+
+
 def test_any_dataset_becomes_json_lines_of_the_usual_form(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("question,gold,level\nWhat is 2 + 2?,4,1\n")
     names = ("--prompt", "question", "--reference", "gold")
@@ -139,14 +160,24 @@ def test_any_dataset_becomes_json_lines_of_the_usual_form(tmp_path: Path) -> Non
 def test_a_log_becomes_a_dataset_and_says_what_it_leaves_out(tmp_path: Path) -> None:
     said = {"choices": [{"message": {"role": "assistant", "content": "4"}}]}
     ours = {"request": {"messages": [user()], "model": "m"}, "response": said}
-    write_rows(tmp_path / "log.jsonl", ours, {"request": {"input": "x"}})
+    write_rows(tmp_path / "log.jsonl", ours, {"request": {"input": "x"}}, {"request": {"messages": ["hi"]}})
     options = ("--logs", "openai", "--response-as-reference")
     done = forked("data", "convert", "log.jsonl", "out.jsonl", *options, cwd=tmp_path)
     assert done.code == 0
     assert done.stdout.splitlines() == [
+        "left out: log.jsonl:2: request: the request has neither messages nor a prompt",
+        "left out: log.jsonl:3: request.messages[0]: 'hi' is no object",
         "out.jsonl: 1 rows",
         "left out 1: the request has neither messages nor a prompt",
+        "left out 1: 'hi' is no object",
     ]
+    again = forked("data", "convert", "log.jsonl", "out.jsonl", *options, "--json", cwd=tmp_path)
+    assert json.loads(again.stdout)["left_out"][1] == {
+        "path": "log.jsonl",
+        "line": 3,
+        "field": "request.messages[0]",
+        "reason": "'hi' is no object",
+    }
     (task,) = read_tasks(tmp_path / "out.jsonl")
     assert (task.messages, task.reference, task.metadata) == (
         (UserMessage("What is 2 + 2?"),),

@@ -2,41 +2,19 @@
 
 import asyncio
 import json
-import os
 import shutil
 import signal
-import sqlite3
-import subprocess
 import sys
-from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
-from command import MAIN, TinyRun, forked, write_recipe
+from command import TinyRun, forked, write_recipe
 from grade_service import GradeService
+from graded_rooms import rows, start_eval
 from lambda_service import ARN, LambdaService
-from support import ROOT, run_async
+from support import run_async
 
 DONE = {"scores": [{"reward": 1.0, "evidence": "after 25 minutes"}]}
-
-
-def rows(run: Path, query: str) -> list[Any]:
-    with closing(sqlite3.connect(run / "run.sqlite")) as db:
-        return db.execute(query).fetchall()
-
-
-def start(recipe: Path, log: Path) -> "subprocess.Popen[bytes]":
-    """`palaestra eval` by the oracle, in a process of its own that can be killed."""
-    with log.open("ab") as file:
-        return subprocess.Popen(
-            [sys.executable, "-P", "-c", MAIN, "eval", str(recipe), "--policy", "oracle"],
-            cwd=recipe.parent,
-            env=os.environ | {"PYTHONPATH": str(ROOT / "tests")},
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=file,
-        )
 
 
 def test_a_killed_driver_a_dead_worker_and_a_duplicate_callback_make_one_score(tmp_path: Path) -> None:
@@ -49,7 +27,7 @@ def test_a_killed_driver_a_dead_worker_and_a_duplicate_callback_make_one_score(t
             grading = {"kind": "http", "url": service.url, "callback": True, "heartbeat_s": 1.5, "retry_s": 0}
             env = {"id": "cli_envs:NeverGraded", "held_out": 1}
             recipe = write_recipe(tmp_path, env=env, grading=grading)
-            driver = start(recipe, log)
+            driver = start_eval(recipe)
             first = await service.taken(0)
             run = tmp_path / "runs" / "tiny.eval"
             while not await asyncio.to_thread(rows, run, "SELECT 1 FROM grade_jobs WHERE handle IS NOT NULL"):  # noqa: ASYNC110  # another process writes it
@@ -59,7 +37,7 @@ def test_a_killed_driver_a_dead_worker_and_a_duplicate_callback_make_one_score(t
             polls = first.num_polls
             assert rows(run, "SELECT state FROM episodes") == [("played",)]
 
-            driver = start(recipe, log)
+            driver = start_eval(recipe)
             while first.num_polls == polls:  # noqa: ASYNC110  # another process asks
                 await asyncio.sleep(0.02)
             assert service.keys == [first.key], "resumed by its handle, not submitted again"

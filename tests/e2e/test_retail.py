@@ -35,8 +35,3 @@ def test_the_oracle_solves_all_held_out_tasks_of_the_recipe(tmp_path: Path) -> N
     assert done.code == 0, done.stderr
     found = json.loads(done.stdout)
     assert (found["num_tasks"], found["reward"]["value"]) == (100, 1.0)
-
-
-def test_check_env_passes_from_the_command_line(tmp_path: Path) -> None:
-    done = forked("check", "env", "retail", "--json", cwd=tmp_path)
-    assert done.code == 0, (done.stdout, done.stderr)

@@ -18,11 +18,9 @@ from palaestra.envs import (
     Task,
     TaskSet,
     UserMessage,
-    load_env,
     play,
 )
 from palaestra.envs.catalog.code import Code
-from palaestra.envs.check import check_env
 from palaestra.envs.graders import grade_episode
 from palaestra.envs.message import SystemMessage
 
@@ -74,23 +72,6 @@ def greeting(tmp_path: Path) -> Task:
     return Code.tasks(path=rows_file(tmp_path, ROW))[0]
 
 
-def test_the_oracle_earns_the_maximum_on_made_up_requests_and_nothing_the_floor() -> None:
-    tasks = Code.tasks(size=NUM_TASKS, seed=1)
-    assert rewards(tasks, Code.oracle) == [1.0] * NUM_TASKS
-    assert rewards(tasks[:20], nothing) == [0.0] * 20
-
-
-@pytest.mark.data
-def test_the_oracle_earns_the_maximum_on_mbpp_and_nothing_the_floor() -> None:
-    require("data")
-    tasks = Code.tasks(path=str(data_path("mbpp", "mbpp.jsonl")))
-    assert len(tasks) == 474
-    some = tasks[::4]
-    assert len(some) >= NUM_TASKS
-    assert rewards(some, Code.oracle) == [1.0] * len(some)
-    assert rewards(some[::5], nothing) == [0.0] * len(some[::5])
-
-
 @pytest.mark.data
 @pytest.mark.acceptance
 @pytest.mark.timeout(1800)
@@ -99,11 +80,6 @@ def test_oracle_and_floor_on_all_of_mbpp() -> None:
     tasks = Code.tasks(path=str(data_path("mbpp", "mbpp.jsonl")))
     assert rewards(tasks, Code.oracle) == [1.0] * 474
     assert rewards(tasks, nothing) == [0.0] * 474
-
-
-def test_the_environment_is_fit_for_training() -> None:
-    report = run_async(check_env(load_env("code"), num_tasks=3))
-    assert report.passed, report
 
 
 def test_a_second_try_hears_what_the_first_did_and_not_what_was_expected(greeting: Task) -> None:

@@ -3,21 +3,16 @@
 import asyncio
 import os
 import signal
-import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Generator
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from command import MAIN, write_recipe
+from command import write_recipe
 from docker_box import engine, owned_by, wait_until_gone, with_owner
-from graded_rooms import QUICK, RANGE, TASK, graded, keep, key_of
-from support import ROOT, require, run_async
+from graded_rooms import QUICK, RANGE, TASK, graded, keep, key_of, rows, start_eval
+from support import require, run_async
 
 from palaestra.agents.grading.boxed import Boxed
 from palaestra.agents.grading.stage import Grading
@@ -132,27 +127,6 @@ def test_a_grade_that_is_given_up_takes_its_container_down(tmp_path: Path) -> No
     run_async(main())
 
 
-def rows(run: Path, query: str) -> list[Any]:
-    try:
-        with closing(sqlite3.connect(f"file:{run / 'run.sqlite'}?mode=ro", uri=True)) as db:
-            return db.execute(query).fetchall()
-    except sqlite3.OperationalError:  # there is none yet
-        return []
-
-
-def start(recipe: Path) -> "subprocess.Popen[bytes]":
-    """`palaestra eval` by the oracle, in a process of its own that can be killed."""
-    with (recipe.parent / "log").open("ab") as log:
-        return subprocess.Popen(
-            [sys.executable, "-P", "-c", MAIN, "eval", str(recipe), "--policy", "oracle"],
-            cwd=recipe.parent,
-            env=os.environ | {"PYTHONPATH": str(ROOT / "tests")},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-        )
-
-
 def test_after_kill_9_the_containers_go_and_each_grade_is_made_once(tmp_path: Path) -> None:
     judge = tmp_path / "judge.py"
     judge.write_text('import time\ntime.sleep(2)\nprint(\'{"scores": [{"reward": 0.5}]}\')\n')
@@ -160,7 +134,7 @@ def test_after_kill_9_the_containers_go_and_each_grade_is_made_once(tmp_path: Pa
     sandbox = {"backend": "docker", "memory_mb": 64}
     env = {"id": "cli_envs:NeverGraded", "held_out": 3}
     recipe = write_recipe(tmp_path, env=env, grading=grading | {"sandbox": sandbox, "retry_s": 0.0})
-    run, driver = tmp_path / "runs" / "tiny.eval", start(recipe)
+    run, driver = tmp_path / "runs" / "tiny.eval", start_eval(recipe)
     until = time.monotonic() + 120
     while list(owned_by(driver.pid).values()).count("running") < 3:
         assert driver.poll() is None and time.monotonic() < until, (tmp_path / "log").read_text()
@@ -170,7 +144,7 @@ def test_after_kill_9_the_containers_go_and_each_grade_is_made_once(tmp_path: Pa
     assert driver.wait() == -signal.SIGKILL
     assert rows(run, "SELECT count(*) FROM grade_jobs WHERE state = 'open'") == [(3,)]
     wait_until_gone(owner)
-    driver = start(recipe)
+    driver = start_eval(recipe)
     second = owner_label(driver.pid)
     assert driver.wait(120) == 0, (tmp_path / "log").read_text()
     assert rows(run, "SELECT state, reward FROM episodes") == [("scored", 0.5)] * 3

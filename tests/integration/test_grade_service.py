@@ -1,66 +1,49 @@
 """Graders behind HTTP: 202 and polls, callbacks with a token, and services that behave badly."""
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from grade_service import GradeService
-from graded_rooms import RANGE, keep, key_of, until
+from graded_rooms import QUICK, key_of, outcome_in, under_way, until
 from support import run_async
 
 from palaestra.agents.grading.callback import CallbackServer
 from palaestra.agents.grading.job import GradeLimits
-from palaestra.agents.grading.stage import Grading
 from palaestra.agents.grading.web import Web
 from palaestra.agents.ledger import Ledger
-from palaestra.envs import Outcome, Scored, Task, Ungraded
+from palaestra.envs import Outcome, Scored, Ungraded
 
-TASK = Task(id="t", reference="the-reference", private={"key": "k"})
-QUICK = GradeLimits(poll_s=0.02, retry_s=0.0, attempt_s=30.0, max_attempts=2)
 DONE = {"scores": [{"reward": 0.5, "turns": [0.0, 1.0]}]}
 
 
-@asynccontextmanager
-async def under_way(
+def asking(
     folder: Path,
     service: GradeService,
     limits: GradeLimits = QUICK,
     *,
     calls_back: bool = False,
     **options: Any,
-) -> AsyncGenerator[tuple[Ledger, asyncio.Task[None]], None]:
-    """A run file, and the grade of its one episode under way."""
-    with Ledger(folder) as ledger:
-        if not ledger.counts("train"):
-            keep(ledger, key_of())
+) -> AbstractAsyncContextManager[tuple[Ledger, asyncio.Task[None]]]:
+    """The grade of one episode under way at the service."""
+
+    def adapter(ledger: Ledger) -> Web:
         callback = CallbackServer(ledger) if calls_back else None
-        adapter = Web(service.url, callback=callback, **options)
-        async with Grading(ledger, adapter, limits, reward_range=RANGE) as grading:
-            waiting = asyncio.create_task(grading.grade([key_of()], TASK))
-            try:
-                yield ledger, waiting
-            finally:
-                waiting.cancel()
-                await asyncio.gather(waiting, return_exceptions=True)
+        return Web(service.url, callback=callback, **options)
 
-
-def outcome(ledger: Ledger) -> Outcome:
-    found = ledger.finished(key_of())
-    assert found is not None
-    return found.outcome
+    return under_way(folder, adapter, limits)
 
 
 def graded(folder: Path, service: GradeService, **options: Any) -> Outcome:
     """The outcome by a service that does what it does by itself."""
 
     async def main() -> Outcome:
-        async with service, under_way(folder, service, **options) as (ledger, waiting):
+        async with service, asking(folder, service, **options) as (ledger, waiting):
             await waiting
-            return outcome(ledger)
+            return outcome_in(ledger)
 
     return run_async(main())
 
@@ -72,12 +55,12 @@ def test_a_job_is_taken_with_202_and_asked_for_until_it_is_done(
 
     async def main() -> None:
         async with GradeService() as service:
-            async with under_way(tmp_path, service, token_env="GRADER_TOKEN") as (ledger, waiting):
+            async with asking(tmp_path, service, token_env="GRADER_TOKEN") as (ledger, waiting):
                 job = await service.taken(0)
                 await until(lambda: job.num_polls > 2)
                 job.answer = DONE
                 await waiting
-                assert outcome(ledger) == Scored(reward=0.5, turns=(0.0, 1.0))
+                assert outcome_in(ledger) == Scored(reward=0.5, turns=(0.0, 1.0))
             assert job.authorization == "Bearer s3cret"
             assert job.asked["task"]["reference"] == "the-reference"
             assert job.asked["episodes"][0]["workspace"]["files"] == [["sample", "MA=="]]
@@ -119,13 +102,13 @@ def test_a_service_that_makes_no_sense_gives_no_number(
 def test_a_worker_without_a_beat_is_given_up_and_the_next_try_counts(tmp_path: Path) -> None:
     async def main() -> None:
         limits = replace(QUICK, heartbeat_s=0.5)
-        async with GradeService() as service, under_way(tmp_path, service, limits) as (ledger, waiting):
+        async with GradeService() as service, asking(tmp_path, service, limits) as (ledger, waiting):
             first = await service.taken(0)
             first.is_alive = False
             second = await service.taken(1)
             second.answer = DONE
             await waiting
-            assert outcome(ledger) == Scored(reward=0.5, turns=(0.0, 1.0))
+            assert outcome_in(ledger) == Scored(reward=0.5, turns=(0.0, 1.0))
             assert second.asked["attempt"] == 1 and second.key != first.key
 
     run_async(main())
@@ -135,7 +118,7 @@ def test_a_callback_is_the_grade_and_a_second_one_is_a_duplicate(tmp_path: Path)
     async def main() -> None:
         async with (
             GradeService(location="") as service,
-            under_way(tmp_path, service, calls_back=True) as (ledger, waiting),
+            asking(tmp_path, service, calls_back=True) as (ledger, waiting),
         ):
             job = await service.taken(0)
             assert job.asked["callback"]["url"].startswith("http://127.0.0.1:")
@@ -144,7 +127,7 @@ def test_a_callback_is_the_grade_and_a_second_one_is_a_duplicate(tmp_path: Path)
             assert await service.call_back(job, DONE) == (200, {"fate": "duplicate"})
             changed = {"scores": [{"reward": 1.0}]}
             assert await service.call_back(job, changed) == (200, {"fate": "duplicate"})
-            assert outcome(ledger) == Scored(reward=0.5, turns=(0.0, 1.0))
+            assert outcome_in(ledger) == Scored(reward=0.5, turns=(0.0, 1.0))
 
     run_async(main())
 
@@ -153,7 +136,7 @@ def test_a_callback_needs_the_token_of_its_own_job(tmp_path: Path) -> None:
     async def main() -> None:
         async with (
             GradeService() as service,
-            under_way(tmp_path, service, calls_back=True) as (ledger, waiting),
+            asking(tmp_path, service, calls_back=True) as (ledger, waiting),
         ):
             job = await service.taken(0)
             for token in ("", "wrong", "ünïcode"):
@@ -171,12 +154,12 @@ def test_nonsense_by_callback_is_ungraded_and_the_sender_is_told(tmp_path: Path)
     async def main() -> None:
         async with (
             GradeService() as service,
-            under_way(tmp_path, service, calls_back=True) as (ledger, waiting),
+            asking(tmp_path, service, calls_back=True) as (ledger, waiting),
         ):
             status, said = await service.call_back(await service.taken(0), {"scores": []})
             assert (status, said["fate"]) == (200, "broken") and "nonsense" in said["error"]
             await waiting
-            assert isinstance(outcome(ledger), Ungraded)
+            assert isinstance(outcome_in(ledger), Ungraded)
 
     run_async(main())
 
@@ -186,7 +169,7 @@ def test_a_beat_by_callback_keeps_a_try_alive(tmp_path: Path) -> None:
         limits = replace(QUICK, heartbeat_s=1.0, max_attempts=1)
         async with (
             GradeService(location="") as service,
-            under_way(tmp_path, service, limits, calls_back=True) as (ledger, waiting),
+            asking(tmp_path, service, limits, calls_back=True) as (ledger, waiting),
         ):
             job = await service.taken(0)
             for _ in range(8):
@@ -195,7 +178,7 @@ def test_a_beat_by_callback_keeps_a_try_alive(tmp_path: Path) -> None:
                 assert said == (200, {"alive": True})
             await service.call_back(job, DONE)
             await waiting
-            assert isinstance(outcome(ledger), Scored)
+            assert isinstance(outcome_in(ledger), Scored)
             assert await service.call_back(job, {}, path="/beat") == (200, {"alive": False})
 
     run_async(main())
@@ -204,10 +187,10 @@ def test_a_beat_by_callback_keeps_a_try_alive(tmp_path: Path) -> None:
 def test_after_a_restart_the_callback_finds_us_at_the_same_address(tmp_path: Path) -> None:
     async def main() -> None:
         async with GradeService() as service:
-            async with under_way(tmp_path, service, calls_back=True) as (ledger, _):
+            async with asking(tmp_path, service, calls_back=True) as (ledger, _):
                 job = await service.taken(0)
                 await until(lambda: ledger.grades.open([key_of()]).handle is not None)
-            async with under_way(tmp_path, service, calls_back=True) as (ledger, waiting):
+            async with asking(tmp_path, service, calls_back=True) as (ledger, waiting):
                 assert await service.call_back(job, DONE) == (200, {"fate": "kept"})
                 await waiting
             assert len(service.keys) == 1

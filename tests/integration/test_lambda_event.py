@@ -1,14 +1,13 @@
 """Grades by events on AWS Lambda: boto3 speaks to a local endpoint, which runs the handler."""
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from graded_rooms import RANGE, keep, key_of, until
+from graded_rooms import QUICK, key_of, outcome_in, under_way, until
 from lambda_service import ARN, LambdaService
 from rewards import write
 from support import run_async
@@ -16,14 +15,11 @@ from support import run_async
 from palaestra.agents.grading.callback import CallbackServer
 from palaestra.agents.grading.event import LambdaEvent
 from palaestra.agents.grading.job import GradeLimits
-from palaestra.agents.grading.stage import Grading
 from palaestra.agents.ledger import Ledger
-from palaestra.envs import Outcome, Scored, Task, Ungraded
+from palaestra.envs import Outcome, Scored, Ungraded
 
 pytest.importorskip("boto3")
 
-TASK = Task(id="t", reference="the-reference")
-QUICK = GradeLimits(poll_s=0.02, retry_s=0.0, attempt_s=30.0, max_attempts=2)
 JUDGE = """
 import base64, json
 
@@ -65,8 +61,7 @@ def aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
 
 
-@asynccontextmanager
-async def under_way(
+def invoking(
     folder: Path,
     service: LambdaService,
     patch: pytest.MonkeyPatch,
@@ -74,33 +69,19 @@ async def under_way(
     *,
     calls_back: bool = False,
     answers: str | None = "s3://bucket/grades",
-    **options: Any,
-) -> AsyncGenerator[tuple[Ledger, asyncio.Task[None]], None]:
-    """A run file, and the grade of its one episode under way."""
+) -> AbstractAsyncContextManager[tuple[Ledger, asyncio.Task[None]]]:
+    """The grade of one episode under way at the function."""
     patch.setenv("AWS_ENDPOINT_URL_S3", service.url)
-    with Ledger(folder) as ledger:
-        if not ledger.counts("train"):
-            keep(ledger, key_of())
-        adapter = LambdaEvent(
+
+    def adapter(ledger: Ledger) -> LambdaEvent:
+        return LambdaEvent(
             ARN,
             answers=None if answers is None else answers.format(url=service.url),
             callback=CallbackServer(ledger) if calls_back else None,
             endpoint_url=service.url,
-            **options,
         )
-        async with Grading(ledger, adapter, limits, reward_range=RANGE) as grading:
-            waiting = asyncio.create_task(grading.grade([key_of()], TASK))
-            try:
-                yield ledger, waiting
-            finally:
-                waiting.cancel()
-                await asyncio.gather(waiting, return_exceptions=True)
 
-
-def outcome(ledger: Ledger) -> Outcome:
-    found = ledger.finished(key_of())
-    assert found is not None
-    return found.outcome
+    return under_way(folder, adapter, limits)
 
 
 def graded(folder: Path, service: LambdaService, patch: pytest.MonkeyPatch, **options: Any) -> Outcome:
@@ -108,9 +89,9 @@ def graded(folder: Path, service: LambdaService, patch: pytest.MonkeyPatch, **op
 
     async def main() -> Outcome:
         service.gate.set()
-        async with service, under_way(folder, service, patch, **options) as (ledger, waiting):
+        async with service, invoking(folder, service, patch, **options) as (ledger, waiting):
             await waiting
-            return outcome(ledger)
+            return outcome_in(ledger)
 
     return run_async(main())
 
@@ -140,13 +121,13 @@ def test_a_restart_looks_for_the_answer_and_invokes_nothing(
 
     async def main() -> None:
         async with LambdaService(write(tmp_path, JUDGE + TO_S3)) as service:
-            async with under_way(tmp_path, service, monkeypatch) as (ledger, _):
+            async with invoking(tmp_path, service, monkeypatch) as (ledger, _):
                 await until(lambda: ledger.grades.open([key_of()]).handle is not None)
                 assert ledger.counts("train") == {"played": 1}
             await service.idle()
-            async with under_way(tmp_path, service, monkeypatch) as (ledger, waiting):
+            async with invoking(tmp_path, service, monkeypatch) as (ledger, waiting):
                 await waiting
-                assert outcome(ledger) == GRADE
+                assert outcome_in(ledger) == GRADE
             assert len(service.events) == len(service.tries) == 1
 
     run_async(main())
@@ -156,10 +137,10 @@ def test_an_event_that_is_run_twice_gives_one_grade(tmp_path: Path, monkeypatch:
     async def main() -> None:
         service = LambdaService(write(tmp_path, JUDGE + TO_US), runs_each=2)
         service.gate.set()
-        async with service, under_way(tmp_path, service, monkeypatch, calls_back=True) as (ledger, waiting):
+        async with service, invoking(tmp_path, service, monkeypatch, calls_back=True) as (ledger, waiting):
             await waiting
             await service.idle()
-            assert outcome(ledger) == GRADE
+            assert outcome_in(ledger) == GRADE
             assert ledger.grades.fates() == {"kept": 1, "duplicate": 1}
         assert len(service.events) == 1 and len(service.tries) == 2
 
@@ -182,7 +163,7 @@ def test_a_function_that_raises_is_run_three_times_and_gives_no_number(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service = LambdaService(write(tmp_path, "def lambda_handler(event, context):\n    return 1 / 0"))
-    limits = replace(QUICK, attempt_s=0.3)
+    limits = replace(QUICK, attempt_s=0.3, max_attempts=2)
     found = graded(tmp_path, service, monkeypatch, limits=limits)
     assert found == Ungraded(reason="timeout: the grader took over 0.3 s")
     assert [each["attempt"] for each in service.events] == [0, 1], "each try is an event of its own"
@@ -220,13 +201,11 @@ def test_an_answer_that_may_not_be_read_says_which_right_is_missing(
 
 def test_an_endpoint_that_is_away_is_asked_again_until_the_time_is_over(tmp_path: Path) -> None:
     async def main() -> None:
-        with Ledger(tmp_path) as ledger:
-            keep(ledger, key_of())
-            adapter = LambdaEvent(ARN, answers="s3://b", endpoint_url="http://127.0.0.1:9")
-            limits = replace(QUICK, attempt_s=3, total_s=3)
-            async with Grading(ledger, adapter, limits, reward_range=RANGE) as grading:
-                await grading.grade([key_of()], TASK)
-            found = outcome(ledger)
+        adapter = LambdaEvent(ARN, answers="s3://b", endpoint_url="http://127.0.0.1:9")
+        limits = replace(QUICK, attempt_s=3, total_s=3)
+        async with under_way(tmp_path, lambda _: adapter, limits) as (ledger, waiting):
+            await waiting
+            found = outcome_in(ledger)
             assert isinstance(found, Ungraded) and "EndpointConnectionError" in found.reason
             assert ledger.grades.fates() == {"broken": 1}, "the try, which was the last"
 

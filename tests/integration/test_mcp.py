@@ -126,6 +126,28 @@ for line in sys.stdin:
     assert failure.stage == "reset" and "no answer within 2 s" in failure.message
 
 
+def test_a_list_of_tools_without_an_end_is_cut_off_at_the_start_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("palaestra.envs.adapters.mcp.START_S", 2.0)
+    code = """
+import json, sys
+for number, line in enumerate(sys.stdin):
+    asked = json.loads(line)
+    about = {"protocolVersion": asked.get("params", {}).get("protocolVersion"), "capabilities": {"tools": {}},
+             "serverInfo": {"name": "talks", "version": "1"}}
+    tool = {"name": f"tool{number}", "inputSchema": {"type": "object"}}
+    page = {"tools": [tool], "nextCursor": str(number)}
+    if "id" in asked:
+        result = page if asked["method"] == "tools/list" else about
+        print(json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": result}), flush=True)
+"""
+    started = time.monotonic()
+    failure = lost(play_with(McpServer(command=(sys.executable, "-c", code))))
+    assert time.monotonic() - started < 15.0
+    assert failure.stage == "reset" and "list of tools did not end within 2 s, after" in failure.message
+
+
 def test_a_server_sees_nothing_of_our_environment_but_what_it_is_given(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -20,14 +20,12 @@ from palaestra.envs import (
     Task,
     ToolMessage,
     call_tool,
-    load_env,
     play,
 )
 from palaestra.envs.calculator import calculate
 from palaestra.envs.catalog.finqa import FinancialReports
 from palaestra.envs.catalog.gsm8k import WordProblems, WordProblemsWithCalculator
 from palaestra.envs.catalog.sql import DatabaseQuestions
-from palaestra.envs.check import check_env
 from palaestra.envs.graders import grade_episode
 
 ENVS: dict[str, type[Env[Any]]] = {
@@ -80,33 +78,6 @@ def answers(env_class: type[Env[Any]], task: Task, *calls: Any) -> list[tuple[st
     return [(said.content, said.is_error) for said in episode.messages if isinstance(said, ToolMessage)]
 
 
-@pytest.mark.parametrize("name", ENVS)
-def test_an_environment_is_registered_and_fit_for_training_without_data(name: str) -> None:
-    assert load_env(name) is ENVS[name]
-    report = run_async(check_env(ENVS[name], num_tasks=20))
-    assert report.passed, report
-
-
-@pytest.mark.data
-@on_data
-def test_an_environment_is_fit_for_training_on_real_data(name: str, path: tuple[str, str]) -> None:
-    require("data")
-    options = {"path": data_path(*path), "size": 60}
-    report = run_async(check_env(ENVS[name], num_tasks=5, task_options=options))
-    assert report.passed, report
-
-
-@pytest.mark.data
-@on_data
-def test_the_oracle_earns_the_maximum_and_doing_nothing_the_floor(name: str, path: tuple[str, str]) -> None:
-    require("data")
-    env_class = ENVS[name]
-    tasks = list(env_class.tasks(path=data_path(*path)))[::3][:140]
-    assert len(tasks) >= 100
-    assert rewards(env_class, tasks, env_class.oracle) == [1.0] * len(tasks)
-    assert rewards(env_class, tasks, nothing) == [0.0] * len(tasks)
-
-
 @pytest.mark.data
 @on_data
 def test_a_guess_without_reading_earns_next_to_nothing(name: str, path: tuple[str, str]) -> None:
@@ -119,7 +90,7 @@ def test_a_guess_without_reading_earns_next_to_nothing(name: str, path: tuple[st
         numbers = re.findall(r"\d[\d,.]*\d|\d", text) or ["1"]
         return ScriptedPolicy([f"SELECT * FROM {table[1]}" if table else f"Answer: #### {numbers[-1]}"])
 
-    tasks = list(ENVS[name].tasks(path=data_path(*path)))[::3][:140]
+    tasks = list(ENVS[name].tasks(path=data_path(*path)))[::5][:70]
     earned = rewards(ENVS[name], tasks, guess)
     assert sum(earned) / len(earned) < 0.05, Counter(earned)
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from support import run_async
 
-from palaestra.envs import Outcome, Policy, Scored, ScriptedPolicy, Task, play
+from palaestra.envs import Episode, Outcome, Policy, Scored, ScriptedPolicy, StopReason, Task, play
 from palaestra.envs.adapters.reasoning_gym import EVALUATES, ReasoningGym, evaluates, is_harmless
 from palaestra.envs.check import check_env
 from palaestra.envs.graders import grade_episode
@@ -34,6 +34,15 @@ def reward(task: Task, said: str) -> float:
     result = run_async(outcome(task, ScriptedPolicy([f"<answer>{said}</answer>"])))
     assert isinstance(result, Scored), result
     return result.reward
+
+
+def test_an_episode_without_any_answer_is_the_floor_and_not_ungraded() -> None:
+    (task,) = ReasoningGym.tasks(generator="chain_sum", size=1)
+    silent = Episode(
+        task_id=task.id, seed=0, messages=task.messages, num_opening=2, stop=StopReason.MAX_TURNS
+    )
+    found = run_async(grade_episode(ReasoningGym.grader, task, silent))
+    assert found == Scored(reward=0.0, evidence="no <answer>...</answer> in the last message")
 
 
 # A scorer reads an empty matrix, and the package of ARC leaves a file open.

@@ -20,7 +20,7 @@ from palaestra.envs import (
 )
 from palaestra.envs.adapters.harbor import moved, read_folder
 from palaestra.envs.catalog.search import Search
-from palaestra.envs.catalog.terminal import CHORES, Terminal
+from palaestra.envs.catalog.terminal import Terminal
 from palaestra.envs.check import check_env
 from palaestra.envs.graders import grade_episode
 
@@ -41,28 +41,6 @@ def reward(task: Task, *commands: str) -> float:
 
 
 # Generated chores
-
-
-def test_a_hundred_chores_their_solutions_and_their_floor() -> None:
-    async def main() -> list[tuple[str, list[Outcome]]]:
-        results: list[tuple[str, list[Outcome]]] = []
-        for task in Terminal.tasks(size=102):
-            both: list[Outcome] = []
-            for policy in (Terminal.oracle(task), ScriptedPolicy([])):
-                env = Terminal()
-                episode = await play(env, policy, task, seed=0)
-                both.append(await grade_episode(env.grader, task, episode))
-            results.append((task.id, both))
-        return results
-
-    for id, (solved, idle) in run_async(main()):
-        assert isinstance(solved, Scored) and solved.reward == 1.0, (id, solved)
-        assert isinstance(idle, Scored) and idle.reward == 0.0, (id, idle)
-
-
-def test_the_terminal_passes_every_check() -> None:
-    report = run_async(check_env(Terminal, num_tasks=len(CHORES)))
-    assert report.passed, report
 
 
 def test_a_wrong_solution_earns_nothing() -> None:
@@ -147,6 +125,16 @@ def test_without_a_reward_file_the_exit_code_decides(tmp_path: Path) -> None:
     assert (reward(read_folder(path), "touch b"), reward(read_folder(path), "touch c")) == (1.0, 0.0)
 
 
+def test_the_evidence_names_the_paths_that_the_tests_name(tmp_path: Path) -> None:
+    """Where a sandbox has them is another place each time: no two grades would be the same."""
+    test = "cat /tests/none /app/none; no_such_word; exit 1"
+    task = read_folder(folder(tmp_path / "a", instruction="x", test=test))
+    (_, first), (_, second) = (played(Terminal(), ScriptedPolicy([]), task) for _ in range(2))
+    assert isinstance(first, Scored) and first == second
+    assert "cat: /tests/none: No such file" in first.evidence and "cat: /app/none: No such" in first.evidence
+    assert "/tests/test.sh: line 1: no_such_word" in first.evidence
+
+
 @pytest.mark.parametrize("broken", ["sleep 60", "pytest-not-there /tests", "kill -9 $$"])
 def test_tests_that_come_to_no_end_by_themselves_are_no_number(tmp_path: Path, broken: str) -> None:
     config = "[verifier]\ntimeout_sec = 1.0"
@@ -155,16 +143,39 @@ def test_tests_that_come_to_no_end_by_themselves_are_no_number(tmp_path: Path, b
     assert isinstance(outcome, Ungraded) and "judge nothing" in outcome.reason, outcome
 
 
-def test_work_that_keeps_the_tests_from_their_end_is_lost_and_nonsense_is_no_number(tmp_path: Path) -> None:
+def test_work_that_keeps_the_tests_from_their_end_is_lost(tmp_path: Path) -> None:
     config = "[verifier]\ntimeout_sec = 1.0"
     test = "test ! -e /app/slow || sleep 60\ntest ! -e /app/deadly || kill -9 $$"
     task = read_folder(folder(tmp_path / "a", instruction="x", test=test, config=config))
     assert reward(task) == 1.0
     assert reward(task, "touch slow") == reward(task, "touch deadly") == 0.0
-    nonsense = folder(tmp_path / "b", instruction="x", test="echo many > /logs/verifier/reward.txt")
-    task = read_folder(nonsense)
-    _, outcome = played(Terminal(), ScriptedPolicy([]), task)
-    assert isinstance(outcome, Ungraded) and "many" in outcome.reason
+
+
+NONE: dict[str, float] = {}
+
+
+@pytest.mark.parametrize(
+    ("said", "outcome"),
+    [
+        ("echo 0.5 > reward.txt", (0.5, NONE)),
+        ('echo \'{"reward": 0.25, "speed": 3}\' > reward.json; echo 1 > reward.txt', (0.25, {"speed": 3.0})),
+        ("echo '{\"pass\": 0}' > reward.json", (0.0, NONE)),
+        ("echo many > reward.txt", "the tests wrote 'many' to reward.txt; it must be a number"),
+        ("echo nan > reward.txt", "'nan' to reward.txt"),
+        ("touch reward.json", "'' to reward.json; it must be an object of numbers"),
+        ('echo \'{"a": 1, "b": 1}\' > reward.json', 'with "reward" or only one'),
+        ('echo \'{"reward": "1.0"}\' > reward.json', "to reward.json"),
+    ],
+)
+def test_what_the_tests_write_is_the_reward_and_nonsense_is_no_number(
+    tmp_path: Path, said: str, outcome: tuple[float, dict[str, float]] | str
+) -> None:
+    task = read_folder(folder(tmp_path / "b", instruction="x", test=f"cd /logs/verifier; {said}"))
+    _, found = played(Terminal(), ScriptedPolicy([]), task)
+    if isinstance(outcome, str):
+        assert isinstance(found, Ungraded) and outcome in found.reason
+    else:
+        assert isinstance(found, Scored) and (found.reward, dict(found.components)) == outcome
 
 
 @pytest.mark.parametrize(
@@ -193,11 +204,6 @@ def test_only_whole_paths_are_moved() -> None:
 @pytest.fixture
 def bm25() -> Any:
     return pytest.importorskip("bm25s", reason="needs the extra `catalog`")
-
-
-def test_search_passes_every_check_on_a_hundred_questions(bm25: Any) -> None:
-    report = run_async(check_env(Search, num_tasks=100))
-    assert report.passed, report
 
 
 def test_a_search_finds_by_words_and_shows_the_beginning(bm25: Any) -> None:

@@ -4,7 +4,9 @@ import asyncio
 import itertools
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -146,6 +148,23 @@ def test_state_shared_between_episodes_is_found() -> None:
             return type(self).current
 
     assert list(failing(Shared)) == ["isolation"]
+
+
+def test_of_many_tasks_ten_are_repeated() -> None:
+    """The others: an episode of the oracle, one of nothing, and two with planted secrets."""
+    resets = Counter[str]()
+
+    class Many(Words):
+        @classmethod
+        def tasks(cls) -> TaskSet:
+            return TaskSet(replace(TASKS[0], id=f"{number}") for number in range(20))
+
+        async def reset(self, task: Task, *, seed: int) -> Observation:
+            resets[task.id] += 1
+            return await super().reset(task, seed=seed)
+
+    assert not failing(Many, num_tasks=20)
+    assert min(resets.values()) == 4 and Counter(resets.values())[4] >= 9 and Counter(resets.values())[9] >= 9
 
 
 def leak_a_task() -> None:

@@ -76,6 +76,12 @@ def test_similar_prompts_are_dropped_with_the_id_of_the_first() -> None:
         Similar(1.0)
 
 
+def test_a_row_whose_id_was_used_stands_for_those_that_are_like_it() -> None:
+    far = "A train leaves at noon and arrives at six; how long does it take, if it waits an hour on its way?"
+    rows = [row(user(text), id="a") for text in (STORY, far, far)]
+    assert reasons([Similar(0.75)], *rows) == ["", "", "similar: 1.00 of it stands in a"]
+
+
 def test_the_estimate_of_similarity_is_near_the_truth() -> None:
     """Of 40 pairs of texts with a known share of common words, none is off by much."""
     for share in (0.5, 0.95):
@@ -93,6 +99,10 @@ def test_other_languages_are_dropped_and_what_is_too_short_to_tell_is_kept(wante
     rows = [row(user(text)) for text in TEXTS.values()]
     found = reasons([Language([wanted])], *rows, row(user("2 + 2?")))
     assert found == ["" if name == wanted else f"language: {name}" for name in TEXTS] + [""]
+
+
+def test_a_text_without_a_letter_is_of_no_language_and_is_kept() -> None:
+    assert reasons([Language(["de"])], row(user("12345 + 67890 = ? (98 * 76)"))) == [""]
 
 
 def test_long_prompts_are_dropped_with_their_length() -> None:

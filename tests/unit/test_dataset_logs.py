@@ -1,7 +1,4 @@
-"""Inference logs become rows: Bedrock's in each of its forms, and those of OpenAI-compatible endpoints.
-
-The entries have the form of the providers' public documentation.
-"""
+"""Inference logs become rows: Bedrock's in each of its forms, and those of OpenAI-compatible endpoints."""
 
 import gzip
 import json
@@ -9,116 +6,39 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets_builders import LOOKUP, calls, result, user, write_rows
+from datasets_builders import calls, user, write_rows
+from inference_logs import (
+    ANTHROPIC,
+    ANTHROPIC_CALL_STREAM,
+    ANTHROPIC_SAID,
+    ANTHROPIC_STREAM,
+    CONVERSE,
+    CONVERSE_CALL_STREAM,
+    CONVERSE_SAID,
+    FUNCTION,
+    OPENAI,
+    OPENAI_SAID,
+    SAID,
+    SYSTEM,
+    TALK,
+    bedrock,
+)
 
 from palaestra.envs.datasets import DatasetError, Row
-from palaestra.envs.datasets.logs import Import, Kind, Logs
+from palaestra.envs.datasets.logs import Import, LogFormat, Logs
 from palaestra.envs.datasets.record import Record
 from palaestra.envs.datasets.rules import problems_of
 
-SCHEMA = {"type": "object", "properties": {"word": {"type": "string"}}}
-FUNCTION = {"name": "lookup", "description": "Look a word up.", "parameters": SCHEMA}
-SYSTEM = {"role": "system", "content": "Be brief."}
-SAID = {"role": "assistant", "content": "It is 4."}
-TALK = [user(), calls("c1") | {"content": ""}, result("c1", '{"is": "an animal"}'), user("And 3 + 3?")]
 
-
-def bedrock(asked: Any, said: Any, **fields: Any) -> dict[str, Any]:
-    return {
-        "schemaType": "ModelInvocationLog",
-        "schemaVersion": "1.0",
-        "timestamp": "2025-06-01T12:00:00Z",
-        "accountId": "123456789012",
-        "identity": {"arn": "arn:aws:iam::123456789012:user/a"},
-        "region": "us-east-1",
-        "requestId": "r-1",
-        "operation": "Converse",
-        "modelId": "amazon.nova-lite-v1:0",
-        "input": {"inputContentType": "application/json", "inputBodyJson": asked, "inputTokenCount": 9},
-        "output": {"outputContentType": "application/json", "outputBodyJson": said, "outputTokenCount": 5},
-    } | fields
-
-
-CONVERSE = {
-    "system": [{"text": "Be brief."}],
-    "messages": [
-        {"role": "user", "content": [{"text": "What is 2 + 2?"}]},
-        {
-            "role": "assistant",
-            "content": [{"toolUse": {"toolUseId": "c1", "name": "lookup", "input": {"word": "cat"}}}],
-        },
-        {
-            "role": "user",
-            "content": [
-                {
-                    "toolResult": {
-                        "toolUseId": "c1",
-                        "content": [{"json": {"is": "an animal"}}],
-                        "status": "success",
-                    }
-                },
-                {"text": "And 3 + 3?"},
-            ],
-        },
-    ],
-    "toolConfig": {
-        "tools": [
-            {
-                "toolSpec": {
-                    "name": "lookup",
-                    "description": "Look a word up.",
-                    "inputSchema": {"json": SCHEMA},
-                }
-            }
-        ]
-    },
-}
-CONVERSE_SAID = {"output": {"message": {"role": "assistant", "content": [{"text": "It is 4."}]}}}
-ANTHROPIC = {
-    "anthropic_version": "bedrock-2023-05-31",
-    "max_tokens": 100,
-    "system": "Be brief.",
-    "messages": [
-        {"role": "user", "content": "What is 2 + 2?"},
-        {
-            "role": "assistant",
-            "content": [{"type": "tool_use", "id": "c1", "name": "lookup", "input": {"word": "cat"}}],
-        },
-        {
-            "role": "user",
-            "content": [
-                {"type": "tool_result", "tool_use_id": "c1", "content": '{"is": "an animal"}'},
-                {"type": "text", "text": "And 3 + 3?"},
-            ],
-        },
-    ],
-    "tools": [{"name": "lookup", "description": "Look a word up.", "input_schema": SCHEMA}],
-}
-ANTHROPIC_SAID = {"role": "assistant", "content": [{"type": "text", "text": "It is 4."}]}
-ANTHROPIC_STREAM: list[dict[str, Any]] = [
-    {"type": "message_start", "message": {"role": "assistant", "content": []}},
-    {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
-    {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "It is"}},
-    {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": " 4."}},
-    {"type": "content_block_stop", "index": 0},
-    {"type": "message_stop"},
-]
-OPENAI = {"model": "m", "messages": [SYSTEM, *TALK], "tools": [LOOKUP], "temperature": 1}
-OPENAI_SAID: dict[str, Any] = {
-    "id": "chatcmpl-1",
-    "choices": [{"index": 0, "message": SAID | {"refusal": None, "annotations": [], "tool_calls": []}}],
-}
-
-
-def imported(kind: Kind, *entries: Any, **options: Any) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    importer = Import(kind=kind, **options)
+def imported(format: LogFormat, *entries: Any, **options: Any) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    importer = Import(format=format, **options)
     lines = [each if isinstance(each, bytes) else json.dumps(each).encode() for each in entries]
     rows = list(importer.read(Record(line, data) for line, data in enumerate(lines, 1)))
     return rows, dict(importer.skipped)
 
 
 @pytest.mark.parametrize(
-    ("kind", "entry"),
+    ("format", "entry"),
     [
         ("bedrock", bedrock(CONVERSE, CONVERSE_SAID)),
         ("bedrock", bedrock(ANTHROPIC, ANTHROPIC_SAID, operation="InvokeModel")),
@@ -132,8 +52,8 @@ def imported(kind: Kind, *entries: Any, **options: Any) -> tuple[list[dict[str, 
         ("openai", {"id": "r-1", "object": "chat.completion"} | OPENAI | {"choices": OPENAI_SAID["choices"]}),
     ],
 )
-def test_the_same_talk_in_every_log_is_the_same_row(kind: Kind, entry: dict[str, Any]) -> None:
-    (found,), skipped = imported(kind, entry)
+def test_the_same_talk_in_every_log_is_the_same_row(format: LogFormat, entry: dict[str, Any]) -> None:
+    (found,), skipped = imported(format, entry)
     assert skipped == {}
     assert (found["id"], found["response"]) == ("r-1", SAID)
     row = Row.model_validate(found)
@@ -156,58 +76,7 @@ def test_a_response_of_calls_alone_is_no_reference() -> None:
     assert not rows and ["has no text" in reason for reason in skipped] == [True]
 
 
-@pytest.mark.parametrize(
-    "said",
-    [
-        [
-            {
-                "type": "content_block_start",
-                "index": 0,
-                "content_block": {"type": "thinking", "thinking": ""},
-            },
-            {
-                "type": "content_block_delta",
-                "index": 0,
-                "delta": {"type": "thinking_delta", "thinking": "Hm."},
-            },
-            {
-                "type": "content_block_delta",
-                "index": 0,
-                "delta": {"type": "signature_delta", "signature": "x"},
-            },
-            {
-                "type": "content_block_start",
-                "index": 1,
-                "content_block": {"type": "tool_use", "id": "c2", "name": "lookup", "input": {}},
-            },
-            {
-                "type": "content_block_delta",
-                "index": 1,
-                "delta": {"type": "input_json_delta", "partial_json": '{"wo'},
-            },
-            {
-                "type": "content_block_delta",
-                "index": 1,
-                "delta": {"type": "input_json_delta", "partial_json": 'rd": "é"}'},
-            },
-        ],
-        [
-            {"messageStart": {"role": "assistant"}},
-            {"contentBlockDelta": {"contentBlockIndex": 0, "delta": {"reasoningContent": {"text": "H"}}}},
-            {"contentBlockDelta": {"contentBlockIndex": 0, "delta": {"reasoningContent": {"text": "m."}}}},
-            {
-                "contentBlockStart": {
-                    "contentBlockIndex": 1,
-                    "start": {"toolUse": {"toolUseId": "c2", "name": "lookup"}},
-                }
-            },
-            {"contentBlockDelta": {"contentBlockIndex": 1, "delta": {"toolUse": {"input": '{"word": '}}}},
-            {"contentBlockDelta": {"contentBlockIndex": 1, "delta": {"toolUse": {"input": '"é"}'}}}},
-            {"messageStop": {"stopReason": "tool_use"}},
-        ],
-    ],
-    ids=["anthropic", "converse"],
-)
+@pytest.mark.parametrize("said", [ANTHROPIC_CALL_STREAM, CONVERSE_CALL_STREAM], ids=["anthropic", "converse"])
 def test_a_streamed_answer_is_put_together_with_its_thought_and_call(said: list[Any]) -> None:
     (found,), _ = imported("bedrock", bedrock(CONVERSE, said))
     (call,) = calls("c2", arguments='{"word": "é"}')["tool_calls"]
@@ -253,7 +122,7 @@ def test_cloudwatch_lines_and_events_hold_entries() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "entry", "reason"),
+    ("format", "entry", "reason"),
     [
         ("bedrock", b"no log", "no JSON"),
         ("bedrock", {"a": 1}, "no entry of a model invocation log"),
@@ -277,8 +146,8 @@ def test_cloudwatch_lines_and_events_hold_entries() -> None:
         ("openai", {"request": {"input": "x"}}, "the request has neither messages nor a prompt"),
     ],
 )
-def test_what_is_left_out_is_counted_with_its_reason(kind: Kind, entry: Any, reason: str) -> None:
-    assert imported(kind, entry, entry) == ([], {reason: 2})
+def test_what_is_left_out_is_counted_with_its_reason(format: LogFormat, entry: Any, reason: str) -> None:
+    assert imported(format, entry, entry) == ([], {reason: 2})
 
 
 def test_a_folder_as_bedrock_leaves_it_in_s3_is_read_whole(tmp_path: Path) -> None:
@@ -288,7 +157,7 @@ def test_a_folder_as_bedrock_leaves_it_in_s3_is_read_whole(tmp_path: Path) -> No
         entry = json.dumps(bedrock(CONVERSE, CONVERSE_SAID, requestId=hour)).encode()
         (folder / "20250601T120000000Z_1.json.gz").write_bytes(gzip.compress(entry))
     logs = Logs(tmp_path)
-    found = list(Import(kind="bedrock").read(logs))
+    found = list(Import(format="bedrock").read(logs))
     assert [each["id"] for each in found] == ["01", "02"]
     assert logs.position() == logs.size > 0
 

@@ -303,4 +303,4 @@ def test_an_answer_that_math_verify_cannot_finish_is_wrong_and_not_ungraded(answ
 def test_a_reference_that_math_verify_cannot_read_is_not_graded(reference: str) -> None:
     outcome = run_async(grade_episode(Math(), Task(id="t", reference=reference), episode("1024")))
     assert isinstance(outcome, Ungraded)
-    assert f"ValueError: math-verify cannot read the reference {reference!r}" in outcome.reason
+    assert f"BadTask: math-verify cannot read the reference {reference!r}" in outcome.reason

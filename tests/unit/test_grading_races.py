@@ -4,18 +4,14 @@ import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-from graded_rooms import QUICK, RANGE, TASK, Counter, graded, keep, key_of, until
+from graded_rooms import QUICK, RANGE, TASK, Counter, graded, keep, key_of, score, until
 from support import run_async
 
-from palaestra.agents.errors import LedgerError
-from palaestra.agents.grading.job import Broken, Fate, GradeLimits, GradeRequest, Inbox, Running, Verdicts
+from palaestra.agents.grading.job import Broken, GradeLimits, GradeRequest, Inbox, Running
 from palaestra.agents.grading.stage import Grading
 from palaestra.agents.grading.wire import read_answer
 from palaestra.agents.ledger import Ledger
-from palaestra.envs import Score, Scored, Ungraded
-
-ONE = Verdicts(each=(Score(reward=1.0),))
+from palaestra.envs import Scored, Ungraded
 
 
 @dataclass
@@ -34,7 +30,7 @@ class Hasty(Counter):
 
 def test_a_try_that_failed_before_it_was_taken_is_followed_by_another(tmp_path: Path) -> None:
     async def main() -> None:
-        grader = Hasty(lambda request, polls: ONE if request.attempt else Running())
+        grader = Hasty(lambda request, polls: score(1.0) if request.attempt else Running())
         limits = GradeLimits(poll_s=0.01, retry_s=0.0, attempt_s=5.0, max_attempts=2)
         with Ledger(tmp_path) as ledger:
             keep(ledger, key_of())
@@ -44,40 +40,6 @@ def test_a_try_that_failed_before_it_was_taken_is_followed_by_another(tmp_path: 
             assert found is not None and found.outcome == Scored(reward=1.0)
         first, second = (request.key for request in grader.taken)
         assert grader.polled == [second] and grader.released == [first, second]
-
-    run_async(main())
-
-
-def test_a_last_try_that_broke_and_the_end_of_its_job_are_one_transaction(tmp_path: Path) -> None:
-    """A kill between the two would have the job tried again, and scored, after the restart."""
-
-    async def main() -> None:
-        with Ledger(tmp_path) as ledger:
-            keep(ledger, key_of())
-            job = ledger.grades.open([key_of()])
-            ledger.select(
-                "CREATE TEMP TRIGGER t BEFORE UPDATE ON episodes BEGIN SELECT raise(ABORT, 'no'); END"
-            )
-            async with Grading(ledger, Counter(), QUICK, reward_range=RANGE) as grading:
-                with pytest.raises(LedgerError):
-                    grading.receive(job.id, 0, Broken(reason="no key", is_retryable=False))
-            assert ledger.grades.job(job.id) == job and not ledger.grades.fates()
-
-    run_async(main())
-
-
-def test_each_try_that_breaks_is_counted_once_and_a_job_that_is_given_up_by_its_name(tmp_path: Path) -> None:
-    async def main() -> None:
-        with Ledger(tmp_path) as ledger:
-            keep(ledger, key_of(), key_of(sample=1))
-            async with Grading(ledger, Counter(), QUICK, reward_range=RANGE) as grading:
-                job = ledger.grades.open([key_of()])
-                for attempt in range(QUICK.max_attempts):
-                    assert grading.receive(job.id, attempt, Broken(reason="died")) is Fate.BROKEN
-                assert ledger.grades.fates() == {"broken": QUICK.max_attempts}
-                grading.give_up([key_of(sample=1)], "the group goes on")
-            assert ledger.grades.fates() == {"broken": QUICK.max_attempts, "given up": 1}
-            assert ledger.counts("train") == {"ungraded": 2}
 
     run_async(main())
 

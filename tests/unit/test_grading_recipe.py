@@ -1,5 +1,7 @@
 """The `grading:` section of a recipe: what it makes, and what it refuses."""
 
+import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,13 @@ from palaestra.agents.grading.program import Program
 from palaestra.agents.grading.stage import Grading
 from palaestra.agents.ledger import Ledger
 from palaestra.envs import Env, Score, Task, TaskSet, UserMessage
+from palaestra.envs.reachable import refusal
 from palaestra.trainer.arena import Arena
 from palaestra.trainer.grading import load_grader, make_adapter, open_grading
+from palaestra.trainer.preflight import preflight
 from palaestra.trainer.recipe import Recipe
 from palaestra.trainer.recipe_file import RecipeError, load_recipe
-from palaestra.trainer.sources import PartnerSection
+from palaestra.trainer.sections.tasks import EnvSection, PartnerSection
 
 
 class Plain(Env[Task]):
@@ -84,6 +88,28 @@ def test_an_env_that_is_made_for_its_grader_is_closed(tmp_path: Path) -> None:
     assert closed == ["closed"]
 
 
+@pytest.mark.parametrize("kind", ["async def", "def"])
+def test_the_env_that_is_made_to_try_its_options_is_closed(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "from pathlib import Path\n"
+        "from palaestra.envs import Env, Task, TaskSet, UserMessage\n"
+        "class Open(Env[Task]):\n"
+        "    @classmethod\n"
+        "    def tasks(cls):\n        return TaskSet([Task(id='t', messages=(UserMessage('go'),))])\n"
+        f"    {kind} close(self):\n        Path({str(tmp_path / 'closed')!r}).touch()\n"
+    )
+    module = f"open_env_{kind.split()[0]}"
+    (tmp_path / f"{module}.py").write_text(code)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    asked = recipe(tmp_path)
+    assert asked.env is not None
+    env = asked.env.model_copy(update={"id": f"{module}:Open", "held_out": 1})
+    run_async(preflight(asked.model_copy(update={"env": env}), trains=False))
+    assert (tmp_path / "closed").exists()
+
+
 def test_without_a_section_only_groups_get_a_stage(tmp_path: Path) -> None:
     assert stage_of(Plain, recipe(tmp_path), tmp_path) is None
     grading = stage_of(Grouped, recipe(tmp_path), tmp_path)
@@ -148,3 +174,50 @@ def test_partners_are_not_lost_in_another_process(tmp_path: Path) -> None:
 
 def test_a_grader_is_a_class_or_an_object() -> None:
     assert hasattr(load_grader("graded_envs:Loud"), "grade")
+
+
+@pytest.mark.parametrize(
+    ("grading", "field"),
+    [
+        ({"kind": "http", "url": "http://127.0.0.1:PORT/jobs"}, "url"),
+        (
+            {"kind": "lambda", "function": "f", "answers": "s3://b", "endpoint_url": "http://127.0.0.1:PORT"},
+            "endpoint_url",
+        ),
+    ],
+)
+def test_a_service_that_is_not_there_is_told_of_before_the_run(
+    grading: dict[str, Any], field: str, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        asked = recipe(tmp_path, **{key: text.replace("PORT", port) for key, text in grading.items()})
+        asked = asked.model_copy(update={"env": EnvSection(id="arithmetic", held_out=10)})
+        run_async(preflight(asked, trains=False))
+    with pytest.raises(
+        RecipeError, match=rf"^grading.{field}: 127.0.0.1:{port} refuses the connection; start"
+    ):
+        run_async(preflight(asked, trains=False))
+
+
+@pytest.mark.parametrize(
+    ("trouble", "said"),
+    [
+        (
+            socket.gaierror(socket.EAI_NONAME, "Name or service not known"),
+            "nobody has no address: Name or service not known",
+        ),
+        (socket.gaierror(socket.EAI_AGAIN, "Temporary failure"), None),
+        (TimeoutError(), None),
+    ],
+)
+def test_a_host_without_an_address_is_nobody_and_what_may_pass_is_not_told(
+    trouble: OSError, said: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(address: tuple[str, int], timeout: float) -> socket.socket:
+        assert address == ("nobody", 443)
+        raise trouble
+
+    monkeypatch.setattr(socket, "create_connection", fails)
+    found = run_async(refusal("https://me:secret@nobody/grade"))
+    assert found == said

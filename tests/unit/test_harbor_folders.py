@@ -63,6 +63,11 @@ def test_the_folder_itself_may_be_reached_by_a_link(tmp_path: Path) -> None:
         ({"instruction": b"caf\xe9"}, "instruction.md: byte 4 is no UTF-8"),
         ({"docker": b"FROM a\nCOPY data ../../tmp/"}, "Dockerfile: 'COPY data ../../tmp/' leads out"),
         ({"docker": b"FROM a\nCOPY ../other /app"}, "leads out of the folder"),
+        (
+            {"docker": b"FROM a\nCOPY *.txt /app/"},
+            r"Dockerfile: .COPY \*.txt /app/. copies nothing: .*no file",
+        ),
+        ({"docker": b"# caf\xe9"}, "Dockerfile: byte 6 is no UTF-8"),
     ],
 )
 def test_what_a_folder_says_wrongly_is_told_with_file_and_field(

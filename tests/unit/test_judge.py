@@ -80,6 +80,7 @@ def test_rejections_are_counted_by_reason() -> None:
     metrics = judgement_metrics(judge(GROUPS, GrpoSection(steps=1), seed=0, step=0))
     assert metrics == {
         "accepted": 6,
+        "zero_variance_share": pytest.approx(1 / 3),
         "rejected_failed": 1,
         "rejected_ungraded": 1,
         "rejected_zero_variance": 4,

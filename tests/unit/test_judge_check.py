@@ -161,6 +161,10 @@ def test_a_judge_that_is_often_silent_fails_and_its_rows_are_in_no_figure(tmp_pa
     found = failed(report)
     assert found["verdicts"].startswith("5 of 6 rows got one; the first without: no verdict (JudgeError")
     assert report.facts["kappa"] == 1.0
+    assert found["consistency"].startswith(
+        "83% of 6 questions, asked twice, got one verdict; 1 got none; the"
+    )
+    assert report.facts["consistency"] == 5 / 6
     dead = failed(check(web.Response(status=500), rows=SUMS, tmp_path=tmp_path))
     assert set(dead) == {"verdicts", "people", "consistency", "null probes", "injections"}
 
@@ -181,6 +185,17 @@ def test_a_pair_judge_is_held_against_the_order_of_the_answers(tmp_path: Path) -
     biased = check(always_first, rows=PAIRS, tmp_path=tmp_path, make=make)
     assert biased.facts["first_wins"] == 1.0
     assert failed(biased)["order"].startswith("0% of 3 questions, asked in both orders, got one verdict")
+
+
+def test_a_pair_judge_that_is_silent_in_one_order_is_not_consistent(tmp_path: Path) -> None:
+    def shy(asked: Asked) -> str:
+        return verdict(asked, winner="A") if asked.sections["ANSWER A"] == "It is 4." else "Well..."
+
+    report = check(writes(shy), rows=PAIRS[:2], tmp_path=tmp_path, make=lambda model: PairJudge(model=model))
+    assert report.facts["consistency"] == 0.0
+    assert failed(report)["order"].startswith(
+        "0% of 2 questions, asked in both orders, got one verdict; 2 got none"
+    )
 
 
 def test_a_checklist_is_measured_by_each_criterion(tmp_path: Path) -> None:

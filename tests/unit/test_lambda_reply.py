@@ -20,9 +20,9 @@ from palaestra.envs import (
     ToolSpec,
     UserMessage,
 )
-from palaestra.envs.graders._lambda.batches import Batches
-from palaestra.envs.graders._lambda.reply import RewardBusy, RewardFailed, read_reply
-from palaestra.envs.graders._lambda.sample import to_sample
+from palaestra.envs.graders._functions.batches import Batches
+from palaestra.envs.graders._functions.reply import RewardBusy, RewardFailed, read_reply
+from palaestra.envs.graders._functions.sample import to_sample
 
 ROW = {"id": "a", "aggregate_reward_score": 0.5}
 
@@ -211,5 +211,42 @@ def test_a_call_that_nobody_waits_for_is_cancelled_and_one_that_somebody_does_is
         assert await call.events.get() == "ends"
         call.may_end.set()
         assert await asked[3] == 16 and call.cancelled == 1
+
+    run_async(main())
+
+
+def test_a_call_that_breaks_is_made_again_one_by_one_and_who_hangs_holds_up_nobody() -> None:
+    async def main() -> None:
+        calls, for_ever = list[list[int]](), asyncio.Event()
+
+        async def call(numbers: list[int]) -> list[int | Exception]:
+            calls.append(numbers)
+            if 13 in numbers and len(numbers) > 1:
+                raise RewardFailed("no reply within 30 s")
+            if 13 in numbers:
+                await for_ever.wait()
+            return [2 * number for number in numbers]
+
+        batches = Batches(call, batch=16, concurrency=2, is_ones_doing=lambda e: isinstance(e, RewardFailed))
+        hanging = asyncio.create_task(batches.ask(13))
+        answers = await asyncio.gather(*map(batches.ask, range(12)))
+        assert answers == [2 * number for number in range(12)] and not hanging.done()
+        assert calls == [[13, *range(12)], [13], *([number] for number in range(12))]
+        hanging.cancel()
+
+    run_async(main())
+
+
+def test_what_is_no_questions_doing_is_raised_to_all_of_a_call() -> None:
+    async def main() -> None:
+        calls = list[int]()
+
+        async def call(numbers: list[int]) -> list[int | Exception]:
+            calls.append(len(numbers))
+            raise RewardBusy("throttled")
+
+        batches = Batches(call, batch=4, concurrency=2, is_ones_doing=lambda e: isinstance(e, RewardFailed))
+        found = await asyncio.gather(*map(batches.ask, range(4)), return_exceptions=True)
+        assert [type(each) for each in found] == [RewardBusy] * 4 and calls == [4]
 
     run_async(main())

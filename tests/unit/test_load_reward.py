@@ -1,6 +1,5 @@
 """Rewards by what a recipe calls them, and functions whose arguments are filled by name."""
 
-import asyncio
 import sys
 from pathlib import Path
 from typing import Any
@@ -95,7 +94,7 @@ def test_a_handler_is_known_by_its_name_and_the_only_function_needs_none(tmp_pat
     imported = write(tmp_path, "from lambda_function import lambda_handler", "other.py")
     assert isinstance(load_reward(str(imported)), LambdaReward)
     only = write(tmp_path, "def _help(): ...\ndef score(completion): return 1.0", "only.py")
-    assert isinstance(load_reward(str(only)), NamedReward)
+    assert run_async(load_reward(str(only)).grade(TASK, episode("4"), None)) == Score(reward=1.0)
 
 
 def test_a_preset_is_named_alone_and_takes_its_fields() -> None:
@@ -199,14 +198,5 @@ def test_options_of_calls_are_refused_where_there_are_none(tmp_path: Path) -> No
     path = write(tmp_path, "def score(completion): return 1.0", "r.py")
     with pytest.raises(UnknownReward, match="takes no batch"):
         load_reward(f"{path}:score", batch=4)
-
-
-def test_a_slow_plain_function_does_not_hold_up_the_others(tmp_path: Path) -> None:
-    code = "import threading\nmet = threading.Barrier(3)\ndef score(completion): met.wait(30); return 1.0"
-    reward = load_reward(f"{write(tmp_path, code, 'slow.py')}:score")
-
-    async def main() -> list[float]:
-        scores = await asyncio.gather(*(reward.grade(TASK, episode("4"), None) for _ in range(3)))
-        return [each.reward for each in scores]
-
-    assert run_async(main()) == [1.0, 1.0, 1.0]
+    with pytest.raises(UnknownReward, match="concurrency is 0; it must be over 0"):
+        load_reward(f"{path}:score", concurrency=0)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from palaestra.envs.graders import _candidate, _query
-from palaestra.envs.graders._lambda import host
+from palaestra.envs.graders._functions import host
 from palaestra.sandboxes._docker import containers
 
 PACKAGE = Path(containers.__file__).parent.parent

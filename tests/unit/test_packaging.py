@@ -26,7 +26,6 @@ HEAVY = (
     "pyarrow",
     "datasets",
     "datasketch",
-    "py3langid",
 )
 
 

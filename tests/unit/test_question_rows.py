@@ -1,5 +1,6 @@
 """The user's files of gsm8k, finqa and sql: their forms, and what is said of rows that do not fit."""
 
+import gzip
 import json
 import sqlite3
 from pathlib import Path
@@ -132,8 +133,26 @@ def test_a_list_is_read_as_well_and_what_is_no_json_is_named(tmp_path: Path) -> 
     with pytest.raises(ValueError, match=r"rows.json, line 2 is no JSON"):
         WordProblems.tasks(path=path)
     path.write_bytes(b"\xff")
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match=r"rows.json, line 1 is no JSON"):
         WordProblems.tasks(path=path)
+    with pytest.raises(ValueError, match="there is no such file"):
+        WordProblems.tasks(path=tmp_path / "none.jsonl")
+
+
+def test_rows_hold_any_separator_that_json_allows_and_come_from_tables_too(tmp_path: Path) -> None:
+    row = {"question": "a\u2028b\u0085c", "answer": "#### 1"}
+    lines = tmp_path / "rows.jsonl"
+    lines.write_text(
+        json.dumps(row, ensure_ascii=False) + "\r\n" + json.dumps(FLAT | {"question": "b"}), encoding="utf-8"
+    )
+    found = WordProblems.tasks(path=lines, instructions="")
+    assert [task.prompt_text for task in found] == [row["question"], "b"]
+    table = tmp_path / "rows.csv.gz"
+    table.write_bytes(gzip.compress(b"question,answer\nhow much?,#### 7\n"))
+    assert [task.reference for task in WordProblems.tasks(path=table)] == ["7"]
+    packed = tmp_path / "rows.json.gz"
+    packed.write_bytes(gzip.compress(b"\xef\xbb\xbf [" + json.dumps(row).encode() + b"]"))
+    assert [task.reference for task in WordProblems.tasks(path=packed)] == ["1"]
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,33 @@ def test_a_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
             ["engine.kind=vllm", "lora.rank=4", "engine.args=[--logprobs-mode, raw_logprobs]"],
             ["engine.args", "--logprobs-mode", "bias", "after its temperature"],
         ),
+        (["grpo.refill=-1"], ["grpo.refill", "-1", "greater than or equal to 0"]),
+        (["grpo.refill=17"], ["grpo.refill", "17", "less than or equal to 16"]),
+        (["grpo.overlong={max_tokens: 9}"], ["grpo.overlong.cache_tokens", "is missing"]),
+        (
+            ["grpo.overlong={max_tokens: 9, cache_tokens: 0}"],
+            ["grpo.overlong.cache_tokens", "0", "greater than"],
+        ),
+        (
+            ["grpo.overlong={max_tokens: 9, cache_tokens: 10}"],
+            ["grpo.overlong.cache_tokens: 10", "max_tokens=9", "lower it"],
+        ),
+        (
+            ["grpo.overlong={max_tokens: 9, cache_tokens: 4, weight: 0}"],
+            ["grpo.overlong.weight", "greater than 0"],
+        ),
+        (["grpo.truncated=skip"], ["grpo.truncated", "skip", "'keep', 'mask' or 'drop'"]),
+        (["evaluation.early_stopping={}"], ["evaluation.early_stopping", "set evaluation.every"]),
+        (
+            ["evaluation.every=1", "evaluation.early_stopping={patience: 0}"],
+            ["evaluation.early_stopping.patience", "0", "greater than 0"],
+        ),
+        (
+            ["evaluation.every=1", "evaluation.early_stopping={min_delta: -1}"],
+            ["evaluation.early_stopping.min_delta", "-1", "greater than or equal to 0"],
+        ),
+        (["peak_tflops=0"], ["peak_tflops", "0", "greater than 0"]),
+        (["trackers=[{kind: csv, aliases: [azure]}]"], ["trackers.0.aliases.0", "azure", "'sagemaker'"]),
         (["grpo.kl_kind=k4"], ["grpo.kl_kind", "k4", "'k1', 'k2' or 'k3'"]),
         (["grpo.correction.high=0.5"], ["grpo.correction.high", "0.5", "greater than or equal to 1"]),
     ],

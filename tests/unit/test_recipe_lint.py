@@ -23,7 +23,26 @@ BROKEN: dict[str, dict[str, Any]] = {
     "rate_far_off": {"optimizer": {"lr": 0.1}},
     "never_kept": {"grpo": {"steps": 20}, "checkpoint": {"every": 20}},
     "long_ones_dropped": {"grpo": {"truncated": "drop"}},
+    "never_stopped": {
+        "grpo": {"steps": 9},
+        "evaluation": {"every": 3, "early_stopping": {"patience": 3}},
+        "checkpoint": {"every": 2, "keep_best": 1},
+    },
+    "best_not_kept": {
+        "grpo": {"steps": 9},
+        "evaluation": {"every": 2, "early_stopping": {"patience": 3}},
+    },
+    "lost_ones_replaced": {"grpo": {"refill": 1}},
+    "never_overlong": {
+        "grpo": {"overlong": {"max_tokens": 200, "cache_tokens": 8}},
+        "env": {"id": "arithmetic", "budget": {"max_turns": 3}},
+    },
     "late_ones_dropped": {"grading": {"close": "partial"}},
+    "no_second_call": {
+        "env": None,
+        "data": {"path": "rows.jsonl", "held_out": 50},
+        "reward": {"function": "lambda_function.py", "timeout_s": 31},
+    },
     "not_repeatable": {"deterministic": True, "engine": {"kind": "vllm"}},
     "shuffled": {"grpo": {"shuffle_rewards": True}},
 }

@@ -293,7 +293,15 @@ def test_the_same_item_twice_takes_two_lines_of_the_order() -> None:
 
 @pytest.mark.parametrize(
     ("expression", "result"),
-    [("2 + 2", "4.0"), ("(1.5 - 2) * -3", "1.5"), ("10 / 4", "2.5"), ("1 / 3", "0.33"), ("+7", "7.0")],
+    [
+        ("2 + 2", "4.0"),
+        ("(1.5 - 2) * -3", "1.5"),
+        ("10 / 4", "2.5"),
+        ("1 / 3", "0.33"),
+        ("+7", "7.0"),
+        ("2 ** 9", "512.0"),
+        ("15% * $1,200", "180.0"),
+    ],
 )
 def test_sums_are_calculated(desk: Desk, expression: str, result: str) -> None:
     assert desk.does("calculate", expression=expression) == result
@@ -304,15 +312,13 @@ def test_sums_are_calculated(desk: Desk, expression: str, result: str) -> None:
     [
         "",
         "1 / 0",
-        "2 ** 9",
-        "9 // 2",
+        "9 ** 64 * 9 ** 64 * 9 ** 64 * 9 ** 64 * 9 ** 64 * 9 ** 64",
         "abs(1)",
         "__import__('os')",
         "1 +",
         "(" * 150,
-        "1" * 201,
+        "1" * 501,
         "1 1",
-        "01",
         "()",
     ],
 )

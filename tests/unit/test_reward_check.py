@@ -4,15 +4,19 @@ import json
 import re
 import time
 from collections.abc import Callable
+from importlib import import_module
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import pytest
+from datasets_builders import user
 from support import run_async
 
-from palaestra.cli.check_reward import find_cases, read_cases
-from palaestra.envs import Episode, Task, UserMessage
+from palaestra.cli.check_reward import Rows, find_cases
+from palaestra.envs import AssistantMessage, Episode, SystemMessage, Task, UserMessage
 from palaestra.envs.check import Check
+from palaestra.envs.datasets import DatasetError, read_tasks
 from palaestra.envs.graders import Exact, Grader, Numeric, UnknownReward, final_answer, grader, load_reward
 from palaestra.envs.graders.check_programs import check_programs
 from palaestra.envs.graders.check_reward import RewardCase, answered, check_reward
@@ -26,6 +30,7 @@ def case(number: int) -> RewardCase:
     return RewardCase(task=task, gold=answered(task, f"Answer: {2 * number}"))
 
 
+SYSTEM = {"role": "system", "content": "Solve it."}
 CASES = [case(number) for number in (7, 40, 512)]
 
 
@@ -172,50 +177,71 @@ def test_rewards_are_found_by_name_and_by_file(tmp_path: Path) -> None:
             load_reward(name)
 
 
-def test_tasks_are_read_with_their_right_answers(tmp_path: Path) -> None:
-    path = tmp_path / "tasks.jsonl"
+def test_a_row_s_task_is_that_of_training_whatever_its_form(tmp_path: Path) -> None:
+    parts = {"role": "user", "content": [{"type": "text", "text": "2 + 3\u2028"}, {"text": "= ?"}]}
     rows = [
-        {"id": "a", "question": "2 + 2?", "answer": "4"},
-        {"messages": [{"role": "user", "content": "2 + 3?"}], "reference_answer": 5},
-        {
-            "task_id": 7,
-            "text": "Double.",
-            "test_list": ["assert f(1) == 2"],
-            "gold": "def f(x): return 2 * x",
-        },
+        {"prompt": [SYSTEM, user("2 + 2?")], "reward_model": {"ground_truth": "4"}, "level": 1},
+        {"messages": [SYSTEM, parts], "reference_answer": 5, "id": "b"},
+        {"prompt": "Double.", "reference_answer": ["assert f(1) == 2"], "gold": "def f(x): return 2 * x"},
+        {"prompt": "2 + 4?", "metadata": {"reference_answer": "6"}},
     ]
-    path.write_text("\n".join(map(json.dumps, rows)))
-    found = {each.task.id: each for each in read_cases(path, None, 20)}
-    assert {name: each.answer for name, each in found.items()} == {
-        "a": "4",
-        "row-2": "5",
-        "7": "def f(x): return 2 * x",
-    }
-    assert found["7"].task.reference == ["assert f(1) == 2"]
-    assert found["a"].task.prompt_text == "2 + 2?"
-    assert len(read_cases(path, None, 2)) == 2
+    path = tmp_path / "tasks.jsonl"
+    path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+    cases = Rows(data=str(path)).cases(20)
+    assert [each.task for each in cases] == list(read_tasks(path))
+    assert [each.answer for each in cases] == ["4", "5", "def f(x): return 2 * x", "6"]
+    assert [type(each) for each in cases[1].gold.messages] == [SystemMessage, UserMessage, AssistantMessage]
+    assert cases[1].gold.messages[1].content == "2 + 3\u2028= ?"
+    assert len(Rows(data=str(path)).cases(2)) == 2
+
+
+def test_rows_of_tables_and_fields_of_other_names_are_tried_too(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("question,solution\n2 + 2?,4\n2 + 3?,5\n")
+    found = Rows(
+        data=str(tmp_path / "a.csv"), prompt="question", reference="solution", gold="solution"
+    ).cases(9)
+    assert [(each.task.prompt_text, each.task.reference, each.answer) for each in found] == [
+        ("2 + 2?", "4", "4"),
+        ("2 + 3?", "5", "5"),
+    ]
+    parquet: Any = import_module("pyarrow.parquet")
+    table: Any = import_module("pyarrow").Table.from_pylist(
+        [{"prompt": "2 + 2?", "reference_answer": {"answer": "4", "unit": None}}]
+    )
+    parquet.write_table(table, tmp_path / "a.parquet")
+    (only,) = Rows(data=str(tmp_path / "a.parquet"), gold="reference_answer.answer").cases(9)
+    assert (only.task.reference, only.answer) == ({"answer": "4"}, "4")
+
+
+def test_rows_are_drawn_from_all_of_a_dataset_and_the_same_ones_again(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.jsonl"
+    path.write_text("\n".join(json.dumps({"prompt": f"{n}", "answer": n, "id": n}) for n in range(400)))
+    drawn = [[int(each.task.id) for each in Rows(data=str(path)).cases(40)] for _ in range(2)]
+    assert drawn[0] == drawn[1] and len(set(drawn[0])) == 40
+    assert 130 < sum(drawn[0]) / 40 < 270
 
 
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ("{", "line 1: "),
-        ("{}", "line 1: a row needs messages or one of question"),
-        ('{"question": "q", "reference": ["x"]}', "line 1: no text in 'gold'"),
+        ("{", r"tasks\.jsonl:1: no JSON"),
+        ("{}", r"tasks\.jsonl:1: messages: neither `messages` nor `prompt` is there"),
+        ('{"prompt": "q", "answer": ["x"], "id": 7}', r"task '7': gold: \['x'\] is no text; .* with --gold"),
+        ('{"prompt": "q"}', "gold: None is no text"),
         ("", "holds no row"),
     ],
 )
 def test_a_row_without_a_task_or_a_right_answer_is_named(line: str, problem: str, tmp_path: Path) -> None:
     path = tmp_path / "tasks.jsonl"
     path.write_text(line)
-    with pytest.raises(RecipeError, match=problem):
-        read_cases(path, None, 20)
+    with pytest.raises((DatasetError, RecipeError), match=problem):
+        Rows(data=str(path)).cases(20)
 
 
 def test_tasks_come_from_one_place() -> None:
-    for data, env in ((None, None), (Path("x"), "frozen-lake")):
+    for rows, env in ((None, None), (Rows(data="x"), "frozen-lake")):
         with pytest.raises(RecipeError, match="give --data FILE, or --env NAME"):
-            run_async(find_cases(data, env, None, 5))
+            run_async(find_cases(rows, env, 5))
 
 
 def test_a_reward_that_never_has_a_number_passes_nothing_but_the_clock() -> None:

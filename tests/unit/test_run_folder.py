@@ -187,6 +187,25 @@ def test_a_run_that_began_before_files_were_remembered_goes_on_and_remembers_the
         start(asked, resume=True)
 
 
+def test_a_run_that_began_before_groups_were_refilled_goes_on_and_may_tell_other_trackers(
+    tmp_path: Path,
+) -> None:
+    start(recipe(tmp_path))
+    stored = tmp_path / "x" / "recipe.yaml"
+    fields = yaml.safe_load(stored.read_text())
+    del fields["grpo"]["refill"], fields["grpo"]["overlong"], fields["peak_tflops"]
+    del fields["evaluation"]["early_stopping"]
+    stored.write_text(yaml.safe_dump(fields))
+    start(recipe(tmp_path, trackers=["csv"], peak_tflops=2.0), resume=True)
+    others: dict[str, dict[str, Any]] = {
+        "grpo.refill was not there, is 1": {"grpo": {"steps": 3, "refill": 1}},
+        "evaluation.early_stopping.patience": {"evaluation": {"every": 1, "early_stopping": {}}},
+    }
+    for field, changes in others.items():
+        with pytest.raises(RecipeError, match=field):
+            start(recipe(tmp_path, **changes), resume=True)
+
+
 def test_a_run_that_began_before_there_was_a_field_goes_on_when_nobody_has_set_it(tmp_path: Path) -> None:
     asked = recipe(tmp_path, **of_files(tmp_path))
     start(asked)

@@ -1,6 +1,7 @@
 """Trackers: each one's own files, read back by its own reader."""
 
 import csv
+import re
 import sys
 from collections.abc import Mapping
 from importlib import import_module
@@ -10,7 +11,9 @@ from typing import Any
 import pytest
 from support import run_async
 
+from palaestra.trainer.recipe import GrpoSection
 from palaestra.trainer.trackers import RunInfo, Tracker, UnknownTracker, open_tracker, tracker_names
+from palaestra.trainer.trackers.aliases import Aliased, other_numbers, with_aliases
 from palaestra.trainer.trackers.several import Trackers
 
 FIRST = [{"step": 1, "reward": 0.25}, {"step": 2, "reward": 0.5}]
@@ -140,3 +143,51 @@ def test_a_wrong_tracker_or_option_is_named(
 
 def test_every_tracker_has_a_test() -> None:
     assert tracker_names() == ["csv", "mlflow", "tensorboard", "wandb"]
+
+
+def test_a_tracker_is_told_the_names_of_aws_beside_ours(tmp_path: Path) -> None:
+    tracker = Aliased(open_tracker("csv", info(tmp_path), {}), ["sagemaker", "hyperpod", "bedrock"])
+    tracker.resume([{"step": 1, "reward": 0.25}])
+    tracker.log(2, {"step": 2, "reward": 0.5, "reward_shaped": 0.375, "clip_fraction": 0.125, "odd": 1.0})
+    tracker.close()
+    header, first, second = lines_of(tmp_path)
+    told = [dict(zip(header, line, strict=True)) for line in (first, second)]
+    assert [row["critic/score/mean"] for row in told] == ["0.25", "0.5"]
+    assert [row["critic/rewards/mean"] for row in told] == ["0.25", "0.375"]
+    assert [row["train_rm_score"] for row in told] == [row["reward"] for row in told]
+    assert [row["step_number"] for row in told] == [row["training/global_step"] for row in told] == ["1", "2"]
+    assert [row["clipfrac"] for row in told] == ["", "0.125"]
+    assert "actor/entropy" not in header and "perf/mfu/actor" not in header
+
+
+def test_the_reward_of_a_training_job_is_read_out_of_our_numbers_as_aws_reads_its_logs() -> None:
+    metrics = with_aliases({"step": 7, "reward": -0.125}, ["sagemaker", "hyperpod"])
+    line = " - ".join(f"{name}:{value}" for name, value in metrics.items())
+    number = r"(-?[\d.]+(?:[eE][+-]?\d+)?)"
+    for pattern in (rf"critic/rewards/mean[=:]\s*{number}", rf"train_rm_score:\s*{number}"):
+        found = re.search(pattern, line)
+        assert found is not None and float(found[1]) == -0.125
+    assert re.search(r"global_step[=:]\s*([\d.]+)", line)
+
+
+@pytest.mark.parametrize(
+    ("changes", "left_out"),
+    [
+        ({}, []),
+        ({"kl_coefficient": 0.1}, ["actor/pg_loss"]),
+        ({"kl_coefficient": 0.1, "kl_kind": "k1"}, ["critic/rewards/mean"]),
+        ({"entropy_coefficient": 0.1}, ["actor/pg_loss"]),
+        (
+            {"kl_coefficient": 0.1, "kl_kind": "k1", "entropy_coefficient": 0.1},
+            ["actor/pg_loss", "critic/rewards/mean"],
+        ),
+    ],
+)
+def test_a_name_is_left_out_where_the_recipe_makes_another_number_of_it(
+    changes: dict[str, Any], left_out: list[str]
+) -> None:
+    metrics = {"loss": 0.5, "reward": 1.0}
+    omit = other_numbers(GrpoSection.model_validate(changes))
+    told = with_aliases(metrics, ["sagemaker"], omit)
+    assert sorted(with_aliases(metrics, ["sagemaker"]).keys() - told.keys()) == left_out
+    assert with_aliases(metrics, ["hyperpod"], omit)["reduced_train_loss"] == 0.5

@@ -9,11 +9,11 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-from plain_envs import PlainCounter, PlainStep, hang_with_a_child
+from plain_envs import PlainCounter, PlainStep, hang_with_a_child, throw
 from support import ROOT, run_async
 
 from palaestra.envs import Budget, Env, Episode, ScriptedPolicy, StopReason, Task, play
-from palaestra.envs.errors import CodeExited
+from palaestra.envs.errors import CodeExited, CodePanicked
 from palaestra.envs.worker import Worker, WorkerDied, in_worker
 from palaestra.envs.worker_env import adopt
 
@@ -77,6 +77,34 @@ def test_an_exit_in_the_process_is_an_error_and_the_process_lives_on() -> None:
 
     before, after = run_async(main())
     assert before == after
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, asyncio.CancelledError, GeneratorExit])
+def test_what_would_end_a_main_thread_ends_no_process_and_prints_nothing(
+    kind: type[BaseException], capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def main() -> tuple[int, int]:
+        before = await in_worker(os.getpid)
+        with pytest.raises(CodePanicked, match=kind.__name__):
+            await in_worker(throw, kind)
+        return before, await in_worker(os.getpid)
+
+    before, after = run_async(main())
+    assert before == after and capfd.readouterr() == ("", "")
+
+
+def test_a_process_of_foreign_code_serves_nobody_else() -> None:
+    async def pid(worker: Worker) -> int:
+        try:
+            return await worker.call(os.getpid)
+        finally:
+            worker.release()
+
+    async def main() -> list[int]:
+        return [await pid(Worker.hire(is_foreign=is_foreign)) for is_foreign in (True, False, True, False)]
+
+    theirs, ours, *again = run_async(main())
+    assert theirs != ours and again == [theirs, ours]
 
 
 def test_a_function_that_cannot_travel_is_refused_here() -> None:

@@ -9,7 +9,16 @@ import importlib
 import pkgutil
 from typing import Any, cast
 
-from ._credit import Accepted, Credit, GroupPolicy, Reason, Rejection, credit, credit_step
+from ._credit import (
+    Accepted,
+    Credit,
+    GroupPolicy,
+    Reason,
+    Rejection,
+    credit,
+    credit_step,
+    turn_rewards,
+)
 from ._graded import MAX_REWARD, STD_FLOOR, Advantage, Graded, Value
 
 __all__ = [
@@ -27,6 +36,7 @@ __all__ = [
     "credit",
     "credit_step",
     "load_advantage",
+    "turn_rewards",
 ]
 
 

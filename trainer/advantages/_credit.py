@@ -21,6 +21,10 @@ class Reason(StrEnum):
     FAILED = "failed"
     UNGRADED = "ungraded"
     TRUNCATED = "truncated"
+    MASKED = "masked"
+    """Truncated: its siblings are compared with it, and its own tokens are in no loss."""
+    REPLACED = "replaced"
+    """It has no number, and another rollout took its place."""
     SMALL_GROUP = "small_group"
     """Too few siblings were left for a baseline."""
     ZERO_VARIANCE = "zero_variance"
@@ -43,16 +47,22 @@ class GroupPolicy:
 
     A failed or ungraded member is always left out: no number stands for it. So is one whose reward, or a
     turn's, is not finite, and one without an advantage for each of its turns: the others are judged again.
+    Each rule meets what the ones before it have left.
     """
 
+    refill: int = 0
+    """So many times a member without a number is rolled out anew, before anything else here looks at it: as
+    another sample, with a seed of its own (`GroupRequest.refill`). A group is then of those that could be
+    graded; the metrics `lost_share` and `refill_shift` say what that hides."""
     min_size: int = 2
     """Members with a number that a group needs. At least 2: a single reward is no advantage."""
     lost: Literal["member", "group"] = "member"
     """What goes with a member that has no number or is turned away: itself, or its whole group. Either way
     the mean is of those that are left; the metrics `reward_lower` and `reward_upper` say how far it may be
     off."""
-    truncated: Literal["keep", "drop"] = "keep"
-    """Dropping episodes that the policy itself made long teaches it to make bad ones long."""
+    truncated: Literal["keep", "mask", "drop"] = "keep"
+    """Masked ones are in the baseline and not in the loss (the overlong filter of DAPO, arXiv 2503.14476),
+    dropped ones in neither. Either way the policy does not hear that what it made long was bad."""
     late: Literal["keep", "drop"] = "keep"
     """Groups that were closed without some of their grades: those that are there may be the easy ones."""
     zero_variance: Literal["keep", "drop"] = "drop"
@@ -61,6 +71,8 @@ class GroupPolicy:
     def __post_init__(self) -> None:
         if self.min_size < 2:
             raise ValueError(f"GroupPolicy.min_size is {self.min_size}; a baseline needs 2 members or more")
+        if self.refill < 0:
+            raise ValueError(f"GroupPolicy.refill is {self.refill}; it counts rollouts, from 0 on")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,14 +124,17 @@ def credit_step(
         if not more:
             break
         unfit |= more
-    accepted: list[Accepted] = []
-    rejected = list(chain.from_iterable(turned_away for _, turned_away in sides))
+    judged: list[Accepted | Rejection] = []
     for scored, found in zip(compared, values, strict=True):
         if policy.zero_variance == "drop" and not any(map(_teaches, found)):
-            rejected += _without_variance(scored)
+            judged += _without_variance(scored)
         else:
-            accepted += [_accept(member, value) for (member, _), value in zip(scored, found, strict=True)]
-    return Credit(accepted=tuple(accepted), rejected=tuple(rejected))
+            judged += [_accept(m, value, policy) for (m, _), value in zip(scored, found, strict=True)]
+    left_out = chain.from_iterable(turned_away for _, turned_away in sides)
+    return Credit(
+        accepted=tuple(each for each in judged if isinstance(each, Accepted)),
+        rejected=(*left_out, *(each for each in judged if isinstance(each, Rejection))),
+    )
 
 
 _Pairs = list[tuple[Trajectory, float]]
@@ -139,6 +154,7 @@ def _sides(
             scored.append((member, verdict))
     num_late = sum(isinstance(m.outcome, Ungraded) and m.outcome.is_late for m in group.members)
     whole = _judge_group(scored, len(rejected), num_late, policy, smallest)
+    rejected += [_replaced(member, policy) for member in group.replaced]
     if whole is None:
         return scored, rejected
     return [], rejected + [_turned_away(member, *whole) for member, _ in scored]
@@ -152,10 +168,16 @@ def _judge(member: Trajectory, policy: GroupPolicy) -> float | Rejection:
         case Ungraded(reason=reason):
             return _turned_away(member, Reason.UNGRADED, reason)
         case Scored(reward=reward):
-            if policy.truncated == "drop" and member.episode.stop.is_truncated:
-                return _turned_away(member, Reason.TRUNCATED, str(member.episode.stop))
+            if policy.truncated == "drop" and member.episode.is_truncated:
+                return _turned_away(member, Reason.TRUNCATED, _cut_by(member))
             odd = [each for each in (reward, *turn_rewards(member, reward)) if not math.isfinite(each)]
             return _turned_away(member, Reason.NOT_FINITE, f"a reward of {odd[0]:g}") if odd else reward
+
+
+def _replaced(member: Trajectory, policy: GroupPolicy) -> Rejection:
+    verdict = _judge(member, policy)
+    assert isinstance(verdict, Rejection), f"{member.key} has a number and was replaced"
+    return _turned_away(member, Reason.REPLACED, f"{verdict.reason}: {verdict.detail}")
 
 
 def _judge_group(
@@ -190,7 +212,9 @@ def _without_variance(scored: _Pairs) -> list[Rejection]:
     return [_turned_away(member, Reason.ZERO_VARIANCE, detail) for member, _ in scored]
 
 
-def _accept(member: Trajectory, value: Value) -> Accepted:
+def _accept(member: Trajectory, value: Value, policy: GroupPolicy) -> Accepted | Rejection:
+    if policy.truncated == "mask" and member.episode.is_truncated:
+        return _turned_away(member, Reason.MASKED, _cut_by(member))
     if not isinstance(value, tuple):
         return Accepted(trajectory=member, advantage=value)
     return Accepted(trajectory=member, advantage=math.fsum(value) / len(value), turns=value)
@@ -198,6 +222,12 @@ def _accept(member: Trajectory, value: Value) -> Accepted:
 
 def _turned_away(member: Trajectory, reason: Reason, detail: str) -> Rejection:
     return Rejection(key=member.key, reason=reason, detail=detail)
+
+
+def _cut_by(member: Trajectory) -> str:
+    """What ended an episode before its time."""
+    stop = member.episode.stop
+    return str(stop) if stop.is_truncated else "the last answer's length"
 
 
 def _teaches(value: Value) -> bool:

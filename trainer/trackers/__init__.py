@@ -37,6 +37,9 @@ class Tracker(Protocol):
         ...
 
 
+_NO_TRACKERS = ("aliases", "several")
+
+
 class UnknownTracker(ValueError):
     """No such tracker, or not with these options. The message says which there are."""
 
@@ -47,7 +50,7 @@ def tracker_names() -> list[str]:
     >>> "csv" in tracker_names()
     True
     """
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "several")
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in _NO_TRACKERS)
 
 
 def open_tracker(name: str, run: RunInfo, options: Mapping[str, Any]) -> Tracker:

@@ -2,11 +2,11 @@
 
 from typing import Literal
 
+from ...calculator import evaluate
 from ...errors import ToolError
 from ...task import Task
 from ...tools import ToolEnv, tool
 from . import writes
-from .arithmetic import evaluate
 from .database import Database, Order, Product, User
 
 
@@ -24,7 +24,12 @@ class RetailTools(ToolEnv[Task]):
         Args:
             expression: numbers, + - * / and parentheses, such as '2 * (3 + 4)'
         """
-        return str(round(evaluate(expression), 2))
+        try:
+            return str(round(float(evaluate(expression)), 2))
+        except ValueError as error:
+            raise ToolError(str(error)) from error
+        except OverflowError as error:
+            raise ToolError(f"{expression!r:.100} comes to a number of over 308 digits") from error
 
     @tool
     async def cancel_pending_order(

@@ -1,6 +1,6 @@
 """Constraints on the text as a whole: its language, its case, how it begins and ends."""
 
-from ..language import detect_language
+from ...text_language import detect_language
 from ..read_json import NotJson, read_json
 
 _OPTIONS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")

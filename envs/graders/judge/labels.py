@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, StrictBool, StrictInt, ValidationError
 
+from ...datasets.text_files import JsonLines
 from ...episode import Episode, StopReason
 from ...message import AssistantMessage, UserMessage
 from ...task import Task
@@ -113,14 +114,11 @@ def _played(question: str, answer: str, reference: Any) -> tuple[Task, Episode]:
 
 
 def read_labels(path: Path, rater: Rater) -> list[tuple[Labelled, Ratings]]:
-    """The rows and what people said of them. Raises `ValueError` with file, line and cure."""
+    """The rows and what people said of them. Raises `ValueError` with file, line and cure, and `OSError`."""
     found: list[tuple[Labelled, Ratings]] = []
-    lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines(): JSON may hold U+2028 as it is
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    for number, data, _ in JsonLines(path):
         try:
-            row = Labelled.model_validate_json(line)
+            row = Labelled.model_validate_json(data)
             found.append((row, rater.labels(row)))
         except ValidationError as error:
             problem = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())

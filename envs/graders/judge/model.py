@@ -2,19 +2,24 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Mapping
+import threading
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from weakref import WeakKeyDictionary
 
 import httpx
 from pydantic import BaseModel, ConfigDict, Field
 
 from ...endpoint import ChatEndpoint, ContextOverflow, EndpointError, EndpointRefused
+from ...threads import in_thread
 from .brief import Brief, Unclear
 from .cache import VerdictCache
 
+T = TypeVar("T")
+MAX_LOOKS = 8
+"""Into the cache at one time."""
 Structured = Literal["auto", "response_format", "guided_json", "off"]
 
 
@@ -79,6 +84,8 @@ class _Line:
     """To the endpoint, in one event loop. Open while somebody uses it: a judge has nobody to close it."""
 
     free: asyncio.Semaphore
+    looks: asyncio.Semaphore
+    """Into the cache: each takes a thread."""
     users: int = 0
     client: httpx.AsyncClient | None = None
 
@@ -124,6 +131,7 @@ class JudgeModel:
         )
         self.options = {"temperature": 0.0, "max_tokens": 1024} if options is None else dict(options)
         self.spent = Spent(price=price or Price())
+        self._counting = threading.Lock()  # event loops may run in threads of their own
         self._model, self._structured, self._cache = model, structured, cache
         self._is_structured = structured != "off"
         self._max_concurrent, self._max_asks = max_concurrent, max_asks
@@ -135,15 +143,25 @@ class JudgeModel:
         Raises `JudgeError` when no reply was a verdict, `EndpointError` when none came.
         """
         key = json.dumps([self._endpoint.url, self._model, self.options, brief.key, vote], sort_keys=True)
-        if self._cache is not None and (known := self._cache.get(key)) is not None:
+        if (known := await self._known(key)) is not None:
             self._count(num_cached=1)
             verdict: Mapping[str, Any] = json.loads(known)
             return verdict
         async with self._line() as client:
             found = await self._until_clear(client, brief, vote)
-        if self._cache is not None:
-            self._cache.put(key, json.dumps(found))
+        if (cache := self._cache) is not None:
+            await self._cached(lambda: cache.put(key, json.dumps(found)))
         return found
+
+    async def _known(self, key: str) -> str | None:
+        if (cache := self._cache) is None:
+            return None
+        return await self._cached(lambda: cache.get(key))
+
+    async def _cached(self, use: Callable[[], T]) -> T:
+        """Beside the event loop: another run may hold the cache's file for seconds."""
+        async with self._here().looks:
+            return await in_thread(use)
 
     def without_cache(self) -> "JudgeModel":
         """The same model, asked each time anew; it counts for itself."""
@@ -216,13 +234,14 @@ class JudgeModel:
         return choice.message.content or ""
 
     def _count(self, **more: int) -> None:
-        self.spent = replace(self.spent, **{name: getattr(self.spent, name) + n for name, n in more.items()})
+        with self._counting:
+            sums = {name: getattr(self.spent, name) + n for name, n in more.items()}
+            self.spent = replace(self.spent, **sums)
 
     @asynccontextmanager
     async def _line(self) -> AsyncGenerator[httpx.AsyncClient, None]:
         """A client of this event loop, shared by those who ask at the same time and closed by the last."""
-        loop = asyncio.get_running_loop()
-        line = self._lines.setdefault(loop, _Line(asyncio.Semaphore(self._max_concurrent)))
+        line = self._here()
         async with line.free:
             line.users += 1
             line.client = client = line.client or self._endpoint.client()
@@ -233,3 +252,9 @@ class JudgeModel:
                 if not line.users:
                     line.client = None
                     await client.aclose()
+
+    def _here(self) -> _Line:
+        """What belongs to this event loop."""
+        loop = asyncio.get_running_loop()
+        line = _Line(asyncio.Semaphore(self._max_concurrent), asyncio.Semaphore(MAX_LOOKS))
+        return self._lines.setdefault(loop, line)

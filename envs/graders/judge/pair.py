@@ -1,12 +1,13 @@
 """A judge of two answers."""
 
-import asyncio
 from dataclasses import dataclass, field
 from typing import Literal
 
 from ...episode import Episode, Workspace
+from ...errors import BadTask
 from ...outcome import Score
 from ...task import Task
+from ...together import together
 from .brief import Brief
 from .fence import says_nothing
 from .material import answer_of, as_text, section
@@ -43,7 +44,7 @@ class PairJudge:
         """Raises `ValueError` for a task without a reference, `JudgeError` and `EndpointError`."""
         rival = as_text(task.reference or "")
         if says_nothing(rival):
-            raise ValueError(f"task {task.id!r} has no reference for the answer to be compared with")
+            raise BadTask(f"task {task.id!r} has no reference for the answer to be compared with")
         answer = answer_of(episode)
         worth = await self.compare(task.prompt_text, answer, rival)
         return Score(reward=worth, evidence=f"{worth:g} against the reference, where 1 is better and 0 worse")
@@ -56,7 +57,7 @@ class PairJudge:
         silent = [says_nothing(text) for text in (first, second)]
         if any(silent) or first == second:
             return 0.5 if first == second or all(silent) else float(silent[1])
-        samples = await asyncio.gather(
+        samples = await together(
             *(self._vote(question, first, second, vote) for vote in numbers_of(self.votes))
         )
         return combined([{"worth": worth} for worth in samples], self.combine)["worth"]
@@ -65,7 +66,7 @@ class PairJudge:
         self, question: str, first: str, second: str, vote: int | None = None
     ) -> tuple[float, float]:
         """What the first answer is worth when it is shown first, and when it is shown second."""
-        shown_first, shown_second = await asyncio.gather(
+        shown_first, shown_second = await together(
             self._ask(question, first, second, vote), self._ask(question, second, first, vote)
         )
         return shown_first, 1.0 - shown_second

@@ -1,6 +1,5 @@
 """A judge of one answer."""
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -8,6 +7,7 @@ from typing import Literal
 from ...episode import Episode, Workspace
 from ...outcome import Score
 from ...task import Task
+from ...together import together
 from .brief import REASON, Brief
 from .material import answer_of, section, task_sections, thoughts_of, turns_of
 from .model import JudgeModel
@@ -44,8 +44,7 @@ class Judge:
         if not said:
             return Score(reward=0.0, evidence="the answer says nothing")
         brief = self._brief(task, episode, said)
-        asked = (self.model.ask(brief, vote=vote) for vote in numbers_of(self.votes))
-        verdicts = await asyncio.gather(*asked)
+        verdicts = await together(*(self.model.ask(brief, vote=vote) for vote in numbers_of(self.votes)))
         parts = combined([self.form.parts(verdict) for verdict in verdicts], self.combine)
         return Score(
             reward=self.form.reward(parts), components=parts, evidence=f"{verdicts[0][REASON]:.1000}"

@@ -7,6 +7,7 @@ from typing import Generic, TypeVar
 
 Q = TypeVar("Q")
 A = TypeVar("A")
+_Asked = tuple[Q, asyncio.Future[A]]
 
 LINGER_S = 0.01
 """How long the first question waits for company."""
@@ -18,8 +19,10 @@ class Batches(Generic[Q, A]):
     >>> batches = Batches(call, batch=16, concurrency=4)     # call: list of questions -> as many answers
     >>> await asyncio.gather(*map(batches.ask, questions))
 
-    An answer that is an exception is raised to whoever asked; an exception of the call to all that it was
-    for. A call whose askers have all gone away is cancelled.
+    An answer that is an exception is raised to whoever asked. Where a call of several questions raises what
+    one of them may have caused, each is asked again alone, before others are asked, so that none takes the
+    others' answers with it; any other exception of a call is raised to all that it was for. A call whose
+    askers have all gone away is cancelled.
     """
 
     def __init__(
@@ -28,9 +31,13 @@ class Batches(Generic[Q, A]):
         *,
         batch: int,
         concurrency: int,
+        is_ones_doing: Callable[[Exception], bool] = lambda error: False,
     ) -> None:
+        """`is_ones_doing`: whether one question of a call may have caused that exception of it."""
         self._call, self._batch, self._concurrency = call, batch, concurrency
-        self._waiting: list[tuple[Q, asyncio.Future[A]]] = []
+        self._is_ones_doing = is_ones_doing
+        self._waiting: list[_Asked[Q, A]] = []
+        self._alone: list[_Asked[Q, A]] = []
         self._calls: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -50,9 +57,11 @@ class Batches(Generic[Q, A]):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._waiting = [each for each in self._waiting if not each[1].done()]
-        while self._waiting and len(self._calls) < self._concurrency:
-            sent, self._waiting = self._waiting[: self._batch], self._waiting[self._batch :]
+        self._alone, self._waiting = _awaited(self._alone), _awaited(self._waiting)
+        while (self._alone or self._waiting) and len(self._calls) < self._concurrency:
+            queue, size = (self._alone, 1) if self._alone else (self._waiting, self._batch)
+            sent = queue[:size]
+            del queue[:size]
             call = asyncio.create_task(self._answer(sent))
             self._calls.add(call)
             call.add_done_callback(self._ended)
@@ -61,13 +70,16 @@ class Batches(Generic[Q, A]):
 
     def _ended(self, call: asyncio.Task[None]) -> None:
         self._calls.discard(call)
-        if self._waiting:
+        if self._alone or self._waiting:
             self._send()
 
-    async def _answer(self, sent: Sequence[tuple[Q, asyncio.Future[A]]]) -> None:
+    async def _answer(self, sent: Sequence[_Asked[Q, A]]) -> None:
         try:
             answers = await self._call([question for question, _ in sent])
-        except Exception as error:  # every kind: it is raised again to each of those who asked
+        except Exception as error:  # every kind: it is raised again to those who asked
+            if len(sent) > 1 and self._is_ones_doing(error):
+                self._alone += sent
+                return
             answers = [error] * len(sent)
         for (_, future), answer in zip(sent, answers, strict=True):
             if future.done():
@@ -76,6 +88,11 @@ class Batches(Generic[Q, A]):
                 future.set_exception(answer)
             else:
                 future.set_result(answer)
+
+
+def _awaited(asked: Sequence[_Asked[Q, A]]) -> list[_Asked[Q, A]]:
+    """Those whose askers have not gone away."""
+    return [each for each in asked if not each[1].done()]
 
 
 def _end_unheard(

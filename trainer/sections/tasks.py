@@ -2,15 +2,10 @@
 
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from ..envs import Budget
-
-
-class Section(BaseModel):
-    """A part of a recipe: no field that is not known."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+from ...envs import Budget
+from .base import Section
 
 
 class PartnerSection(Section):
@@ -77,7 +72,8 @@ def _rising(bounds: tuple[float, float]) -> tuple[float, float]:
 class RewardSection(Section):
     """How the rows' answers are judged; `reward: my_rewards.py:score` is short for its `function`.
 
-    What stands below `options` is for a `lambda_handler` and its like alone.
+    What stands below `options` is for a `lambda_handler` and its like alone, but for `concurrency` and
+    `timeout_s`, which a plain function has as well.
     """
 
     function: str
@@ -92,9 +88,9 @@ class RewardSection(Section):
     batch: PositiveInt | None = None
     """Samples of one call; None: 16."""
     concurrency: PositiveInt | None = None
-    """Calls at a time; None: 4."""
+    """Calls at a time; None: 4 of a handler, 16 of a plain function, each in a process."""
     timeout_s: PositiveFloat | None = None
-    """Of one call; None: 30. `grader_timeout_s` limits all tries together."""
+    """Of one call; None: 30 of a handler. `grader_timeout_s` limits all tries and waits together."""
     retries: NonNegativeInt | None = None
     """After throttling and 5xx; None: 4."""
     api_key_env: str | None = None

@@ -11,7 +11,8 @@ def cpu_limit(seconds: float) -> Generator[None, None, None]:
 
     Processor time, not wall time: a busy machine makes no answer wrong.
     """
-    signal.setitimer(signal.ITIMER_PROF, seconds)  # nobody handles its signal, whose default is to end
+    # Nobody handles its signal, whose default is to end: native code too, such as the power in 10**10**10.
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:

@@ -19,13 +19,17 @@ class RewardFailed(Exception):
 
 
 class RewardBusy(Exception):
-    """Throttled, or a server's passing trouble (429, 5xx): nothing was graded, and it may be asked again."""
+    """Throttled, or a server's passing trouble (429, 5xx): nothing was graded, and it may be asked again.
+
+    `after_s`: seconds that the server wants to be left alone. `was_heard`: whether it may have looked at the
+    samples, so that one of them may be its trouble.
+    """
 
     is_retryable = True
 
-    def __init__(self, problem: str, *, after_s: float = 0.0) -> None:
+    def __init__(self, problem: str, *, after_s: float = 0.0, was_heard: bool = False) -> None:
         super().__init__(problem)
-        self.after_s = after_s
+        self.after_s, self.was_heard = after_s, was_heard
 
 
 def read_reply(reply: object, ids: Sequence[str]) -> list[Score | RewardFailed]:
@@ -39,6 +43,33 @@ def read_reply(reply: object, ids: Sequence[str]) -> list[Score | RewardFailed]:
     counts = Counter(named)
     by_id = dict(zip(named, rows, strict=True))
     return [_score_of(each, by_id, counts[each], ids) for each in ids]
+
+
+def read_plain(said: object, *, is_batched: bool) -> Score:
+    """What a plain function returned; one of TRL's kind returns a list. Raises `TypeError` for no score.
+
+    >>> read_plain({"score": 0.5, "brief": True}, is_batched=False).components
+    {'brief': 1.0}
+    """
+    if is_batched:
+        said = _only(said)
+    if isinstance(said, Score):  # without what a class of the function's own adds
+        return Score(reward=said.reward, components=said.components, evidence=said.evidence, turns=said.turns)
+    if isinstance(said, dict) and "score" in said:
+        fields = cast(dict[str, Any], said)
+        parts = {
+            name: float(part)
+            for name, part in fields.items()
+            if isinstance(part, int | float) and name != "score"
+        }
+        return Score(reward=finite(fields["score"], "score"), components=parts)
+    return Score(reward=finite(said, "the reward"))
+
+
+def _only(said: object) -> object:
+    if not isinstance(said, list) or len(cast(list[object], said)) != 1:
+        raise TypeError(f"the reward of one completion is {said!r:.200}; it must be a list of one number")
+    return cast(list[object], said)[0]
 
 
 def _opened(reply: object) -> object:
@@ -61,7 +92,7 @@ def _opened(reply: object) -> object:
 def failure(status: str, problem: str) -> RewardFailed | RewardBusy:
     """What an HTTP status means."""
     is_passing = status == "429" or (len(status) == 3 and status.startswith("5"))
-    return RewardBusy(problem) if is_passing else RewardFailed(problem)
+    return RewardBusy(problem, was_heard=status != "429") if is_passing else RewardFailed(problem)
 
 
 def parse_json(text: str | bytes) -> object:

@@ -1,4 +1,5 @@
-"""Runs a reward function as AWS Lambda does: in a worker process, or as a program inside a sandbox.
+"""The far side of reward functions: loads their files, and calls a handler as AWS Lambda does, in a worker
+process or as a program inside a sandbox.
 
 Standard library of Python 3.8 only. As a program it takes the path, the handler's name and the seconds as
 words, the event on standard input, and answers with one line on standard output, after the nonce.
@@ -53,10 +54,8 @@ def call_handler(path: str, name: str, event: str, timeout_s: float) -> tuple[bo
             handler = getattr(load_module(path), name)
             reply = handler(json.loads(event), Context(name, event, timeout_s))
             return True, json.dumps(reply, default=_plain)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # every kind, sys.exit too: it is the function's, and told as such
-        return False, _told(error, path) + _end_of(printed.getvalue())
+    except BaseException as error:  # every kind, exits and interrupts too: it is the function's
+        return False, told(error, path) + _end_of(printed.getvalue())
 
 
 def load_handler(path: str, name: str) -> tuple[bool, str]:
@@ -65,16 +64,17 @@ def load_handler(path: str, name: str) -> tuple[bool, str]:
     try:
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
             found = getattr(load_module(path), name)
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:  # every kind, as above
-        return False, _told(error, path) + _end_of(printed.getvalue())
+        return False, told(error, path) + _end_of(printed.getvalue())
     return callable(found), f"{name} is {found!r:.100}, which cannot be called"
 
 
-def load_module(path: str) -> ModuleType:
-    """The file as a module: loaded once in a process, as Lambda does, and again when it has changed."""
-    key = (os.path.abspath(path), os.stat(path).st_mtime_ns)
+def load_module(path: str, source: bytes | None = None) -> ModuleType:
+    """The file as a module: loaded once in a process, as Lambda does, and again when it has changed.
+
+    `source`: what was in it once; None: what is in it now.
+    """
+    key = (os.path.abspath(path), os.stat(path).st_mtime_ns if source is None else hash(source))
     if key not in _loaded:
         folder, stem = os.path.dirname(key[0]), os.path.splitext(os.path.basename(path))[0]
         if folder not in sys.path:
@@ -86,7 +86,10 @@ def load_module(path: str) -> ModuleType:
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module  # dataclasses and pickle look a class up by its module
         try:
-            spec.loader.exec_module(module)
+            if source is None:
+                spec.loader.exec_module(module)
+            else:
+                exec(compile(source, key[0], "exec"), module.__dict__)
         except BaseException:
             del sys.modules[name]
             raise
@@ -101,12 +104,16 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"the reply holds a {type(value).__name__}, which has no JSON form")
 
 
-def _told(error: BaseException, path: str) -> str:
+def told(error: BaseException, path: str) -> str:
     """With the line of the function's own file, which is what its author looks for."""
+    try:
+        text = str(error)
+    except BaseException as broken:  # every kind: foreign classes print themselves
+        text = f"(no text: its __str__ raised {type(broken).__name__})"
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if os.path.abspath(frame.filename) == os.path.abspath(path)]
     at = f", in {os.path.basename(path)}, line {lines[-1]}" if lines else ""
-    return f"{type(error).__name__}: {error}{at}"
+    return f"{type(error).__name__}: {text}{at}"
 
 
 def _end_of(printed: str) -> str:

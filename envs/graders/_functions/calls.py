@@ -4,22 +4,22 @@ import asyncio
 import json
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ParamSpec, Protocol
+from typing import Any, Protocol
 
 from ....sandboxes import ExecResult, ExecStatus, SandboxSpec, open_sandbox
+from ...reachable import refusal
 from ...threads import in_thread
-from ...worker import Worker, WorkerDied
+from ...worker import Worker
 from .aws import aws_client
 from .host import call_handler, load_handler
 from .reply import RewardBusy, RewardFailed, failure, parse_json
 from .sample import Sample
-
-P = ParamSpec("P")
+from .workers import Workers, too_slow
 
 HOST = Path(__file__).with_name("host.py")
 MAX_REPLY = 1 << 22
@@ -33,38 +33,30 @@ class Call(Protocol):
 
     async def __call__(self, event: Sequence[Sample]) -> object: ...
 
+    async def check(self) -> None:
+        """Raise what can be known before the first call."""
+        ...
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+
 class InWorker:
-    """A Python file, in a process that is killed when its time is over. No wall is around it."""
+    """A Python file, in a process that is killed when its time is over."""
 
-    path: Path
-    name: str
-    timeout_s: float
+    def __init__(self, path: Path, name: str, *, concurrency: int, timeout_s: float) -> None:
+        self._words, self._timeout_s = (str(path), name), timeout_s
+        self._workers = Workers(path.name, self._load, most=concurrency, timeout_s=timeout_s)
 
     async def __call__(self, event: Sequence[Sample]) -> object:
-        words = (str(self.path), self.name, json.dumps(event), self.timeout_s)
-        return _said(await self._in_worker(call_handler, *words))
+        text = json.dumps(event)
+        return _said(await self._workers.call(call_handler, *self._words, text, self._timeout_s))
 
     async def check(self) -> None:
         """Raise `RewardFailed` where the file has no such function, or breaks when it is loaded."""
-        is_there, why = await self._in_worker(load_handler, str(self.path), self.name)
+        is_there, why = await self._workers.call(load_handler, *self._words)
         if not is_there:
             raise RewardFailed(why)
 
-    async def _in_worker(
-        self, function: Callable[P, tuple[bool, str]], *args: P.args, **kwargs: P.kwargs
-    ) -> tuple[bool, str]:
-        worker = Worker.hire()
-        try:
-            async with asyncio.timeout(self.timeout_s):
-                return await worker.call(function, *args, **kwargs)
-        except TimeoutError as error:
-            raise _too_slow(self.path.name, self.timeout_s) from error
-        except WorkerDied as error:
-            raise RewardFailed(f"{self.path.name} took its process down: {error}") from error
-        finally:
-            worker.release()
+    async def _load(self, worker: Worker) -> None:
+        await worker.call(load_handler, *self._words)  # what is wrong with it, the call tells
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,7 +89,8 @@ class InSandbox:
 
     def _answer(self, result: ExecResult, nonce: str) -> tuple[bool, str]:
         if result.status is ExecStatus.TIMEOUT:
-            raise _too_slow(self.path.name, self.timeout_s)
+            more = f" and the {START_S:g} s that its sandbox gets to start it"
+            raise too_slow(self.path.name, self.timeout_s, more)
         _, found, line = result.stdout.decode(errors="replace").rpartition(nonce)
         if not found or result.omitted_stdout:
             end = result.stderr.decode(errors="replace").strip()[-300:]
@@ -132,7 +125,7 @@ class OverHttp:
                     if len(body) > MAX_REPLY:
                         raise RewardFailed(f"{self._host} answered with more than {MAX_REPLY >> 20} MiB")
         except TimeoutError as error:
-            raise _too_slow(self._host, self.timeout_s) from error
+            raise too_slow(self._host, self.timeout_s) from error
         except httpx.ConnectError as error:  # nothing was sent
             raise RewardBusy(f"{self._host} cannot be reached: {error}") from error
         except (httpx.RequestError, httpx.InvalidURL) as error:
@@ -144,6 +137,10 @@ class OverHttp:
                 problem.after_s = _seconds(response.headers.get("retry-after", ""))
             raise problem
         return parse_json(bytes(body))
+
+    async def check(self) -> None:
+        """Raise `RewardFailed` where nobody is at the URL."""
+        await _require_server(self.url)
 
     def _headers(self) -> dict[str, str]:
         if self.api_key_env is None:
@@ -168,11 +165,16 @@ class OnLambda:
         """`function`: an ARN, or a name. Raises `ValueError` where boto3 finds no region."""
         self._client = aws_client("lambda", timeout_s=timeout_s, function=function, endpoint_url=endpoint_url)
         self._errors: Any = import_module("botocore.exceptions")
-        self._function, self._timeout_s = function, timeout_s
+        self._function, self._timeout_s, self._endpoint_url = function, timeout_s, endpoint_url
 
     async def __call__(self, event: Sequence[Sample]) -> object:
         payload = json.dumps(event).encode()
         return await in_thread(lambda: self._invoke(payload))
+
+    async def check(self) -> None:
+        """Raise `RewardFailed` where nobody is at `endpoint_url`."""
+        if self._endpoint_url is not None:
+            await _require_server(self._endpoint_url)
 
     def _invoke(self, payload: bytes) -> object:
         errors = self._errors
@@ -183,7 +185,7 @@ class OnLambda:
             status = str(error.response["ResponseMetadata"].get("HTTPStatusCode", ""))
             raise failure(status, f"{self._function}: {error}") from error
         except errors.ReadTimeoutError as error:
-            raise _too_slow(self._function, self._timeout_s) from error
+            raise too_slow(self._function, self._timeout_s) from error
         except (errors.EndpointConnectionError, errors.ConnectTimeoutError) as error:
             raise RewardBusy(str(error)) from error
         except (errors.BotoCoreError, errors.HTTPClientError) as error:
@@ -194,15 +196,16 @@ class OnLambda:
         return parse_json(body)
 
 
+async def _require_server(url: str) -> None:
+    if (why := await refusal(url)) is not None:
+        raise RewardFailed(f"{why}; start the server there, or mend the URL")
+
+
 def _said(done: tuple[bool, str]) -> object:
     ok, text = done
     if not ok:
         raise RewardFailed(text)
     return parse_json(text)
-
-
-def _too_slow(who: str, timeout_s: float) -> RewardFailed:
-    return RewardFailed(f"{who} gave no reply within {timeout_s:g} s; mend it, or raise timeout_s")
 
 
 def _seconds(retry_after: str) -> float:

@@ -1,0 +1,131 @@
+"""What reinforcement learning starts from: a model, the oracle's demonstrations, a supervised start.
+
+Each part is in the run's folder when it is done, and is not made again.
+"""
+
+import asyncio
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..agents.collector import GroupRequest
+from ..agents.engine import PolicyVersion
+from ..agents.evaluation import is_solved
+from ..agents.grading.stage import Grading
+from ..agents.ledger import Ledger
+from ..agents.trajectory import Trajectory
+from .arena import Arena
+from .folder import make_whole
+from .interrupt import Interrupt
+from .leader import open_learner
+from .lineage import find_origin, read_lineage, write_start
+from .parts import learner_config, load_renderer, make_collector, make_plain_rollout
+from .progress import Progress
+from .ranks import Ranks
+from .recipe import Recipe, WarmStartSection
+from .recipe_file import RecipeError
+from .rows import Row
+from .tiny import make_tiny_model
+from .warm_start import demonstrate, oracle_texts, warm_start
+
+START = PolicyVersion(0)
+"""The policy that reinforcement learning starts from."""
+
+TOKENIZER_TEXTS = 512
+"""Demonstrations that a tiny model's tokenizer is trained on."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Beginning:
+    """Of one run."""
+
+    recipe: Recipe
+    arena: Arena
+    progress: Progress
+    ledger: Ledger
+    grading: Grading | None
+    interrupt: Interrupt
+    ranks: Ranks | None
+
+    async def model(self) -> Path:
+        """The folder of the model before any training."""
+        if self.recipe.model.path is not None:
+            return self.recipe.model.path
+        if self.recipe.model.start is not None:
+            return self._start(self.recipe.model.start)
+        tiny, folder = self.recipe.model.tiny, self.recipe.folder / "model"
+        assert tiny is not None, "load_recipe checked it"
+        if not folder.exists():
+            texts = oracle_texts(self.recipe, await self._demonstrations(TOKENIZER_TEXTS))
+            make_whole(folder, lambda partial: make_tiny_model(tiny, partial, texts, seed=self.recipe.seed))
+        return folder
+
+    def _start(self, path: Path) -> Path:
+        """The folder of the model that another run, or a part of it, makes."""
+        folder = self.recipe.folder / "start"
+        if not folder.exists():
+            origin = find_origin(path)
+            self.progress.waiting(f"the weights of {origin.folder}")
+            make_whole(folder, lambda partial: write_start(origin, partial))
+            self.progress.note(f"starting from the {origin.kind} {origin.folder}")
+        self.ledger.set_meta("lineage", json.dumps(read_lineage(self.recipe.folder)))
+        return folder
+
+    async def warm_start(self, model: Path, section: WarmStartSection) -> Path:
+        """The folder of the model after its supervised start."""
+        folder = self.recipe.folder / "warm-start"
+        if folder.exists():
+            return folder
+        renderer = load_renderer(self.recipe, model)
+        demonstrations = await self._demonstrations(section.demonstrations)
+        rows = [demonstrate(each.key, each.episode, renderer) for each in demonstrations]
+        learner = open_learner(
+            model,
+            learner_config(self.recipe, section.optimizer, section.steps, model=model, lora=section.lora),
+            self.ranks,
+        )
+        self.progress.phase("warm start", section.steps)
+        self.progress.waiting("learner")
+        for _ in warm_start(learner, rows, section, seed=self.recipe.seed):
+            self.progress.advance()
+            await asyncio.sleep(0)
+            self.interrupt.check()
+        make_whole(folder, learner.export_merged)
+        return folder
+
+    async def _demonstrations(self, number: int) -> list[Trajectory]:
+        """The oracle's play of the first training tasks, as far as it earned the maximum."""
+        tasks = self.arena.train[:number]
+        requests = [
+            GroupRequest(split="demonstrations", epoch=0, task=task, num_samples=1, version=START)
+            for task in tasks
+        ]
+        self.progress.phase("demonstrations", len(tasks))
+        self.progress.waiting("episodes")
+        rollout = make_plain_rollout(self.recipe, self.arena, self.arena.env.oracle)
+        collector = make_collector(
+            self.recipe, rollout, self.ledger, self.progress, self._count, grading=self.grading
+        )
+        groups = await self.interrupt.during(collector.collect(requests))
+        played = [member for group in groups for member in group.members]
+        maximum = self.arena.env.reward_range[1]
+        solved = [each for each in played if each.reward is not None and is_solved(each.reward, maximum)]
+        if not solved:
+            raise RecipeError(
+                f"{self.recipe.source_field}: the oracle of {self.recipe.source.id!r} solved none of "
+                f"{len(played)} tasks: nothing to learn from; the first ended as {played[0].outcome}. "
+                "palaestra play looks closer"
+            )
+        return solved
+
+    def _count(self, trajectory: Trajectory) -> None:
+        self.progress.advance()
+        self.progress.episode(trajectory)
+
+    async def imitated(self, model: Path) -> list[Row]:
+        """Demonstrations that go into every update, if the recipe wants some."""
+        if not self.recipe.grpo.sft_coefficient:
+            return []
+        renderer = load_renderer(self.recipe, model)
+        found = await self._demonstrations(self.recipe.grpo.sft_demonstrations)
+        return [demonstrate(each.key, each.episode, renderer) for each in found]

@@ -1,0 +1,73 @@
+"""Models, and the engine that samples from one. Part of the recipe's schema."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from .base import AnyPath, Section
+
+
+class TinyModel(Section):
+    """A model made on the spot from random weights, with a tokenizer trained on demonstrations."""
+
+    hidden: PositiveInt = 128
+    layers: PositiveInt = 2
+    heads: PositiveInt = 8
+    kv_heads: PositiveInt = 4
+    head_dim: PositiveInt = 32
+    intermediate: PositiveInt = 256
+    vocab: Annotated[int, Field(ge=128)] = 192
+    """Upper bound; the tokenizer may need fewer."""
+    rope_theta: PositiveFloat = 100.0
+    """Small, so that few layers learn soon to look at the token before."""
+    init_std: PositiveFloat = 0.06
+    max_context: PositiveInt = 256
+    """Positions that the model is made for."""
+
+
+class ModelSection(Section):
+    """Exactly one of `path`, `start` and `tiny`."""
+
+    path: AnyPath | None = None
+    """A folder in Hugging Face format."""
+    start: AnyPath | None = None
+    """A run, one of its checkpoints, an adapter or a model, to go on from with a fresh optimizer; the run
+    makes a whole model of its own of it, so that it may train another rank, or every parameter."""
+    tiny: TinyModel | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    tool_format: str = "hermes"
+    """How tool calls are written: "hermes" or "react"."""
+    describe_tools: bool = True
+    """Tell the model its tools. A model that was warmed up on one set of tools may know them."""
+    history: Literal["append", "template"] = "append"
+    """"append" never re-renders; "template" does, as the chat template wants, and forks where it must."""
+
+
+class EngineSection(Section):
+    """What samples the tokens."""
+
+    kind: Literal["local", "vllm"] = "local"
+    slots: PositiveInt = 128
+    """Requests decoded together (local)."""
+    max_context: Annotated[int, Field(ge=2)] | None = None
+    """Tokens of prompt and answer together; None: what the model was made for."""
+    url: str | None = None
+    """A running vLLM server; None starts one (vllm)."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """Port of a started server; 0 picks a free one."""
+    api_key_env: str | None = None
+    """Name of the environment variable with the server's key; the key itself never stands in a recipe."""
+    args: list[str] = Field(default_factory=list)
+    """More arguments for a started vLLM server."""
+    max_in_flight: PositiveInt = 128
+    """Episodes played at the same time."""
+    stuck_after_s: PositiveFloat = 300.0
+    """Seconds without a finished episode after which the run says what its episodes wait for."""
+    canary_bound: PositiveFloat = 1e-3
+    """Largest difference of engine and learner log-probabilities after a publish, nats (vllm)."""
+
+
+class SamplingSection(Section):
+    temperature: PositiveFloat = 1.0
+    max_tokens: PositiveInt = 256
+    """Tokens of one answer."""
