@@ -115,13 +115,13 @@ def check_recipe(recipe: Recipe) -> None:
             f"grpo.kl_coefficient: {recipe.grpo.kl_coefficient} needs the reference policy; "
             "leave grpo.reference out"
         )
+    _check_correction(recipe.grpo)
     overlong = recipe.grpo.overlong
     if overlong is not None and overlong.cache_tokens > overlong.max_tokens:
         raise RecipeError(
             f"grpo.overlong.cache_tokens: {overlong.cache_tokens} is over max_tokens={overlong.max_tokens}, "
             "and it is the last part of those; lower it"
         )
-    _check_correction(recipe.grpo)
     if recipe.grpo.min_group > recipe.grpo.group_size:
         raise RecipeError(
             f"grpo.min_group: {recipe.grpo.min_group} is over grpo.group_size={recipe.grpo.group_size}, "

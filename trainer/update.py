@@ -31,8 +31,8 @@ class Update:
     """What one step did to the policy."""
 
     metrics: dict[str, float]
-    """Over the step's updates: the largest of what ends in "_max", the smallest of "_min", the sums of
-    `COUNTS`, of `PER_UPDATE` the mean over the updates, of all others the mean over their trained tokens."""
+    """Over the step's updates: the largest of what ends in "_max", sums of counts, the mean of `PER_UPDATE`,
+    and of all else the mean over trained tokens."""
     record: dict[str, Any]
     """Enough to compute the losses again without the model (`replay.py`)."""
 
@@ -156,10 +156,9 @@ def over_updates(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
     for name in dict.fromkeys(name for each in metrics for name in each):
         values = [each[name] for each in metrics if name in each]
         tokens = [each["trained_tokens"] for each in metrics if name in each]
-        if name.endswith("_max"):
-            found[name] = math.nan if any(map(math.isnan, values)) else max(values)
-        elif name.endswith("_min"):
-            found[name] = math.nan if any(map(math.isnan, values)) else min(values)
+        if name.endswith(("_max", "_min")):
+            extreme = max(values) if name.endswith("_max") else min(values)
+            found[name] = math.nan if any(map(math.isnan, values)) else extreme
         elif name in COUNTS:
             found[name] = math.fsum(values)
         elif name in PER_UPDATE or not any(tokens):

@@ -47,6 +47,7 @@ def said() -> set[str]:
                 "loss": loss,
                 "aggregation_tokens": 8 if loss == "dr_grpo" else None,
                 "sft_coefficient": 0.5,
+                "reference": True,
                 "overlong": {"max_tokens": 2, "cache_tokens": 1},
                 "updates_per_step": 2,
             }

@@ -124,18 +124,17 @@ def credit_step(
         if not more:
             break
         unfit |= more
-    accepted: list[Accepted] = []
-    rejected = list(chain.from_iterable(turned_away for _, turned_away in sides))
+    judged: list[Accepted | Rejection] = []
     for scored, found in zip(compared, values, strict=True):
         if policy.zero_variance == "drop" and not any(map(_teaches, found)):
-            rejected += _without_variance(scored)
+            judged += _without_variance(scored)
         else:
-            for (member, _), value in zip(scored, found, strict=True):
-                if policy.truncated == "mask" and member.episode.is_truncated:
-                    rejected.append(_turned_away(member, Reason.MASKED, _cut_by(member)))
-                else:
-                    accepted.append(_accept(member, value))
-    return Credit(accepted=tuple(accepted), rejected=tuple(rejected))
+            judged += [_accept(m, value, policy) for (m, _), value in zip(scored, found, strict=True)]
+    left_out = chain.from_iterable(turned_away for _, turned_away in sides)
+    return Credit(
+        accepted=tuple(each for each in judged if isinstance(each, Accepted)),
+        rejected=(*left_out, *(each for each in judged if isinstance(each, Rejection))),
+    )
 
 
 _Pairs = list[tuple[Trajectory, float]]
@@ -213,7 +212,9 @@ def _without_variance(scored: _Pairs) -> list[Rejection]:
     return [_turned_away(member, Reason.ZERO_VARIANCE, detail) for member, _ in scored]
 
 
-def _accept(member: Trajectory, value: Value) -> Accepted:
+def _accept(member: Trajectory, value: Value, policy: GroupPolicy) -> Accepted | Rejection:
+    if policy.truncated == "mask" and member.episode.is_truncated:
+        return _turned_away(member, Reason.MASKED, _cut_by(member))
     if not isinstance(value, tuple):
         return Accepted(trajectory=member, advantage=value)
     return Accepted(trajectory=member, advantage=math.fsum(value) / len(value), turns=value)
