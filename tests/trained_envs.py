@@ -4,7 +4,21 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from palaestra.envs import AssistantMessage, Episode, Policy, Score, Task, TaskSet, ToolEnv, tool
+from palaestra.envs import (
+    AssistantMessage,
+    Env,
+    Episode,
+    Observation,
+    Policy,
+    Score,
+    ScriptedPolicy,
+    Step,
+    Task,
+    TaskSet,
+    ToolEnv,
+    UserMessage,
+    tool,
+)
 from palaestra.envs.catalog.arithmetic import Arithmetic, ShortAnswer
 from palaestra.envs.episode import Workspace
 from palaestra.envs.faults import Faults, FaultyTools
@@ -86,3 +100,34 @@ class UnsureSums(Sums):
     """`Sums`, and a grader that leaves many without a number."""
 
     grader: AnyGrader | None = Unsure()
+
+
+class Bandit(Env[Task]):
+    """One pull: the arms are called 0 to 9, and each machine has them in another order."""
+
+    PAYS: ClassVar[tuple[float, ...]] = tuple(round(0.6**place, 3) for place in range(10))
+    """What an arm pays, the best first."""
+
+    @classmethod
+    def pays(cls, machine: int) -> dict[str, float]:
+        """By arm."""
+        return {str((3 * machine + place) % 10): pay for place, pay in enumerate(cls.PAYS)}
+
+    @classmethod
+    def tasks(cls, *, machines: int = 5) -> TaskSet:
+        return TaskSet(
+            Task(id=str(n), messages=(UserMessage(f"Machine {n}"),), private={"pays": cls.pays(n)})
+            for n in range(machines)
+        )
+
+    @classmethod
+    def oracle(cls, task: Task) -> Policy:
+        pays = task.private["pays"]
+        return ScriptedPolicy([max(pays, key=pays.__getitem__)])
+
+    async def reset(self, task: Task, *, seed: int) -> Observation:
+        self._pays = task.private["pays"]
+        return await super().reset(task, seed=seed)
+
+    async def step(self, action: AssistantMessage) -> Step:
+        return Step(Observation(), self._pays.get(action.content.strip(), 0.0), True, False, {})

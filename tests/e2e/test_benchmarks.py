@@ -103,9 +103,10 @@ BARS_OF_THE_TRAINER = (
 )
 
 
+@pytest.mark.timeout(600)
 def test_an_optimizer_step_is_as_fast_as_bare_torch_and_takes_less_memory(tmp_path: Path) -> None:
     # Two episodes in place of eight: of the fixed costs of a step they carry more.
-    short = ("--only", "palaestra", "bare", "--episodes", "2")
+    short = ("--only", "palaestra", "bare", "--episodes", "2", "--rounds", "2")
     found = figures("trainer.py", tmp_path, *short)
     ratios = found["ratios"]
     assert ratios["turns: tokens/s, palaestra / bare"] > 0.75, found
