@@ -19,8 +19,8 @@ from palaestra.trainer.rows import Row, make_batch
 from palaestra.trainer.schedule import OptimizerConfig
 from palaestra.trainer.sharding import whole
 
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["palaestra.cli.main", "palaestra.trainer.run", "reasoning_gym"])
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["palaestra.cli.main", "palaestra.trainer.run", "reasoning_gym"])
 LIMIT_S = 120.0
 
 
@@ -28,7 +28,7 @@ def together(folder: Path, work: Callable[..., Any], *arguments: Any, world: int
     """[world] what `work(ranks, *arguments)` returns in as many processes; it has to be picklable."""
     port = free_port(0)
     processes = [
-        _FORKS.Process(target=_one, args=(str(folder), rank, world, port, work, arguments))
+        FORKS.Process(target=_one, args=(str(folder), rank, world, port, work, arguments))
         for rank in range(world)
     ]
     for process in processes:

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..agents.trajectory import EpisodeKey
 from ._torch import use_processor
 from .config import LearnerConfig
+from .interrupt import Interrupted
 from .launch import world_size
 from .learner import Learner
 from .model import load_model
@@ -25,6 +26,7 @@ from .ranks import Ranks, deal
 from .reports import LossReport, StepReport, merge_reports
 from .rows import Batch, Normaliser, Row
 from .schedule import OptimizerConfig
+from .watch import watched
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,16 +149,21 @@ def _in_order(
 
 @contextmanager
 def leading() -> Generator[Ranks | None, None, None]:
-    """The ranks that wait for this one; None: it is alone. At the end they may go."""
+    """The ranks that wait for this one; None: it is alone. At the end they may go, and after a failure they
+    end too (`watch.py`)."""
     if world_size() == 1:
         yield None
         return
-    ranks = Ranks.open()
-    try:
-        yield ranks
-    finally:
+    ranks, stopped = Ranks.open(), None
+    with watched(ranks):
+        try:
+            yield ranks
+        except Interrupted as error:  # between two calls: the others wait for the next
+            stopped = error
         ranks.tell(None)
-        ranks.close()
+    ranks.close()
+    if stopped is not None:
+        raise stopped
 
 
 def follow(threads: int | None, *, deterministic: bool) -> None:
@@ -164,10 +171,16 @@ def follow(threads: int | None, *, deterministic: bool) -> None:
 
     Signals are for the first rank, which finishes its step with the others and lets them go.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
     use_processor(threads, deterministic=deterministic)
     ranks = Ranks.open()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    with watched(ranks):
+        _obey(ranks)
+    ranks.close()
+
+
+def _obey(ranks: Ranks) -> None:
     learner: Learner | None = None
     while (order := cast(object, ranks.tell())) is not None:
         if isinstance(order, _Open):
@@ -178,4 +191,3 @@ def follow(threads: int | None, *, deterministic: bool) -> None:
         found = getattr(learner, order.method)(*order.arguments[ranks.rank], **order.options)
         if order.answers:
             ranks.gather(found)
-    ranks.close()

@@ -22,7 +22,8 @@ from .rows import Normaliser
 T = TypeVar("T")
 
 _PATIENCE = timedelta(days=30)
-"""How long a rank waits for the next command: collecting, and what a grader takes, may be hours."""
+"""How long a rank waits for the next command: collecting, and what a grader takes, may be hours. The way out
+when the first rank fails meanwhile is `watch.py`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
