@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,30 @@ def backward(ranks: Ranks, share: list[list[Row]], aggregation: str) -> Any:
     learner = make_learner(config, ranks)
     report = learner.forward_backward(make_batch(share[ranks.rank], aggregation))
     return report.loss, gradient(learner)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """A way to compute a batch's loss and gradient."""
+
+    config: LearnerConfig = field(default_factory=LearnerConfig)
+    is_llama: bool = False
+    """In fp32; otherwise the GPT-2 in fp64."""
+    loss: str = "ppo_clip"
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def loss_and_gradient(
+    case: Case, rows: Sequence[Row], ranks: Ranks | None = None
+) -> tuple[float, torch.Tensor]:
+    make = make_llama_learner if case.is_llama else make_learner
+    learner = make(replace(case.config, micro_batch_tokens=40), ranks=ranks)
+    report = learner.forward_backward(make_batch(rows), case.loss, **case.options)
+    return report.loss, gradient(learner)
+
+
+def each_case(ranks: Ranks, share: list[list[Row]], cases: dict[str, Case]) -> Any:
+    return {name: loss_and_gradient(case, share[ranks.rank], ranks) for name, case in cases.items()}
 
 
 def steps(ranks: Ranks | None, folder: Path, share: list[list[Row]], lora: LoraConfig | None) -> Any:

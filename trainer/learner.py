@@ -283,9 +283,8 @@ class Learner:
 
     def _in_one_pass(self, micro: MicroBatch, temperature: float | None) -> TokenLogprobs:
         """For a model in shards, whose weights are whole inside of its forward pass only."""
-        head = self._head(temperature)
         with self._autocast():
-            logprobs_N, entropy_N = self._policy(micro, head.temperature, head.chunk)
+            logprobs_N, entropy_N = self._policy(micro, self._head(temperature))
         return TokenLogprobs(logprobs_N=logprobs_N, entropy_N=entropy_N)
 
     def _word_on(self, micro: MicroBatch) -> list[tuple[Trained, TokenLogprobs]]:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from ..agents.tokengraph import TokenRow
 from ..agents.trajectory import EpisodeKey
 from ._torch import modules
-from .logprobs import token_logprobs
+from .logprobs import Head, token_logprobs
 from .packing import MicroBatch, micro_batches
 from .ranks import Ranks
 from .rows import Row
@@ -26,9 +26,9 @@ class Policy(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, micro: MicroBatch, temperature: float, chunk: int) -> tuple[Tensor, Tensor]:
+    def forward(self, micro: MicroBatch, head: Head) -> tuple[Tensor, Tensor]:
         """([N] logprobs, [N] entropies), a tuple because FSDP2 looks for tensors in those."""
-        got = token_logprobs(self.model, micro, temperature=temperature, chunk=chunk)
+        got = token_logprobs(self.model, micro, head)
         return got.logprobs_N, got.entropy_N
 
 
