@@ -56,7 +56,7 @@ def train(
     if own_rank() > 0:  # torchrun started several: the first one runs, the others learn with it
         from ..trainer.leader import follow
 
-        follow(loaded.threads, deterministic=loaded.deterministic)
+        follow(loaded.threads, deterministic=loaded.deterministic, device=loaded.model.device)
         return
     check_folder(loaded, resume=resume)  # before the seconds that torch takes to load
     console = open_console(stderr=as_json)

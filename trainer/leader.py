@@ -148,13 +148,13 @@ def _in_order(
 
 
 @contextmanager
-def leading() -> Generator[Ranks | None, None, None]:
+def leading(device: str = "auto") -> Generator[Ranks | None, None, None]:
     """The ranks that wait for this one; None: it is alone. At the end they may go, and after a failure they
     end too (`watch.py`)."""
     if world_size() == 1:
         yield None
         return
-    ranks, stopped = Ranks.open(), None
+    ranks, stopped = Ranks.open(device), None
     with watched(ranks):
         try:
             yield ranks
@@ -166,13 +166,13 @@ def leading() -> Generator[Ranks | None, None, None]:
         raise stopped
 
 
-def follow(threads: int | None, *, deterministic: bool) -> None:
+def follow(threads: int | None, *, deterministic: bool, device: str = "auto") -> None:
     """What every rank but the first does: as it is told, until it may go.
 
     Signals are for the first rank, which finishes its step with the others and lets them go.
     """
     use_processor(threads, deterministic=deterministic)
-    ranks = Ranks.open()
+    ranks = Ranks.open(device)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     with watched(ranks):

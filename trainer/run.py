@@ -45,6 +45,7 @@ from .parts import (
     open_engine,
     open_local_engine,
     open_trackers,
+    training_device,
 )
 from .preflight import preflight
 from .progress import Progress
@@ -79,6 +80,7 @@ async def train(
     `wrap_engine` may put something around the recipe's engine, such as a `FaultyEngine`.
     """
     use_processor(recipe.threads, deterministic=recipe.deterministic)
+    device = training_device(recipe)
     async with aclosing(await preflight(recipe)) as arena:
         check_folder(recipe, resume=resume)
         make_folder(recipe.folder)
@@ -89,7 +91,8 @@ async def train(
             open_folder(recipe, ledger, model, resume=resume)
             for advice in lint(recipe, arena):  # now that nothing refuses it any more
                 progress.note(f"look again: {advice}")
-            with counting_seconds(ledger), Interrupt() as interrupt, leading() as ranks:
+            progress.note(f"training on {device}")
+            with counting_seconds(ledger), Interrupt() as interrupt, leading(recipe.model.device) as ranks:
                 async with (
                     open_trackers(recipe, progress) as trackers,
                     open_grading(recipe, arena, ledger, recipe.folder) as grading,
@@ -103,6 +106,7 @@ async def train(
                         trackers=trackers,
                         interrupt=interrupt,
                         ranks=ranks,
+                        device=device,
                         wrap_engine=wrap_engine,
                     ).to_the_end()
             summary = summarize_run(recipe, arena.env.reward_range, ledger)
@@ -110,13 +114,17 @@ async def train(
     return summary
 
 
-def open_learner(model: Path, config: LearnerConfig, ranks: Ranks | None = None) -> Learner:
-    """A learner of a model folder, shared with the ranks that wait for this one.
+def open_learner(
+    model: Path, config: LearnerConfig, ranks: Ranks | None = None, *, device: str = "cpu"
+) -> Learner:
+    """A learner of a model folder, shared with the ranks that wait for this one, which have their devices.
 
     Raises `RecipeError` for a model that cannot be trained so.
     """
     try:
-        return Learner(load_model(model), config) if ranks is None else LeadingLearner(model, config, ranks)
+        if ranks is not None:
+            return LeadingLearner(model, config, ranks)
+        return Learner(load_model(model, device=device), config)
     except (ValueError, OSError) as error:  # of transformers too, as in `open_local_engine`
         raise RecipeError(f"the model {model} cannot be trained: {error}") from error
 
@@ -131,6 +139,7 @@ class _Run:
     trackers: Trackers
     interrupt: Interrupt
     ranks: Ranks | None
+    device: str
     wrap_engine: Callable[[Engine], Engine]
 
     async def to_the_end(self) -> None:
@@ -183,6 +192,7 @@ class _Run:
             model,
             learner_config(self.recipe, section.optimizer, section.steps, model=model, lora=section.lora),
             self.ranks,
+            device=self.device,
         )
         self.progress.phase("warm start", section.steps)
         self.progress.waiting("learner")
@@ -263,7 +273,7 @@ class _Run:
         recipe, grpo = self.recipe, self.recipe.grpo
         num_updates = grpo.steps * grpo.updates_per_step or recipe.optimizer.warmup_steps + 1
         config = learner_config(recipe, recipe.optimizer, num_updates, model=model, lora=recipe.lora)
-        learner = open_learner(model, config, self.ranks)
+        learner = open_learner(model, config, self.ranks, device=self.device)
         renderer = load_renderer(recipe, model)
         remote = recipe.engine.kind != "local"
         probes = [renderer.opening(task.messages, task.tools) for task in self.arena.train[:4]]
