@@ -196,7 +196,11 @@ class _Run:
         )
         self.progress.phase("warm start", section.steps)
         self.progress.waiting("learner")
-        for _ in warm_start(learner, rows, section, seed=self.recipe.seed):
+
+        def on_skip(step: int) -> None:
+            self.progress.note(f"warm start, step {step}: a gradient was not finite, its update is left out")
+
+        for _ in warm_start(learner, rows, section, seed=self.recipe.seed, on_skip=on_skip):
             self.progress.advance()
             await asyncio.sleep(0)
             self.interrupt.check()
