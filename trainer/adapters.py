@@ -47,8 +47,16 @@ def _linear_layers(model: PreTrainedModel) -> list[str]:
 
 def _checked(model: PreTrainedModel, targets: Sequence[str]) -> list[str]:
     """The targets, each of which is there: peft passes over a wrong name beside a right one."""
-    linear = [f".{name}" for name, module in modules(model) if isinstance(module, nn.Linear)]
+    linear = {f".{name}": module for name, module in modules(model) if isinstance(module, nn.Linear)}
+    untyped: Any = model
+    head: Any = output_head(model)
+    is_tied = untyped.get_input_embeddings().weight is head.weight
     for target in targets:
+        if is_tied and any(module is head for name, module in linear.items() if name.endswith(f".{target}")):
+            raise ValueError(
+                f"lora.targets: {target!r} is the embeddings too in this model (tie_word_embeddings), and an "
+                "adapter on it cannot be merged into both; leave it out"
+            )
         if not any(name.endswith(f".{target}") for name in linear):
             known = ", ".join(_linear_layers(model))
             raise ValueError(f"lora.targets: the model has no linear layer {target!r}; it has: {known}")

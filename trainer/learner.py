@@ -9,6 +9,7 @@ learner.save(folder)
 import math
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from .checks import prepare_model
 from .config import LearnerConfig, usual_chunk
 from .correction import TOKEN_TIS, Correction
 from .errors import Diverged
+from .fit import adapter_alpha, base_hashes, expect_alpha, expect_fit, write_base
 from .kl import KlPenalty
 from .logprobs import Head, TokenLogprobs
 from .losses import load_loss
@@ -200,6 +202,7 @@ class Learner:
         with gathered(self._policy):
             if self.is_first:
                 save_adapter(self._adapted, folder)
+                write_base(self.model.name_or_path, self.base_sha256, folder)
 
     def export_merged(self, folder: Path) -> None:
         """Write a whole model, an adapter merged in, with its tokenizer."""
@@ -229,9 +232,7 @@ class Learner:
     def load_tensors(self, weights: Path, optimizer: Path | None, num_steps: int) -> None:
         """Take what `tensors` and `optimizer_tensors` gave, from files; without the latter, as `restart`."""
         found = {own_name(name): tensor for name, tensor in read_tensors(weights).items()}
-        if found.keys() != self.parameters.keys():
-            odd = sorted(found.keys() ^ self.parameters.keys())[0]
-            raise ValueError(f"{weights.parent} is of another model or adapter: they differ in {odd!r}")
+        expect_fit(found, self.parameters, weights.parent)
         for name, parameter in self.parameters.items():
             parameter.data.copy_(like(found[name], parameter))
         Learner.restart(self, self.optimizer_config)
@@ -242,6 +243,11 @@ class Learner:
             if name in self.parameters:
                 parameter = self.parameters[name]
                 self.optimizer.state[parameter][slot] = like(value, parameter)
+
+    @cached_property
+    def base_sha256(self) -> Mapping[str, str]:
+        """Hashes of the files under an adapter, by name; reads them all. Empty without an adapter."""
+        return {} if self._adapted is None else base_hashes(self.model.name_or_path)
 
     @property
     def is_first(self) -> bool:
@@ -255,8 +261,11 @@ class Learner:
     def load(self, folder: Path) -> None:
         """Go on from what `save` wrote for the same model and config, with a fresh optimizer.
 
-        For one that goes on exactly, see `checkpoint.py`.
+        For one that goes on exactly, see `checkpoint.py`. Raises `ValueError` for an adapter of another rank,
+        alpha or targets.
         """
+        if self._adapted is not None and (folder / "adapter_config.json").is_file():
+            expect_alpha(adapter_alpha(folder), self.config.lora, folder)
         name = "model.safetensors" if self._adapted is None else "adapter_model.safetensors"
         self.load_tensors(folder / name, None, 0)
 

@@ -11,6 +11,7 @@ from ._torch import read_tensors
 from .adapters import add_adapter, merged_state, save_adapter
 from .checkpoint import verify_checkpoint
 from .config import LoraConfig
+from .fit import BASE, base_hashes, other_base, write_base
 from .model import load_model, write_model
 from .recipe_file import RecipeError
 
@@ -21,7 +22,9 @@ def merge_adapter(adapter: Path, folder: Path) -> None:
 
     untyped: Any = peft
     settings = json.loads((adapter / "adapter_config.json").read_text())
-    model = _base(adapter, settings["base_model_name_or_path"])
+    told = adapter / BASE
+    known = json.loads(told.read_text(encoding="utf-8"))["sha256"] if told.is_file() else {}
+    model = _base(adapter, settings["base_model_name_or_path"], known)
     untyped.PeftModel.from_pretrained(model, str(adapter))  # its layers gain the adapter in place
     write_model(model, merged_state(model), folder)
 
@@ -37,10 +40,11 @@ def merge_checkpoint(checkpoint: Path, folder: Path) -> None:
 
 def checkpoint_adapter(checkpoint: Path, folder: Path) -> None:
     """Write a checkpoint's adapter into `folder`, as peft and vLLM read it. Raises as `merge_checkpoint`."""
-    _, adapted = _trained(checkpoint)
+    model, adapted = _trained(checkpoint)
     if adapted is None:
         raise RecipeError(f"{checkpoint} has trained every parameter: there is no adapter")
     save_adapter(adapted, folder)
+    write_base(model.name_or_path, base_hashes(model.name_or_path), folder)
 
 
 def _trained(checkpoint: Path) -> tuple[PreTrainedModel, Any]:
@@ -51,7 +55,7 @@ def _trained(checkpoint: Path) -> tuple[PreTrainedModel, Any]:
         raise RecipeError(
             f"{checkpoint} is older than checkpoints that name their model; resume its run to the next one"
         )
-    model = _base(checkpoint, state["base"])
+    model = _base(checkpoint, state["base"], state.get("base_sha256", {}))
     lora = state["lora"]
     adapted = None if lora is None else add_adapter(model, _lora_config(lora), seed=0)
     parameters = dict(model.named_parameters())
@@ -66,17 +70,24 @@ def _lora_config(stored: dict[str, Any]) -> LoraConfig:
     return LoraConfig(**settings)
 
 
-def _base(trained: Path, name: str) -> PreTrainedModel:
+def _base(trained: Path, name: str, sha256: dict[str, str]) -> PreTrainedModel:
+    """What was trained on, if it still is that."""
     base = Path(name)
     if not (base / "config.json").is_file():
         raise RecipeError(
             f"{trained} was trained on the model {base}, which is not there; "
             "call from the folder that the run was started in"
         )
+    if odd := other_base(base, sha256):
+        raise RecipeError(
+            f"{trained} was trained on another model than the one in {base} now: they differ in {odd}; "
+            "put the old one back"
+        )
     return load_model(base)
 
 
 def copy_adapter(adapter: Path, folder: Path) -> None:
-    """Copy an adapter's two files."""
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        shutil.copyfile(adapter / name, folder / name)
+    """Copy an adapter's files."""
+    for name in ("adapter_config.json", "adapter_model.safetensors", BASE):
+        if name != BASE or (adapter / name).is_file():
+            shutil.copyfile(adapter / name, folder / name)

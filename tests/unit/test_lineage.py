@@ -9,7 +9,7 @@ import torch
 from tiny_models import tiny_model
 from trainer_builders import random_rows
 
-from palaestra.trainer.checkpoint import Checkpoints, CheckpointWarning
+from palaestra.trainer.checkpoint import Checkpoints, CheckpointWarning, load_checkpoint
 from palaestra.trainer.config import LearnerConfig, LoraConfig
 from palaestra.trainer.errors import CorruptCheckpoint
 from palaestra.trainer.learner import Learner
@@ -122,6 +122,24 @@ def test_the_adapter_of_a_checkpoint_is_the_one_that_is_saved(tmp_path: Path) ->
     Checkpoints(tmp_path / "b").save(1, full)
     with pytest.raises(RecipeError, match="trained every parameter: there is no adapter"):
         checkpoint_adapter(tmp_path / "b" / "step-000001", tmp_path / "no")
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated")
+def test_an_adapter_is_merged_into_the_model_that_it_was_trained_on_and_no_other(tmp_path: Path) -> None:
+    learner = trained(start(tmp_path / "model"), LoraConfig(rank=4))
+    run = run_with(tmp_path / "a", learner, over=True)
+    checkpoint_adapter(run / "checkpoints" / "step-000002", tmp_path / "alone")
+    adapters = [run / "policy", run / "checkpoints" / "step-000002", tmp_path / "alone"]
+    for number, folder in enumerate(adapters):
+        write_whole_model(find_origin(folder), tmp_path / f"whole-{number}")
+    other = tiny_model("llama", num_hidden_layers=1, seed=1)
+    write_model(other, dict(other.named_parameters()), tmp_path / "model")
+    for folder in adapters:
+        with pytest.raises(RecipeError, match=r"differ in model\.safetensors; put the old one back"):
+            write_whole_model(find_origin(folder), tmp_path / "no")
+    again = Learner(load_model(tmp_path / "model"), learner.config)
+    with pytest.raises(ValueError, match=r"another model than .* they differ in model\.safetensors"):
+        load_checkpoint(adapters[1], again)
 
 
 def test_what_holds_no_weights_is_refused_with_what_would(tmp_path: Path) -> None:
