@@ -80,8 +80,9 @@ class Case:
 def loss_and_gradient(
     case: Case, rows: Sequence[Row], ranks: Ranks | None = None
 ) -> tuple[float, torch.Tensor]:
-    make = make_llama_learner if case.is_llama else make_learner
-    learner = make(replace(case.config, micro_batch_tokens=40), ranks=ranks)
+    config = replace(case.config, micro_batch_tokens=40)
+    base = torch.float32 if config.lora is None else getattr(torch, config.lora.base_dtype)
+    learner = make_llama_learner(config, base, ranks=ranks) if case.is_llama else make_learner(config, ranks)
     report = learner.forward_backward(make_batch(rows), case.loss, **case.options)
     return report.loss, gradient(learner)
 

@@ -99,7 +99,8 @@ def own_name(name: str) -> str:
 def merged_state(model: PreTrainedModel) -> dict[str, Tensor]:
     """Every parameter under the name it has without an adapter, the adapter added in.
 
-    Detached; copied only where an adapter was added.
+    Detached; copied only where an adapter was added. A base in half precision and its
+    adapter add up to float32: a small step would be lost to rounding.
     """
     state: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
@@ -111,5 +112,6 @@ def merged_state(model: PreTrainedModel) -> dict[str, Tensor]:
             if hasattr(module, "get_delta_weight"):
                 delta: Tensor = module.get_delta_weight("default")
                 weight = state[f"{name}.weight"]
-                state[f"{name}.weight"] = weight + delta.to(weight.dtype)
+                exact = torch.promote_types(weight.dtype, delta.dtype)
+                state[f"{name}.weight"] = weight.to(exact) + delta.to(exact)
     return state

@@ -69,14 +69,14 @@ def adapter_alpha(folder: Path) -> float:
     return float(settings["lora_alpha"])
 
 
-def base_hashes(model: str) -> dict[str, str]:
+def base_hashes(model: str | None) -> dict[str, str]:
     """SHA-256 by name of the files that make a model; none for one that is not on disk."""
     return fingerprint(Path(model)) if model and (Path(model) / "config.json").is_file() else {}
 
 
-def write_base(model: str, hashes: Mapping[str, str], folder: Path) -> None:
-    """Remember beside an adapter what it was trained on."""
-    told = {"base": model, "sha256": dict(hashes)}
+def write_base(model: str | None, hashes: Mapping[str, str], dtype: str, folder: Path) -> None:
+    """Remember beside an adapter what it was trained on, and as what numbers."""
+    told = {"base": model, "dtype": dtype.removeprefix("torch."), "sha256": dict(hashes)}
     (folder / BASE).write_text(json.dumps(told, indent=1), encoding="utf-8")
 
 

@@ -21,7 +21,7 @@ from .config import LearnerConfig
 from .interrupt import Interrupted
 from .launch import world_size
 from .learner import Learner
-from .model import load_model
+from .model import load_to_train
 from .ranks import Ranks, deal
 from .reports import LossReport, StepReport, merge_reports
 from .rows import Batch, Normaliser, Row
@@ -55,7 +55,7 @@ class LeadingLearner(Learner):
     def __init__(self, model: Path, config: LearnerConfig, ranks: Ranks) -> None:
         ranks.tell(_Open(model=model, config=config))
         self._all = ranks
-        super().__init__(load_model(model, device=ranks.device), config, ranks)
+        super().__init__(load_to_train(model, config, ranks.device), config, ranks)
 
     def restart(self, config: OptimizerConfig) -> None:
         if hasattr(self, "optimizer"):  # the first time, each rank's own `__init__` calls it
@@ -185,7 +185,7 @@ def _obey(ranks: Ranks) -> None:
     while (order := cast(object, ranks.tell())) is not None:
         if isinstance(order, _Open):
             learner = None  # its memory first
-            learner = Learner(load_model(order.model, device=ranks.device), order.config, ranks)
+            learner = Learner(load_to_train(order.model, order.config, ranks.device), order.config, ranks)
             continue
         assert isinstance(order, _Call)
         found = getattr(learner, order.method)(*order.arguments[ranks.rank], **order.options)

@@ -202,7 +202,7 @@ class Learner:
         with gathered(self._policy):
             if self.is_first:
                 save_adapter(self._adapted, folder)
-                write_base(self.model.name_or_path, self.base_sha256, folder)
+                write_base(self.model.name_or_path, self.base_sha256, str(self.model.dtype), folder)
 
     def export_merged(self, folder: Path) -> None:
         """Write a whole model, an adapter merged in, with its tokenizer."""

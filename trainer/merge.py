@@ -3,7 +3,7 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from transformers import PreTrainedModel
 
@@ -23,8 +23,9 @@ def merge_adapter(adapter: Path, folder: Path) -> None:
     untyped: Any = peft
     settings = json.loads((adapter / "adapter_config.json").read_text())
     told = adapter / BASE
-    known = json.loads(told.read_text(encoding="utf-8"))["sha256"] if told.is_file() else {}
-    model = _base(adapter, settings["base_model_name_or_path"], known)
+    known: dict[str, Any] = json.loads(told.read_text(encoding="utf-8")) if told.is_file() else {}
+    base = settings["base_model_name_or_path"]
+    model = _base(adapter, base, known.get("sha256", {}), known.get("dtype", "float32"))
     untyped.PeftModel.from_pretrained(model, str(adapter))  # its layers gain the adapter in place
     write_model(model, merged_state(model), folder)
 
@@ -44,7 +45,7 @@ def checkpoint_adapter(checkpoint: Path, folder: Path) -> None:
     if adapted is None:
         raise RecipeError(f"{checkpoint} has trained every parameter: there is no adapter")
     save_adapter(adapted, folder)
-    write_base(model.name_or_path, base_hashes(model.name_or_path), folder)
+    write_base(model.name_or_path, base_hashes(model.name_or_path), str(model.dtype), folder)
 
 
 def _trained(checkpoint: Path) -> tuple[PreTrainedModel, Any]:
@@ -55,8 +56,9 @@ def _trained(checkpoint: Path) -> tuple[PreTrainedModel, Any]:
         raise RecipeError(
             f"{checkpoint} is older than checkpoints that name their model; resume its run to the next one"
         )
-    model = _base(checkpoint, state["base"], state.get("base_sha256", {}))
     lora = state["lora"]
+    dtype = "float32" if lora is None else lora.get("base_dtype", "float32")
+    model = _base(checkpoint, state["base"], state.get("base_sha256", {}), dtype)
     adapted = None if lora is None else add_adapter(model, _lora_config(lora), seed=0)
     parameters = dict(model.named_parameters())
     for name, weight in read_tensors(checkpoint / "weights.safetensors").items():
@@ -70,8 +72,10 @@ def _lora_config(stored: dict[str, Any]) -> LoraConfig:
     return LoraConfig(**settings)
 
 
-def _base(trained: Path, name: str, sha256: dict[str, str]) -> PreTrainedModel:
-    """What was trained on, if it still is that."""
+def _base(
+    trained: Path, name: str, sha256: dict[str, str], dtype: Literal["float32", "bfloat16"]
+) -> PreTrainedModel:
+    """What was trained on, if it still is that, as it was held in memory."""
     base = Path(name)
     if not (base / "config.json").is_file():
         raise RecipeError(
@@ -83,7 +87,7 @@ def _base(trained: Path, name: str, sha256: dict[str, str]) -> PreTrainedModel:
             f"{trained} was trained on another model than the one in {base} now: they differ in {odd}; "
             "put the old one back"
         )
-    return load_model(base)
+    return load_model(base, dtype)
 
 
 def copy_adapter(adapter: Path, folder: Path) -> None:

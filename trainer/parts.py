@@ -204,6 +204,7 @@ def learner_config(
             alpha=lora.alpha,
             targets=tuple(targets) if isinstance(targets, list) else "all-linear",
             lr_ratio=lora.lr_ratio,
+            base_dtype=lora.base_dtype,
         ),
         dtype=recipe.model.dtype,
         temperature=recipe.sampling.temperature,

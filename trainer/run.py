@@ -35,7 +35,7 @@ from .lineage import find_origin, read_lineage, write_start
 from .lint import lint
 from .loop import Trainer
 from .metrics import MetricsFile
-from .model import load_model
+from .model import load_to_train
 from .parts import (
     learner_config,
     load_renderer,
@@ -124,7 +124,7 @@ def open_learner(
     try:
         if ranks is not None:
             return LeadingLearner(model, config, ranks)
-        return Learner(load_model(model, device=device), config)
+        return Learner(load_to_train(model, config, device), config)
     except (ValueError, OSError) as error:  # of transformers too, as in `open_local_engine`
         raise RecipeError(f"the model {model} cannot be trained: {error}") from error
 

@@ -52,6 +52,9 @@ CASES = {
     "kl and entropy": Case(options={"kl": KlPenalty(coefficient=0.1), "entropy_bonus": 0.01}),
     "constant": Case(loss="dr_grpo", options={"correction": None}),
     "bfloat16": Case(config=LearnerConfig(dtype="bfloat16"), is_llama=True),
+    "an adapter on a base in bfloat16": Case(
+        config=LearnerConfig(dtype="bfloat16", lora=LoraConfig(rank=4, base_dtype="bfloat16")), is_llama=True
+    ),
 }
 
 
