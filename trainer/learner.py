@@ -41,9 +41,10 @@ from .objective import Objective, batch_terms
 from .packing import MicroBatch, Trained, micro_batches, scatter, token_weights
 from .ranks import Ranks
 from .reports import LossReport, StepReport, Tally
-from .rows import Batch, Row
+from .rows import Batch, Row, expect_sampled
 from .schedule import OptimizerConfig, learning_rate
 from .sharding import Policy, gathered, idle_pass, like, shard, whole, without_gradient
+from .terms import traits
 
 
 class Learner:
@@ -109,6 +110,8 @@ class Learner:
         objective = Objective(
             loss=load_loss(loss, **options), correction=correction, kl=kl, entropy_bonus=entropy_bonus
         )
+        if not traits(objective.loss).is_supervised:
+            expect_sampled(batch.rows)
         tally = Tally(batch.rows)
         normaliser = batch.normaliser if self.ranks is None else self.ranks.total(batch.normaliser)
 

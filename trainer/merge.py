@@ -23,7 +23,7 @@ def merge_adapter(adapter: Path, folder: Path) -> None:
     untyped: Any = peft
     settings = json.loads((adapter / "adapter_config.json").read_text())
     told = adapter / BASE
-    known: dict[str, Any] = json.loads(told.read_text(encoding="utf-8")) if told.is_file() else {}
+    known: Any = json.loads(told.read_text(encoding="utf-8")) if told.is_file() else {}
     base = settings["base_model_name_or_path"]
     model = _base(adapter, base, known.get("sha256", {}), known.get("dtype", "float32"))
     untyped.PeftModel.from_pretrained(model, str(adapter))  # its layers gain the adapter in place
@@ -57,7 +57,7 @@ def _trained(checkpoint: Path) -> tuple[PreTrainedModel, Any]:
             f"{checkpoint} is older than checkpoints that name their model; resume its run to the next one"
         )
     lora = state["lora"]
-    dtype = "float32" if lora is None else lora.get("base_dtype", "float32")
+    dtype: Any = "float32" if lora is None else lora.get("base_dtype", "float32")
     model = _base(checkpoint, state["base"], state.get("base_sha256", {}), dtype)
     adapted = None if lora is None else add_adapter(model, _lora_config(lora), seed=0)
     parameters = dict(model.named_parameters())

@@ -5,6 +5,7 @@ import math
 from collections.abc import Generator
 from contextlib import contextmanager
 
+from ..agents.canary import expect_processed_logprobs
 from ..agents.errors import EngineError
 from ..envs import SandboxToolEnv
 from ..envs.graders import LambdaReward
@@ -42,7 +43,7 @@ async def preflight(recipe: Recipe, *, trains: bool = True) -> Arena:
             check_oracle(arena, "warm_start")
         if recipe.model.tiny is not None:
             check_oracle(arena, "model.tiny")
-        await check_engine(recipe)
+        await check_engine(recipe, trains=True)
     if issubclass(arena.env, SandboxToolEnv):
         async with open_sandbox(arena.env.sandbox):
             pass
@@ -116,8 +117,9 @@ def _check_env_options(arena: Arena) -> None:
     call("env.options, env.partners", arena.env, arena.options)
 
 
-async def check_engine(recipe: Recipe) -> None:
-    """Raise `RecipeError` where our own server could not start, or another one does not serve the model."""
+async def check_engine(recipe: Recipe, *, trains: bool = False) -> None:
+    """Raise `RecipeError` where our own server could not start, or another one does not serve the model, or
+    reports log-probabilities that cannot be trained on."""
     section = recipe.engine
     if section.kind == "local":
         return
@@ -139,6 +141,8 @@ async def check_engine(recipe: Recipe) -> None:
     with _about("engine.url"):
         try:
             await engine.check()
+            if trains and recipe.sampling.temperature != 1:
+                await expect_processed_logprobs(engine)
         finally:
             await engine.close()
 

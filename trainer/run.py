@@ -241,6 +241,8 @@ class _Run:
         section, every = self.recipe.grpo, self.recipe.evaluation.every
         trainer = self._trainer(engine, model, await self._imitated(model))
         await trainer.restore()
+        if not trainer.num_steps:
+            await trainer.publisher.expect_start()
         self._show_steps(trainer)
         try:
             while trainer.num_steps < section.steps:
