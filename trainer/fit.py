@@ -1,4 +1,4 @@
-"""Do weights on disk fit a learner? Asked before the first of them is taken."""
+"""Weights on disk, and whether they fit a learner: asked before the first of them is taken."""
 
 import json
 from collections.abc import Mapping
@@ -8,8 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
+from ._torch import read_tensors
+from .adapters import own_name
 from .config import LoraConfig
 from .inputs import fingerprint
+from .sharding import like
 
 _CURE = "give LearnerConfig.lora the same, or begin a new run on it with palaestra train --continue"
 BASE = "base.json"
@@ -53,6 +56,22 @@ def expect_fit(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], folder
         if found[name].shape != tensor.shape:
             shapes = f"{tuple(found[name].shape)}, and in the learner {tuple(tensor.shape)}"
             raise ValueError(f"{folder} is of another model: {name} is {shapes} there")
+
+
+def take_weights(file: Path, parameters: Mapping[str, Tensor]) -> None:
+    """Copy what a file holds into a learner's parameters. Raises as `expect_fit`, before the first."""
+    found = {own_name(name): tensor for name, tensor in read_tensors(file).items()}
+    expect_fit(found, parameters, file.parent)
+    for name, parameter in parameters.items():
+        parameter.data.copy_(like(found[name], parameter))
+
+
+def take_slots(file: Path, parameters: Mapping[str, Tensor], state: Mapping[Any, dict[str, Tensor]]) -> None:
+    """Put an optimizer's slots, "parameter/slot" in the file, into its `state`."""
+    for key, value in read_tensors(file).items():
+        name, _, slot = key.rpartition("/")
+        if name in parameters:
+            state[parameters[name]][slot] = like(value, parameters[name])
 
 
 def expect_alpha(alpha: float, config: LoraConfig | None, folder: Path) -> None:

@@ -27,7 +27,7 @@ def merge_adapter(adapter: Path, folder: Path) -> None:
     base = settings["base_model_name_or_path"]
     model = _base(adapter, base, known.get("sha256", {}), known.get("dtype", "float32"))
     untyped.PeftModel.from_pretrained(model, str(adapter))  # its layers gain the adapter in place
-    write_model(model, merged_state(model), folder)
+    write_model(model, merged_state(model, dict(model.named_parameters())), folder)
 
 
 def merge_checkpoint(checkpoint: Path, folder: Path) -> None:
@@ -36,7 +36,7 @@ def merge_checkpoint(checkpoint: Path, folder: Path) -> None:
     Raises `CorruptCheckpoint`, and `RecipeError` without the model that its run started from.
     """
     model, _ = _trained(checkpoint)
-    write_model(model, merged_state(model), folder)
+    write_model(model, merged_state(model, dict(model.named_parameters())), folder)
 
 
 def checkpoint_adapter(checkpoint: Path, folder: Path) -> None:
@@ -44,7 +44,8 @@ def checkpoint_adapter(checkpoint: Path, folder: Path) -> None:
     model, adapted = _trained(checkpoint)
     if adapted is None:
         raise RecipeError(f"{checkpoint} has trained every parameter: there is no adapter")
-    save_adapter(adapted, folder)
+    tensors = {name: p.detach() for name, p in model.named_parameters() if ".lora_" in name}
+    save_adapter(adapted, tensors, folder)
     write_base(model.name_or_path, base_hashes(model.name_or_path), str(model.dtype), folder)
 
 
