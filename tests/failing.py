@@ -13,12 +13,11 @@ from trainings import ranked
 
 from palaestra.agents.engines.vllm_server import free_port
 from palaestra.trainer.config import LearnerConfig, LoraConfig
-from palaestra.trainer.leader import follow, leading
+from palaestra.trainer.leader import follow, leading, open_learner
 from palaestra.trainer.model import write_model
 from palaestra.trainer.ranks import Ranks
 from palaestra.trainer.recipe_file import RecipeError
 from palaestra.trainer.rows import make_batch
-from palaestra.trainer.run import open_learner
 from palaestra.trainer.schedule import OptimizerConfig
 from palaestra.trainer.terms import LossTerms, TokenTerms
 

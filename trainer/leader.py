@@ -23,6 +23,7 @@ from .launch import world_size
 from .learner import Learner
 from .model import load_to_train
 from .ranks import Ranks, deal
+from .recipe_file import RecipeError
 from .reports import LossReport, StepReport, merge_reports
 from .rows import Batch, Normaliser, Row
 from .schedule import OptimizerConfig
@@ -145,6 +146,21 @@ def _in_order(
     pairs = (zip(hand, rows, strict=True) for hand, rows in zip(hands, answers, strict=True))
     found = dict(chain.from_iterable(pairs))
     return [found[at] for at in range(len(found))]
+
+
+def open_learner(
+    model: Path, config: LearnerConfig, ranks: Ranks | None = None, *, device: str = "cpu"
+) -> Learner:
+    """A learner of a model folder, shared with the ranks that wait for this one, which have their devices.
+
+    Raises `RecipeError` for a model that cannot be trained so.
+    """
+    try:
+        if ranks is not None:
+            return LeadingLearner(model, config, ranks)
+        return Learner(load_to_train(model, config, device), config)
+    except (ValueError, OSError) as error:  # of transformers too, as in `open_local_engine`
+        raise RecipeError(f"the model {model} cannot be trained: {error}") from error
 
 
 @contextmanager

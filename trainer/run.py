@@ -23,19 +23,16 @@ from ..agents.trajectory import Trajectory
 from ._torch import use_processor
 from .arena import Arena
 from .checkpoint import Checkpoints
-from .config import LearnerConfig
 from .errors import NothingGraded
 from .folder import check_folder, make_folder, make_whole, open_folder
 from .grading import open_grading
 from .inputs import fingerprint
 from .interrupt import Interrupt, Interrupted
-from .leader import LeadingLearner, leading
-from .learner import Learner
+from .leader import leading, open_learner
 from .lineage import find_origin, read_lineage, write_start
 from .lint import lint
 from .loop import Trainer
 from .metrics import MetricsFile
-from .model import load_to_train
 from .parts import (
     learner_config,
     load_renderer,
@@ -112,21 +109,6 @@ async def train(
             summary = summarize_run(recipe, arena.env.reward_range, ledger)
     summary.write(recipe.folder / "summary.json")
     return summary
-
-
-def open_learner(
-    model: Path, config: LearnerConfig, ranks: Ranks | None = None, *, device: str = "cpu"
-) -> Learner:
-    """A learner of a model folder, shared with the ranks that wait for this one, which have their devices.
-
-    Raises `RecipeError` for a model that cannot be trained so.
-    """
-    try:
-        if ranks is not None:
-            return LeadingLearner(model, config, ranks)
-        return Learner(load_to_train(model, config, device), config)
-    except (ValueError, OSError) as error:  # of transformers too, as in `open_local_engine`
-        raise RecipeError(f"the model {model} cannot be trained: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

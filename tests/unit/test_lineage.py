@@ -13,13 +13,13 @@ from palaestra.trainer._torch import read_tensors
 from palaestra.trainer.checkpoint import Checkpoints, CheckpointWarning, load_checkpoint
 from palaestra.trainer.config import LearnerConfig, LoraConfig
 from palaestra.trainer.errors import CorruptCheckpoint
+from palaestra.trainer.leader import open_learner
 from palaestra.trainer.learner import Learner
 from palaestra.trainer.lineage import find_origin, read_lineage, write_start, write_whole_model
 from palaestra.trainer.merge import checkpoint_adapter
 from palaestra.trainer.model import load_model, write_model
 from palaestra.trainer.recipe_file import RecipeError
 from palaestra.trainer.rows import make_batch
-from palaestra.trainer.run import open_learner
 from palaestra.trainer.schedule import OptimizerConfig
 
 ROWS = random_rows(4)
