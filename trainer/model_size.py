@@ -62,6 +62,12 @@ def size_of(recipe: Recipe) -> ModelSize | None:
     return None if folder is None else _size_of_folder(folder)
 
 
+def has_tied_head(folder: Path) -> bool:
+    """Whether the configuration of a model says that its head is its embeddings."""
+    whole: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return whole.get("tie_word_embeddings") is True
+
+
 def _size_of_tiny(tiny: TinyModel) -> ModelSize:
     heads, kv = tiny.heads * tiny.head_dim, tiny.kv_heads * tiny.head_dim
     layer = 2 * tiny.hidden * (heads + kv) + 3 * tiny.hidden * tiny.intermediate + 2 * tiny.hidden

@@ -14,6 +14,7 @@ from ..sandboxes import open_sandbox
 from .advantages import load_advantage
 from .arena import Arena, call, load_arena
 from .losses import load_loss, loss_names
+from .model_size import has_tied_head, model_folder
 from .recipe import GrpoSection, Recipe
 from .recipe_file import RecipeError
 
@@ -37,6 +38,7 @@ async def preflight(recipe: Recipe, *, trains: bool = True) -> Arena:
             )
         check_advantage(recipe.grpo, arena.env.reward_range)
         check_loss(recipe.grpo)
+        check_targets(recipe)
         if recipe.grpo.sft_coefficient:
             check_oracle(arena, "grpo.sft_coefficient")
         if recipe.warm_start is not None:
@@ -76,6 +78,20 @@ def check_loss(section: GrpoSection) -> None:
             f"grpo.aggregation_tokens: {section.aggregation_tokens} with grpo.aggregation {aggregation}; "
             "constant, and only that, divides by the tokens that an episode may have. Set both, or neither"
         )
+
+
+def check_targets(recipe: Recipe) -> None:
+    """Raise `RecipeError` for an adapter on a head that is the embeddings too."""
+    warm = None if recipe.warm_start is None else recipe.warm_start.lora
+    for field, lora in (("lora", recipe.lora), ("warm_start.lora", warm)):
+        if lora is None or "lm_head" not in lora.targets:
+            continue
+        folder = model_folder(recipe)
+        if folder is not None and has_tied_head(folder):
+            raise RecipeError(
+                f"{field}.targets: lm_head is the embeddings too in {folder} (tie_word_embeddings), and an "
+                "adapter on it cannot be merged into both; leave it out"
+            )
 
 
 def check_advantage(section: GrpoSection, reward_range: tuple[float, float]) -> None:

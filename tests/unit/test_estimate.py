@@ -10,7 +10,9 @@ from palaestra.trainer.config import LearnerConfig, LoraConfig
 from palaestra.trainer.estimate import Estimate, estimate
 from palaestra.trainer.learner import Learner
 from palaestra.trainer.model import load_model
+from palaestra.trainer.preflight import check_targets
 from palaestra.trainer.recipe import Recipe, TinyModel
+from palaestra.trainer.recipe_file import RecipeError
 from palaestra.trainer.tiny import make_tiny_model
 
 
@@ -114,3 +116,19 @@ def test_a_tiny_model_is_counted_before_it_is_made(tmp_path: Path) -> None:
 def test_a_folder_that_does_not_say_has_no_estimate(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "odd"}')
     assert estimate(recipe_of(tmp_path)) is None
+
+
+@pytest.mark.parametrize(("is_tied", "family"), [(True, "qwen3"), (False, "llama")])
+def test_an_adapter_on_a_tied_head_is_refused_before_anything_is_loaded(
+    tmp_path: Path, is_tied: bool, family: str
+) -> None:
+    tiny_model(family).save_pretrained(tmp_path)
+    recipe = recipe_of(tmp_path, lora={"targets": ["q_proj", "lm_head"]})
+    if is_tied:
+        with pytest.raises(
+            RecipeError, match=r"^lora\.targets: lm_head is the embeddings too .* leave it out"
+        ):
+            check_targets(recipe)
+    check_targets(recipe_of(tmp_path, lora={"targets": ["q_proj"]}))
+    if not is_tied:
+        check_targets(recipe)
