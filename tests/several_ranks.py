@@ -74,7 +74,7 @@ class Case:
     is_llama: bool = False
     """In fp32; otherwise the GPT-2 in fp64."""
     loss: str = "ppo_clip"
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
 def loss_and_gradient(

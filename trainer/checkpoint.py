@@ -114,7 +114,7 @@ def load_checkpoint(folder: Path, learner: Learner) -> dict[str, Any]:
     if counters["lora"] is not None:
         expect_alpha(counters["lora"]["alpha"], learner.config.lora, folder)
     base = learner.model.name_or_path
-    hashes = counters.get("base_sha256", {}) if learner.config.lora is not None else {}
+    hashes: dict[str, str] = {} if learner.config.lora is None else counters.get("base_sha256", {})
     if base and (odd := other_base(Path(base), hashes)):
         raise ValueError(f"{folder} is an adapter on another model than {base}: they differ in {odd}")
     learner.load_tensors(

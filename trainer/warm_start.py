@@ -94,7 +94,7 @@ def warm_start(
             break
     if not num_steps:
         raise Diverged(
-            f"warm start: none of {step} gradients was finite, so that nothing was learned; set "
+            "warm start: no gradient was finite, so that nothing was learned; set "
             "model.dtype to float32, or lower warm_start.optimizer.lr"
         )
 

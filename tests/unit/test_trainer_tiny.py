@@ -189,11 +189,15 @@ def test_gradients_of_a_warm_start_that_are_not_finite_are_told_and_one_has_to_b
     learner, skipped = Learner(load_model(folder)), list[int]()
     factors = iter([math.inf] * broken + [1.0] * (3 - broken))
     untyped: Any = learner.parameters["model.norm.weight"]
-    untyped.register_hook(lambda gradient: gradient * next(factors))
+
+    def spoil(gradient: Any) -> Any:
+        return gradient * next(factors)
+
+    untyped.register_hook(spoil)
     section = WarmStartSection(steps=3, batch_size=1)
     steps = warm_start(learner, [demonstration(folder)], section, on_skip=skipped.append)
     if broken == 3:
-        with pytest.raises(Diverged, match="none of 3 gradients was finite"):
+        with pytest.raises(Diverged, match="no gradient was finite"):
             list(steps)
     else:
         assert len(list(steps)) == 3 and learner.num_steps == 2

@@ -229,7 +229,7 @@ def test_check_learns_the_context_and_refuses_another_model() -> None:
 
 def test_a_server_that_reports_log_probabilities_of_before_the_temperature_is_seen() -> None:
     async def raw(request: web.Request) -> web.Response:
-        found = [
+        found: list[dict[str, Any]] = [
             {"token_id": id, "logprob": value, "top_logprobs": []} for id, value in ((11, -9.0), (12, -4.0))
         ]
         span = {"version": "default", "start": 0, "end": 2}
