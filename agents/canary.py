@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .engine import Engine, PolicyVersion, Sampling
-from .errors import EngineError
+from .errors import EngineError, EngineRefused
 
 LogprobsOf = Callable[[Sequence[int], Sequence[int]], Sequence[float]]
 """The learner's log-probabilities, nats, of an answer's tokens: (prompt, answer) -> [len(answer)]."""
@@ -25,6 +25,26 @@ class CanaryReport:
     """Nats, over all tokens; NaN if one was."""
     mean_drift: float
     """Nats."""
+
+
+_HOT = 1e4
+
+
+async def expect_processed_logprobs(engine: Engine) -> None:
+    """Raise `EngineRefused` where the engine reports log-probabilities of before the temperature.
+
+    At a temperature of 10,000 all tokens are as likely, which log-probabilities of after it show. A model
+    that finds its tokens as likely at 1 passes too.
+    """
+    hot = Sampling(temperature=_HOT, max_tokens=16)
+    answer = await engine.generate([0], hot, policy=PolicyVersion(0), seed=0)
+    apart = max(answer.logprobs) - min(answer.logprobs)
+    if not apart <= 0.1:
+        raise EngineRefused(
+            f"the log-probabilities of tokens as likely at temperature {_HOT:g} are {apart:.2g} nats apart: "
+            "the server reports those of before the temperature; start it with --logprobs-mode "
+            "processed_logprobs, or set sampling.temperature to 1"
+        )
 
 
 async def canary(

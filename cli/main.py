@@ -9,7 +9,7 @@ from ..agents.errors import EngineError, LedgerError
 from ..envs.datasets import DatasetError
 from ..envs.registry import UnknownEnv
 from ..sandboxes import SandboxLost, SandboxUnavailable
-from ..trainer.errors import CorruptCheckpoint, DiskError, Diverged, NothingGraded
+from ..trainer.errors import CorruptCheckpoint, DiskError, Diverged, NothingGraded, RankLost
 from ..trainer.recipe_file import RecipeError
 from .check import check
 from .data import data
@@ -30,6 +30,7 @@ USER_ERRORS = (
     EngineError,
     LedgerError,
     NothingGraded,
+    RankLost,
     RecipeError,
     SandboxLost,
     SandboxUnavailable,

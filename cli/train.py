@@ -51,12 +51,13 @@ def train(
     loaded = load_recipe(recipe, [*(overrides or ()), *_continuing(start)])
     name_run(loaded.name)
     if dry_run:
-        _plan(loaded, as_json)
+        if own_rank() == 0:
+            _plan(loaded, as_json)
         return
     if own_rank() > 0:  # torchrun started several: the first one runs, the others learn with it
         from ..trainer.leader import follow
 
-        follow(loaded.threads, deterministic=loaded.deterministic)
+        follow(loaded.threads, deterministic=loaded.deterministic, device=loaded.model.device)
         return
     check_folder(loaded, resume=resume)  # before the seconds that torch takes to load
     console = open_console(stderr=as_json)
@@ -102,6 +103,7 @@ def _plan(recipe: Recipe, as_json: bool) -> None:
         "parameters": None if size is None else size.parameters,
         "trained_parameters": None if size is None else size.trained_parameters,
         "memory_mb": None if size is None else size.memory_mb,
+        "memory_of": None if size is None else f"{size.largest_stage}, rank 0 of {size.ranks}",
         "look_again": [str(each) for each in advice],
     }
     resolved = redacted(recipe.model_dump(mode="json"))

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from palaestra.trainer.rows import Row, make_batch
 from palaestra.trainer.schedule import OptimizerConfig
 from palaestra.trainer.sharding import whole
 
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["palaestra.cli.main", "palaestra.trainer.run", "reasoning_gym"])
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["palaestra.cli.main", "palaestra.trainer.run", "reasoning_gym"])
 LIMIT_S = 120.0
 
 
@@ -28,7 +29,7 @@ def together(folder: Path, work: Callable[..., Any], *arguments: Any, world: int
     """[world] what `work(ranks, *arguments)` returns in as many processes; it has to be picklable."""
     port = free_port(0)
     processes = [
-        _FORKS.Process(target=_one, args=(str(folder), rank, world, port, work, arguments))
+        FORKS.Process(target=_one, args=(str(folder), rank, world, port, work, arguments))
         for rank in range(world)
     ]
     for process in processes:
@@ -63,6 +64,31 @@ def backward(ranks: Ranks, share: list[list[Row]], aggregation: str) -> Any:
     learner = make_learner(config, ranks)
     report = learner.forward_backward(make_batch(share[ranks.rank], aggregation))
     return report.loss, gradient(learner)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """A way to compute a batch's loss and gradient."""
+
+    config: LearnerConfig = field(default_factory=LearnerConfig)
+    is_llama: bool = False
+    """In fp32; otherwise the GPT-2 in fp64."""
+    loss: str = "ppo_clip"
+    options: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+def loss_and_gradient(
+    case: Case, rows: Sequence[Row], ranks: Ranks | None = None
+) -> tuple[float, torch.Tensor]:
+    config = replace(case.config, micro_batch_tokens=40)
+    base = torch.float32 if config.lora is None else getattr(torch, config.lora.base_dtype)
+    learner = make_llama_learner(config, base, ranks=ranks) if case.is_llama else make_learner(config, ranks)
+    report = learner.forward_backward(make_batch(rows), case.loss, **case.options)
+    return report.loss, gradient(learner)
+
+
+def each_case(ranks: Ranks, share: list[list[Row]], cases: dict[str, Case]) -> Any:
+    return {name: loss_and_gradient(case, share[ranks.rank], ranks) for name, case in cases.items()}
 
 
 def steps(ranks: Ranks | None, folder: Path, share: list[list[Row]], lora: LoraConfig | None) -> Any:

@@ -1,5 +1,6 @@
 """The few calls into torch, transformers and safetensors that have no types there, behind typed functions."""
 
+import os
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,14 +17,22 @@ from transformers import PreTrainedModel, masking_utils
 from transformers.integrations import sdpa_attention
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .launch import default_threads
+from .launch import choose_device, default_threads
 
 
 def use_processor(threads: int | None, *, deterministic: bool) -> None:
     """How this process computes: `threads` None is every core, or this rank's share of them."""
     untyped: Any = torch
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or torch refuses products on a GPU
     untyped.set_num_threads(threads or default_threads())
     untyped.use_deterministic_algorithms(deterministic)
+
+
+def own_device(wanted: str) -> str:
+    """`choose_device` for what torch sees here."""
+    untyped: Any = torch
+    return choose_device(wanted, has_gpu=bool(untyped.cuda.is_available()))
 
 
 def hidden_states(model: PreTrainedModel, ids_T: Tensor, positions_T: Tensor, layout: object) -> Tensor:

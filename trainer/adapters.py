@@ -47,8 +47,16 @@ def _linear_layers(model: PreTrainedModel) -> list[str]:
 
 def _checked(model: PreTrainedModel, targets: Sequence[str]) -> list[str]:
     """The targets, each of which is there: peft passes over a wrong name beside a right one."""
-    linear = [f".{name}" for name, module in modules(model) if isinstance(module, nn.Linear)]
+    linear = {f".{name}": module for name, module in modules(model) if isinstance(module, nn.Linear)}
+    untyped: Any = model
+    head: Any = output_head(model)
+    is_tied = untyped.get_input_embeddings().weight is head.weight
     for target in targets:
+        if is_tied and any(module is head for name, module in linear.items() if name.endswith(f".{target}")):
+            raise ValueError(
+                f"lora.targets: {target!r} is the embeddings too in this model (tie_word_embeddings), and an "
+                "adapter on it cannot be merged into both; leave it out"
+            )
         if not any(name.endswith(f".{target}") for name in linear):
             known = ", ".join(_linear_layers(model))
             raise ValueError(f"lora.targets: the model has no linear layer {target!r}; it has: {known}")
@@ -70,11 +78,12 @@ def parameter_groups(
     ]
 
 
-def save_adapter(adapted: Any, folder: Path) -> None:
-    """Write adapter_config.json and adapter_model.safetensors, as peft and vLLM read them."""
+def save_adapter(adapted: Any, tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Write adapter_config.json and adapter_model.safetensors, as peft and vLLM read them. `tensors`: the
+    adapter's, whole, by the names that they have in the model."""
+    named = {f"base_model.model.{name}": tensor for name, tensor in tensors.items()}
     with plain_errors():
-        tensors = {name: parameter.detach() for name, parameter in adapted.named_parameters()}
-        adapted.save_pretrained(str(folder), state_dict=tensors, save_embedding_layers=False)
+        adapted.save_pretrained(str(folder), state_dict=named, save_embedding_layers=False)
 
 
 def own_name(name: str) -> str:
@@ -88,20 +97,21 @@ def own_name(name: str) -> str:
     return name.removeprefix("base_model.model.")
 
 
-def merged_state(model: PreTrainedModel) -> dict[str, Tensor]:
+def merged_state(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Every parameter under the name it has without an adapter, the adapter added in.
 
-    Detached; copied only where an adapter was added.
+    `weights`: all of the model's, whole, by name; copied only where an adapter was added. A base in half
+    precision and its adapter add up to float32: a small step would be lost to rounding.
     """
-    state: dict[str, Tensor] = {}
-    for name, parameter in model.named_parameters():
-        if ".lora_" in name:
-            continue
-        state[name.replace(".base_layer.", ".")] = parameter.detach()
+    state = {name.replace(".base_layer.", "."): w for name, w in weights.items() if ".lora_" not in name}
     with torch.no_grad():
         for name, module in modules(model):
-            if hasattr(module, "get_delta_weight"):
-                delta: Tensor = module.get_delta_weight("default")
-                weight = state[f"{name}.weight"]
-                state[f"{name}.weight"] = weight + delta.to(weight.dtype)
+            if not hasattr(module, "get_delta_weight"):
+                continue
+            down, up = (weights[f"{name}.lora_{half}.default.weight"] for half in "AB")
+            delta: Tensor = (up @ down) * module.scaling["default"]
+            weight = state[f"{name}.weight"]
+            exact = torch.promote_types(weight.dtype, delta.dtype)
+            delta = delta.T if module.fan_in_fan_out else delta
+            state[f"{name}.weight"] = weight.to(exact) + delta.to(exact)
     return state

@@ -46,6 +46,8 @@ class Beginning:
     grading: Grading | None
     interrupt: Interrupt
     ranks: Ranks | None
+    device: str
+    """Where this process trains."""
 
     async def model(self) -> Path:
         """The folder of the model before any training."""
@@ -83,10 +85,15 @@ class Beginning:
             model,
             learner_config(self.recipe, section.optimizer, section.steps, model=model, lora=section.lora),
             self.ranks,
+            device=self.device,
         )
         self.progress.phase("warm start", section.steps)
         self.progress.waiting("learner")
-        for _ in warm_start(learner, rows, section, seed=self.recipe.seed):
+
+        def on_skip(step: int) -> None:
+            self.progress.note(f"warm start, step {step}: a gradient was not finite, its update is left out")
+
+        for _ in warm_start(learner, rows, section, seed=self.recipe.seed, on_skip=on_skip):
             self.progress.advance()
             await asyncio.sleep(0)
             self.interrupt.check()

@@ -18,6 +18,7 @@ from typing import Any, cast
 
 from ._torch import random_state, read_tensors, set_random_state, write_tensors
 from .errors import CorruptCheckpoint
+from .fit import expect_alpha, other_base
 from .folder import write_whole, writing
 from .inputs import sha256
 from .learner import Learner
@@ -34,8 +35,8 @@ class CheckpointWarning(UserWarning):
 def save_checkpoint(folder: Path, learner: Learner, state: Mapping[str, Any] | None = None) -> None:
     """Write what `load_checkpoint` needs to go on bit for bit. `state`: the caller's own, as JSON.
 
-    A kill at any moment leaves either the whole folder or none of that name. Of several ranks all call, and
-    the first writes: any number of ranks can load it.
+    A kill at any moment leaves a whole folder, of what was saved before or now, or none where there was none.
+    Of several ranks all call, and the first writes: any number of ranks can load it.
     """
     weights = learner.tensors()
     optimizer = {**learner.optimizer_tensors(), _RNG: random_state()}
@@ -50,6 +51,7 @@ def save_checkpoint(folder: Path, learner: Learner, state: Mapping[str, Any] | N
         "num_steps": learner.num_steps,
         "has_reference": learner.reference is not None,
         "base": learner.model.name_or_path,
+        "base_sha256": dict(learner.base_sha256),
         "lora": None if learner.config.lora is None else asdict(learner.config.lora),
         "python_rng": random.getstate(),
         "state": dict(state or {}),
@@ -59,9 +61,24 @@ def save_checkpoint(folder: Path, learner: Learner, state: Mapping[str, Any] | N
     (partial / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     for path in (*partial.iterdir(), partial):
         _fsync(path)
-    shutil.rmtree(folder, ignore_errors=True)
+    _bring_back(folder)
+    if folder.exists():
+        folder.rename(_aside(folder))
     partial.rename(folder)
     _fsync(folder.parent)
+    shutil.rmtree(_aside(folder), ignore_errors=True)
+
+
+def _aside(folder: Path) -> Path:
+    """Where the old one waits until the new one has its name."""
+    return folder.with_name(f".{folder.name}.old")
+
+
+def _bring_back(folder: Path) -> None:
+    """A kill between the two moves left the old one aside."""
+    if not folder.exists() and _aside(folder).is_dir():
+        _aside(folder).rename(folder)
+    shutil.rmtree(_aside(folder), ignore_errors=True)
 
 
 def verify_checkpoint(folder: Path) -> None:
@@ -82,7 +99,11 @@ def verify_checkpoint(folder: Path) -> None:
 
 
 def load_checkpoint(folder: Path, learner: Learner) -> dict[str, Any]:
-    """Bring a learner of the same model and config to where it was; returns the caller's `state`."""
+    """Bring a learner of the same model and config to where it was; returns the caller's `state`.
+
+    Raises `CorruptCheckpoint`, and `ValueError` for a learner of another model, or with another adapter.
+    """
+    _bring_back(folder)
     verify_checkpoint(folder)
     counters: Any = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     if counters["has_reference"] and learner.reference is None:
@@ -90,6 +111,12 @@ def load_checkpoint(folder: Path, learner: Learner) -> dict[str, Any]:
             f"the run of {folder} had a reference policy, which a checkpoint does not hold: call "
             "keep_reference on the model that the run started from, then load"
         )
+    if counters["lora"] is not None:
+        expect_alpha(counters["lora"]["alpha"], learner.config.lora, folder)
+    base = learner.model.name_or_path
+    hashes: dict[str, str] = {} if learner.config.lora is None else counters.get("base_sha256", {})
+    if base and (odd := other_base(Path(base), hashes)):
+        raise ValueError(f"{folder} is an adapter on another model than {base}: they differ in {odd}")
     learner.load_tensors(
         folder / "weights.safetensors", folder / "optimizer.safetensors", counters["num_steps"]
     )
@@ -119,10 +146,6 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """Steps with a checkpoint, newest last."""
         return sorted(int(path.name[5:]) for path in self.folder.glob("step-*") if path.name[5:].isdigit())
-
-    def newest(self) -> int | None:
-        """The last step with a checkpoint, whole or not."""
-        return max(self.steps(), default=None)
 
     def save(self, step: int, learner: Learner, state: Mapping[str, Any] | None = None) -> None:
         with writing(self.path(step)):

@@ -1,6 +1,6 @@
 """What a model must be, so that the trainer's way of computing is its own: tried out on the model itself."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -17,6 +17,16 @@ _OWN = (slice(0, 6), slice(6, 8), slice(8, 11))
 _OTHERS = ((0, 1, 2, 3, 4, 5, 6, 7, 5, 7, 6), (0, 1, 2, 5, 3, 4, 6, 7, 7, 6, 5))
 """The line with other tokens in the third row; and with others where the first goes on alone."""
 _UNTOUCHED = (slice(0, 8), slice(6, 11))
+
+
+def expect_full_precision(parameters: Mapping[str, Tensor]) -> None:
+    """Raise `ValueError` for one that is to be trained and is held in half precision."""
+    low = [name for name, p in parameters.items() if p.dtype in (torch.bfloat16, torch.float16)]
+    if low:
+        raise ValueError(
+            f"{low[0]} is to be trained in half precision, which loses small updates; load the model in "
+            'float32 and set LearnerConfig.dtype to "bfloat16" to compute in it'
+        )
 
 
 def prepare_model(model: PreTrainedModel) -> None:

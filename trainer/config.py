@@ -18,6 +18,9 @@ class LoraConfig:
     lr_ratio: float = 1.0
     """The rate of B over that of A. LoRA+ (Hayou et al., arXiv 2402.12354): over 1, such as 16, for B starts
     at zero and has further to go; then lower `lr` for A, to about a quarter."""
+    base_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the frozen weights, for who loads them by `load_to_train`: "bfloat16" halves their memory and rounds
+    them. The adapter stays in float32."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,6 +5,7 @@ DiskError           a file of the run cannot be written
 CorruptCheckpoint   a checkpoint is not what was written
 NothingGraded       nobody could play, or nobody could grade
 Diverged            the weights are broken
+RankLost            another rank of the run has failed, or is gone
 """
 
 
@@ -22,3 +23,7 @@ class NothingGraded(Exception):
 
 class Diverged(Exception):
     """An optimizer step broke the weights, which are neither published nor kept."""
+
+
+class RankLost(Exception):
+    """Another rank of the run has failed, or is gone. The message has its words."""

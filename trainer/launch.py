@@ -1,4 +1,4 @@
-"""Was this process started as one of several? What torchrun says, read without loading torch."""
+"""Was this process started as one of several, and where does it compute? Read without loading torch."""
 
 import os
 
@@ -15,6 +15,21 @@ def world_size() -> int:
 def own_rank() -> int:
     """This process's number among them."""
     return int(os.environ.get("RANK", "0"))
+
+
+def choose_device(wanted: str, *, has_gpu: bool) -> str:
+    """Where this rank's weights go: "auto" is a GPU where there is one, each rank on a machine its own.
+
+    >>> choose_device("auto", has_gpu=True), choose_device("auto", has_gpu=False)
+    ('cuda:0', 'cpu')
+
+    Raises `ValueError` for a GPU that there is not.
+    """
+    if wanted == "cuda" and not has_gpu:
+        raise ValueError("cuda, and torch sees no GPU here; leave it out, or set it to cpu")
+    if wanted == "cpu" or not has_gpu:
+        return "cpu"
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
 
 
 def default_threads() -> int:

@@ -18,14 +18,16 @@ from torch import Tensor
 from ..agents.trajectory import EpisodeKey
 from ._torch import use_processor
 from .config import LearnerConfig
+from .interrupt import Interrupted
 from .launch import world_size
 from .learner import Learner
-from .model import load_model
+from .model import load_to_train
 from .ranks import Ranks, deal
 from .recipe_file import RecipeError
 from .reports import LossReport, StepReport, merge_reports
 from .rows import Batch, Normaliser, Row
 from .schedule import OptimizerConfig
+from .watch import watched
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,7 +56,7 @@ class LeadingLearner(Learner):
     def __init__(self, model: Path, config: LearnerConfig, ranks: Ranks) -> None:
         ranks.tell(_Open(model=model, config=config))
         self._all = ranks
-        super().__init__(load_model(model, device=ranks.device), config, ranks)
+        super().__init__(load_to_train(model, config, ranks.device), config, ranks)
 
     def restart(self, config: OptimizerConfig) -> None:
         if hasattr(self, "optimizer"):  # the first time, each rank's own `__init__` calls it
@@ -137,17 +139,6 @@ class LeadingLearner(Learner):
         self._all.tell(_Call(method=method, arguments=arguments, options=options, answers=answers))
 
 
-def open_learner(model: Path, config: LearnerConfig, ranks: Ranks | None = None) -> Learner:
-    """A learner of a model folder, shared with the ranks that wait for this one.
-
-    Raises `RecipeError` for a model that cannot be trained so.
-    """
-    try:
-        return Learner(load_model(model), config) if ranks is None else LeadingLearner(model, config, ranks)
-    except (ValueError, OSError) as error:  # of transformers too, as in `open_local_engine`
-        raise RecipeError(f"the model {model} cannot be trained: {error}") from error
-
-
 def _in_order(
     answers: Sequence[Sequence[tuple[float, ...]]], hands: Sequence[Sequence[int]]
 ) -> list[tuple[float, ...]]:
@@ -157,37 +148,62 @@ def _in_order(
     return [found[at] for at in range(len(found))]
 
 
+def open_learner(
+    model: Path, config: LearnerConfig, ranks: Ranks | None = None, *, device: str = "cpu"
+) -> Learner:
+    """A learner of a model folder, shared with the ranks that wait for this one, which have their devices.
+
+    Raises `RecipeError` for a model that cannot be trained so.
+    """
+    try:
+        if ranks is not None:
+            return LeadingLearner(model, config, ranks)
+        return Learner(load_to_train(model, config, device), config)
+    except (ValueError, OSError) as error:  # of transformers too, as in `open_local_engine`
+        raise RecipeError(f"the model {model} cannot be trained: {error}") from error
+
+
 @contextmanager
-def leading() -> Generator[Ranks | None, None, None]:
-    """The ranks that wait for this one; None: it is alone. At the end they may go."""
+def leading(device: str = "auto") -> Generator[Ranks | None, None, None]:
+    """The ranks that wait for this one; None: it is alone. At the end they may go, and after a failure they
+    end too (`watch.py`)."""
     if world_size() == 1:
         yield None
         return
-    ranks = Ranks.open()
-    try:
-        yield ranks
-    finally:
+    ranks, stopped = Ranks.open(device), None
+    with watched(ranks):
+        try:
+            yield ranks
+        except Interrupted as error:  # between two calls: the others wait for the next
+            stopped = error
         ranks.tell(None)
-        ranks.close()
+    ranks.close()
+    if stopped is not None:
+        raise stopped
 
 
-def follow(threads: int | None, *, deterministic: bool) -> None:
+def follow(threads: int | None, *, deterministic: bool, device: str = "auto") -> None:
     """What every rank but the first does: as it is told, until it may go.
 
     Signals are for the first rank, which finishes its step with the others and lets them go.
     """
+    use_processor(threads, deterministic=deterministic)
+    ranks = Ranks.open(device)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    use_processor(threads, deterministic=deterministic)
-    ranks = Ranks.open()
+    with watched(ranks):
+        _obey(ranks)
+    ranks.close()
+
+
+def _obey(ranks: Ranks) -> None:
     learner: Learner | None = None
     while (order := cast(object, ranks.tell())) is not None:
         if isinstance(order, _Open):
             learner = None  # its memory first
-            learner = Learner(load_model(order.model, device=ranks.device), order.config, ranks)
+            learner = Learner(load_to_train(order.model, order.config, ranks.device), order.config, ranks)
             continue
         assert isinstance(order, _Call)
         found = getattr(learner, order.method)(*order.arguments[ranks.rank], **order.options)
         if order.answers:
             ranks.gather(found)
-    ranks.close()

@@ -7,8 +7,9 @@ learner.save(folder)
 """
 
 import math
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,15 @@ from ._torch import (
     checkpoint_layers,
     hidden_states,
     output_head,
-    read_tensors,
     step,
     to_device,
 )
-from .adapters import add_adapter, merged_state, own_name, parameter_groups, save_adapter
-from .checks import prepare_model
+from .adapters import add_adapter, merged_state, parameter_groups, save_adapter
+from .checks import expect_full_precision, prepare_model
 from .config import LearnerConfig, usual_chunk
 from .correction import TOKEN_TIS, Correction
 from .errors import Diverged
+from .fit import adapter_alpha, base_hashes, expect_alpha, take_slots, take_weights, write_base
 from .flops import shape_of
 from .kl import KlPenalty
 from .logprobs import Head, TokenLogprobs
@@ -39,10 +40,12 @@ from .model import write_model
 from .objective import Objective, batch_terms
 from .packing import MicroBatch, Trained, micro_batches, scatter, token_weights
 from .ranks import Ranks
+from .reference import Reference
 from .reports import LossReport, StepReport, Tally
-from .rows import Batch, Row
+from .rows import Batch, Row, expect_sampled
 from .schedule import OptimizerConfig, learning_rate
-from .sharding import Policy, gathered, idle_pass, like, shard, whole, without_gradient
+from .sharding import Policy, collected, idle_pass, shard, whole, without_gradient
+from .terms import traits
 
 
 class Learner:
@@ -68,14 +71,9 @@ class Learner:
         if ranks is not None:
             shard(self._policy, ranks)
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.reference: dict[str, Tensor] | None = None
+        self.reference: Reference | None = None
         """The trained parameters as `keep_reference` found them."""
-        low = [name for name, p in self.parameters.items() if p.dtype in (torch.bfloat16, torch.float16)]
-        if low:
-            raise ValueError(
-                f"{low[0]} is to be trained in half precision, which loses small updates; load the model in "
-                'float32 and set LearnerConfig.dtype to "bfloat16" to compute in it'
-            )
+        expect_full_precision(self.parameters)
         self.restart(self.config.optimizer)
 
     def restart(self, config: OptimizerConfig) -> None:
@@ -110,6 +108,8 @@ class Learner:
         objective = Objective(
             loss=load_loss(loss, **options), correction=correction, kl=kl, entropy_bonus=entropy_bonus
         )
+        if not traits(objective.loss).is_supervised:
+            expect_sampled(batch.rows)
         micros = self._micro_batches(batch.rows, whole_episodes=objective.needs_episodes)
         tally = Tally(batch.rows, micros, self._shape)
         normaliser = batch.normaliser if self.ranks is None else self.ranks.total(batch.normaliser)
@@ -179,36 +179,38 @@ class Learner:
         return [tuple(row) for row in found]
 
     def keep_reference(self) -> None:
-        """Remember the policy as it is now: the one that `reference_logprobs` and a KL penalty mean.
-
-        Only what is trained is copied; with an adapter that is little.
-        """
-        self.reference = {name: p.detach().clone() for name, p in self.parameters.items()}
+        """Remember the policy as it is now: the one that `reference_logprobs` and a KL penalty mean."""
+        self.reference = Reference(self.parameters, in_parts=self.ranks is not None)
 
     def reference_logprobs(self, rows: Sequence[Row]) -> list[tuple[float, ...]]:
         """As `logprobs`, of the policy that `keep_reference` remembered."""
-        with self._as_reference():
+        if self.reference is None:
+            raise ValueError("no reference policy: call keep_reference before training starts")
+        with self.reference.in_place():
             return self._logprobs(rows)
 
     def state_for_engine(self) -> Mapping[str, Tensor]:
-        """Every parameter by its name in the plain model, an adapter merged in. Copy before you keep."""
-        with gathered(self._policy):
-            state = merged_state(self.model)
-            return state if self.ranks is None else {name: tensor.clone() for name, tensor in state.items()}
+        """Every parameter by its name in the plain model, an adapter merged in. Copy before you keep.
+
+        Of several ranks all call, and only the first gets something; so for `tensors`, `optimizer_tensors`.
+        """
+        weights = collected(((name, p.detach()) for name, p in self.model.named_parameters()), self.ranks)
+        return merged_state(self.model, weights) if self.is_first else {}
 
     def export_adapter(self, folder: Path) -> None:
         """Write the adapter in peft's format, which vLLM loads."""
         if self._adapted is None:
             raise ValueError("every parameter is trained, there is no adapter; use export_merged")
-        with gathered(self._policy):
-            if self.is_first:
-                save_adapter(self._adapted, folder)
+        tensors = Learner.tensors(self)
+        if self.is_first:
+            save_adapter(self._adapted, tensors, folder)
+            write_base(self.model.name_or_path, self.base_sha256, str(self.model.dtype), folder)
 
     def export_merged(self, folder: Path) -> None:
         """Write a whole model, an adapter merged in, with its tokenizer."""
-        with gathered(self._policy):
-            if self.is_first:
-                write_model(self.model, merged_state(self.model), folder)
+        state = Learner.state_for_engine(self)
+        if self.is_first:
+            write_model(self.model, state, folder)
 
     def save(self, folder: Path) -> None:
         """Write what was trained: the adapter, or the whole model."""
@@ -219,32 +221,29 @@ class Learner:
 
     def tensors(self) -> Mapping[str, Tensor]:
         """What is trained, by name, whole."""
-        return {name: whole(parameter.detach()) for name, parameter in self.parameters.items()}
+        return collected(((name, p.detach()) for name, p in self.parameters.items()), self.ranks)
 
     def optimizer_tensors(self) -> Mapping[str, Tensor]:
         """AdamW's slots as "parameter/slot", whole."""
-        return {
-            f"{name}/{slot}": whole(value)
+        slots = (
+            (f"{name}/{slot}", value)
             for name, parameter in self.parameters.items()
             for slot, value in self.optimizer.state.get(parameter, {}).items()
-        }
+        )
+        return collected(slots, self.ranks)
 
     def load_tensors(self, weights: Path, optimizer: Path | None, num_steps: int) -> None:
         """Take what `tensors` and `optimizer_tensors` gave, from files; without the latter, as `restart`."""
-        found = {own_name(name): tensor for name, tensor in read_tensors(weights).items()}
-        if found.keys() != self.parameters.keys():
-            odd = sorted(found.keys() ^ self.parameters.keys())[0]
-            raise ValueError(f"{weights.parent} is of another model or adapter: they differ in {odd!r}")
-        for name, parameter in self.parameters.items():
-            parameter.data.copy_(like(found[name], parameter))
+        take_weights(weights, self.parameters)
         Learner.restart(self, self.optimizer_config)
         self.num_steps = num_steps
-        slots = {} if optimizer is None else read_tensors(optimizer)
-        for key, value in slots.items():
-            name, _, slot = key.rpartition("/")
-            if name in self.parameters:
-                parameter = self.parameters[name]
-                self.optimizer.state[parameter][slot] = like(value, parameter)
+        if optimizer is not None:
+            take_slots(optimizer, self.parameters, self.optimizer.state)
+
+    @cached_property
+    def base_sha256(self) -> Mapping[str, str]:
+        """Hashes of the files under an adapter, by name; reads them all. Empty without an adapter."""
+        return {} if self._adapted is None else base_hashes(self.model.name_or_path)
 
     @property
     def is_first(self) -> bool:
@@ -258,8 +257,11 @@ class Learner:
     def load(self, folder: Path) -> None:
         """Go on from what `save` wrote for the same model and config, with a fresh optimizer.
 
-        For one that goes on exactly, see `checkpoint.py`.
+        For one that goes on exactly, see `checkpoint.py`. Raises `ValueError` for an adapter of another rank,
+        alpha or targets.
         """
+        if self._adapted is not None and (folder / "adapter_config.json").is_file():
+            expect_alpha(adapter_alpha(folder), self.config.lora, folder)
         name = "model.safetensors" if self._adapted is None else "adapter_model.safetensors"
         self.load_tensors(folder / name, None, 0)
 
@@ -286,9 +288,8 @@ class Learner:
 
     def _in_one_pass(self, micro: MicroBatch, temperature: float | None) -> TokenLogprobs:
         """For a model in shards, whose weights are whole inside of its forward pass only."""
-        head = self._head(temperature)
         with self._autocast():
-            logprobs_N, entropy_N = self._policy(micro, head.temperature, head.chunk)
+            logprobs_N, entropy_N = self._policy(micro, self._head(temperature))
         return TokenLogprobs(logprobs_N=logprobs_N, entropy_N=entropy_N)
 
     def _word_on(self, micro: MicroBatch) -> list[tuple[Trained, TokenLogprobs]]:
@@ -303,24 +304,3 @@ class Learner:
         if self.config.dtype == "float32":
             return nullcontext()
         return torch.autocast(self.model.device.type, dtype=torch.bfloat16)
-
-    @contextmanager
-    def _as_reference(self) -> Generator[None]:
-        if self.reference is None:
-            raise ValueError("no reference policy: call keep_reference before training starts")
-        self._swap(self.reference)
-        try:
-            yield
-        finally:
-            self._swap(self.reference)
-
-    def _swap(self, reference: dict[str, Tensor]) -> None:
-        """Exchange the trained parameters with the remembered ones; no copies are made without ranks."""
-        for name, parameter in self.parameters.items():
-            if self.ranks is None:
-                parameter.data, reference[name] = reference[name], parameter.data
-                continue
-            kept = parameter.detach().clone()
-            with torch.no_grad():
-                parameter.copy_(reference[name])
-            reference[name] = kept

@@ -61,6 +61,19 @@ def find_origin(path: Path, field: str = "model.start") -> Origin:
     )
 
 
+def base_of(origin: Origin) -> Path | None:
+    """The model folder whose layers the weights have; None where it is not there any more."""
+    if origin.kind == "model":
+        return origin.folder
+    file, name = _BASES[origin.kind]
+    told = json.loads((origin.folder / file).read_text(encoding="utf-8")).get(name)
+    return Path(told) if told and (Path(told) / "config.json").is_file() else None
+
+
+_BASES = {
+    "adapter": ("adapter_config.json", "base_model_name_or_path"),
+    "checkpoint": ("state.json", "base"),
+}
 _KINDS: dict[str, Literal["model", "adapter", "checkpoint"]] = {
     "config.json": "model",
     "adapter_config.json": "adapter",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from ..envs.graders import LambdaReward
 from ..envs.graders.lambda_reward import TIMEOUT_S
 from .arena import Arena
+from .model_size import model_folder
 from .recipe import Recipe
 from .schedule import model_width, usual_rate
 
@@ -119,7 +120,12 @@ def _rate_far_off(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
     lr, model = recipe.optimizer.lr, recipe.model
     if lr is None:
         return None
-    width = model.tiny.hidden if model.tiny is not None else model_width(model.path) if model.path else 2560
+    if model.tiny is not None:
+        width = model.tiny.hidden
+    elif (folder := model_folder(recipe)) is not None:
+        width = model_width(folder)
+    else:
+        return None  # nobody knows how wide it is
     usual = usual_rate(width, is_adapter=recipe.lora is not None)
     if lr <= 30 * usual:
         return None

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ._torch import backward, gradients, hidden_states, output_head, recomputed
+from ._torch import backward, gradients, hidden_states, recomputed
 from .packing import MicroBatch, Trained
 from .softmax import SoftmaxHead
 
@@ -28,17 +28,6 @@ class TokenLogprobs:
 
 PartLoss = Callable[[Trained, TokenLogprobs], Tensor]
 """The weighted loss of a part, a scalar. Both tensors of `TokenLogprobs` take a gradient."""
-
-
-def token_logprobs(
-    model: PreTrainedModel, micro: MicroBatch, *, temperature: float, chunk: int
-) -> TokenLogprobs:
-    """All of a micro-batch, with the gradients that torch knows of: for what must be one forward pass, as a
-    model in shards. With more than one chunk the logits are made again in the backward pass.
-    """
-    hidden_TE = hidden_states(model, micro.inputs_T, micro.positions_T, micro.layout)
-    head = Head(module=output_head(model), temperature=temperature, chunk=chunk)
-    return head.by_module(hidden_TE[micro.trained.source_N], micro.trained)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,3 +143,11 @@ def _joined(pieces: Sequence[TokenLogprobs]) -> TokenLogprobs:
         logprobs_N=torch.cat([piece.logprobs_N for piece in pieces]),
         entropy_N=torch.cat([piece.entropy_N for piece in pieces]),
     )
+
+
+def token_logprobs(model: PreTrainedModel, micro: MicroBatch, head: Head) -> TokenLogprobs:
+    """All of a micro-batch, with the gradients that torch knows of: for what must be one forward pass, as a
+    model in shards. With more than one chunk the logits are made again in the backward pass.
+    """
+    hidden_TE = hidden_states(model, micro.inputs_T, micro.positions_T, micro.layout)
+    return head.by_module(hidden_TE[micro.trained.source_N], micro.trained)

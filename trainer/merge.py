@@ -3,7 +3,7 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from transformers import PreTrainedModel
 
@@ -11,6 +11,7 @@ from ._torch import read_tensors
 from .adapters import add_adapter, merged_state, save_adapter
 from .checkpoint import verify_checkpoint
 from .config import LoraConfig
+from .fit import BASE, base_hashes, other_base, write_base
 from .model import load_model, write_model
 from .recipe_file import RecipeError
 
@@ -21,9 +22,12 @@ def merge_adapter(adapter: Path, folder: Path) -> None:
 
     untyped: Any = peft
     settings = json.loads((adapter / "adapter_config.json").read_text())
-    model = _base(adapter, settings["base_model_name_or_path"])
+    told = adapter / BASE
+    known: Any = json.loads(told.read_text(encoding="utf-8")) if told.is_file() else {}
+    base = settings["base_model_name_or_path"]
+    model = _base(adapter, base, known.get("sha256", {}), known.get("dtype", "float32"))
     untyped.PeftModel.from_pretrained(model, str(adapter))  # its layers gain the adapter in place
-    write_model(model, merged_state(model), folder)
+    write_model(model, merged_state(model, dict(model.named_parameters())), folder)
 
 
 def merge_checkpoint(checkpoint: Path, folder: Path) -> None:
@@ -32,15 +36,17 @@ def merge_checkpoint(checkpoint: Path, folder: Path) -> None:
     Raises `CorruptCheckpoint`, and `RecipeError` without the model that its run started from.
     """
     model, _ = _trained(checkpoint)
-    write_model(model, merged_state(model), folder)
+    write_model(model, merged_state(model, dict(model.named_parameters())), folder)
 
 
 def checkpoint_adapter(checkpoint: Path, folder: Path) -> None:
     """Write a checkpoint's adapter into `folder`, as peft and vLLM read it. Raises as `merge_checkpoint`."""
-    _, adapted = _trained(checkpoint)
+    model, adapted = _trained(checkpoint)
     if adapted is None:
         raise RecipeError(f"{checkpoint} has trained every parameter: there is no adapter")
-    save_adapter(adapted, folder)
+    tensors = {name: p.detach() for name, p in model.named_parameters() if ".lora_" in name}
+    save_adapter(adapted, tensors, folder)
+    write_base(model.name_or_path, base_hashes(model.name_or_path), str(model.dtype), folder)
 
 
 def _trained(checkpoint: Path) -> tuple[PreTrainedModel, Any]:
@@ -51,8 +57,9 @@ def _trained(checkpoint: Path) -> tuple[PreTrainedModel, Any]:
         raise RecipeError(
             f"{checkpoint} is older than checkpoints that name their model; resume its run to the next one"
         )
-    model = _base(checkpoint, state["base"])
     lora = state["lora"]
+    dtype: Any = "float32" if lora is None else lora.get("base_dtype", "float32")
+    model = _base(checkpoint, state["base"], state.get("base_sha256", {}), dtype)
     adapted = None if lora is None else add_adapter(model, _lora_config(lora), seed=0)
     parameters = dict(model.named_parameters())
     for name, weight in read_tensors(checkpoint / "weights.safetensors").items():
@@ -66,17 +73,26 @@ def _lora_config(stored: dict[str, Any]) -> LoraConfig:
     return LoraConfig(**settings)
 
 
-def _base(trained: Path, name: str) -> PreTrainedModel:
+def _base(
+    trained: Path, name: str, sha256: dict[str, str], dtype: Literal["float32", "bfloat16"]
+) -> PreTrainedModel:
+    """What was trained on, if it still is that, as it was held in memory."""
     base = Path(name)
     if not (base / "config.json").is_file():
         raise RecipeError(
             f"{trained} was trained on the model {base}, which is not there; "
             "call from the folder that the run was started in"
         )
-    return load_model(base)
+    if odd := other_base(base, sha256):
+        raise RecipeError(
+            f"{trained} was trained on another model than the one in {base} now: they differ in {odd}; "
+            "put the old one back"
+        )
+    return load_model(base, dtype)
 
 
 def copy_adapter(adapter: Path, folder: Path) -> None:
-    """Copy an adapter's two files."""
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        shutil.copyfile(adapter / name, folder / name)
+    """Copy an adapter's files."""
+    for name in ("adapter_config.json", "adapter_model.safetensors", BASE):
+        if name != BASE or (adapter / name).is_file():
+            shutil.copyfile(adapter / name, folder / name)

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ._torch import read_model, to_device, write_config, write_tensors
+from .config import LearnerConfig
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -34,6 +35,11 @@ def load_model(
     if not (path / "config.json").is_file():
         raise ValueError(f"{path} has no config.json; give a model folder in Hugging Face format")
     return to_device(read_model(path, _DTYPES[dtype]), device)
+
+
+def load_to_train(path: Path, config: LearnerConfig, device: str) -> PreTrainedModel:
+    """As `load_model`, in the precision that a learner of this config wants."""
+    return load_model(path, "float32" if config.lora is None else config.lora.base_dtype, device)
 
 
 def write_model(model: PreTrainedModel, state: Mapping[str, Tensor], folder: Path) -> None:

@@ -164,6 +164,7 @@ async def open_local_engine(recipe: Recipe, model: Path) -> AsyncGenerator[Engin
             max_context=section.max_context,
             deterministic=recipe.deterministic,
             threads=recipe.threads or os.cpu_count(),
+            device=training_device(recipe),
         )
     except (ValueError, OSError) as error:  # of transformers too: a folder whose files are not a model
         raise RecipeError(f"engine: cannot serve {model}: {error}") from error
@@ -171,6 +172,16 @@ async def open_local_engine(recipe: Recipe, model: Path) -> AsyncGenerator[Engin
         yield engine
     finally:
         await engine.close()
+
+
+def training_device(recipe: Recipe) -> str:
+    """Where this process trains: "cpu", or "cuda:N". Raises `RecipeError` for a GPU that there is not."""
+    from ._torch import own_device
+
+    try:
+        return own_device(recipe.model.device)
+    except ValueError as error:
+        raise RecipeError(f"model.device: {error}") from error
 
 
 def learner_config(
@@ -194,6 +205,7 @@ def learner_config(
             alpha=lora.alpha,
             targets=tuple(targets) if isinstance(targets, list) else "all-linear",
             lr_ratio=lora.lr_ratio,
+            base_dtype=lora.base_dtype,
         ),
         dtype=recipe.model.dtype,
         temperature=recipe.sampling.temperature,

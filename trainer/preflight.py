@@ -6,6 +6,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any, cast
 
+from ..agents.canary import expect_processed_logprobs
 from ..agents.errors import EngineError
 from ..envs import Env, SandboxToolEnv
 from ..envs.graders import AnyGrader, LambdaReward, NamedReward
@@ -16,6 +17,7 @@ from ..sandboxes import open_sandbox
 from .advantages import load_advantage
 from .arena import Arena, call, load_arena
 from .losses import usual_aggregation
+from .model_size import has_tied_head, model_folder
 from .recipe import GradingSection, GrpoSection, Recipe
 from .recipe_file import RecipeError
 
@@ -38,13 +40,14 @@ async def preflight(recipe: Recipe, *, trains: bool = True) -> Arena:
             )
         check_advantage(recipe.grpo, arena.env.reward_range)
         check_loss(recipe.grpo)
+        check_targets(recipe)
         if recipe.grpo.sft_coefficient:
             check_oracle(arena, "grpo.sft_coefficient")
         if recipe.warm_start is not None:
             check_oracle(arena, "warm_start")
         if recipe.model.tiny is not None:
             check_oracle(arena, "model.tiny")
-        await check_engine(recipe)
+        await check_engine(recipe, trains=True)
     if issubclass(arena.env, SandboxToolEnv):
         async with open_sandbox(arena.env.sandbox):
             pass
@@ -90,6 +93,20 @@ def check_loss(section: GrpoSection) -> None:
             f"grpo.aggregation_tokens: {section.aggregation_tokens} with grpo.aggregation {aggregation}; "
             "constant, and only that, divides by the tokens that an episode may have. Set both, or neither"
         )
+
+
+def check_targets(recipe: Recipe) -> None:
+    """Raise `RecipeError` for an adapter on a head that is the embeddings too."""
+    warm = None if recipe.warm_start is None else recipe.warm_start.lora
+    for field, lora in (("lora", recipe.lora), ("warm_start.lora", warm)):
+        if lora is None or "lm_head" not in lora.targets:
+            continue
+        folder = model_folder(recipe)
+        if folder is not None and has_tied_head(folder):
+            raise RecipeError(
+                f"{field}.targets: lm_head is the embeddings too in {folder} (tie_word_embeddings), and an "
+                "adapter on it cannot be merged into both; leave it out"
+            )
 
 
 def check_advantage(section: GrpoSection, reward_range: tuple[float, float]) -> None:
@@ -148,8 +165,9 @@ async def _check_env_options(arena: Arena) -> None:
     await put_away(cast(Env[Any], call("env.options, env.partners", arena.env, arena.options)))
 
 
-async def check_engine(recipe: Recipe) -> None:
-    """Raise `RecipeError` where our own server could not start, or another one does not serve the model."""
+async def check_engine(recipe: Recipe, *, trains: bool = False) -> None:
+    """Raise `RecipeError` where our own server could not start, or another one does not serve the model, or
+    reports log-probabilities that cannot be trained on."""
     section = recipe.engine
     if section.kind == "local":
         return
@@ -171,6 +189,8 @@ async def check_engine(recipe: Recipe) -> None:
     with _about("engine.url"):
         try:
             await engine.check()
+            if trains and recipe.sampling.temperature != 1:
+                await expect_processed_logprobs(engine)
         finally:
             await engine.close()
 

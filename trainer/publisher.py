@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from ..agents.canary import canary
+from ..agents.canary import PolicyDrift, canary
 from ..agents.engine import Engine, PolicyVersion, WeightUpdate, policy_name
 from ..agents.trajectory import EpisodeKey
 from .folder import writing
@@ -53,6 +53,20 @@ class Publisher:
         if self._newest is not None and self._newest != version:
             await self._retire(self._newest)
         self._newest = version
+
+    async def expect_start(self) -> None:
+        """Before the first step: does the engine hold the model that the learner starts from?
+
+        Raises `PolicyDrift` if not.
+        """
+        if not self._probes:
+            return
+        try:
+            await self._check(PolicyVersion(0))
+        except PolicyDrift as drift:
+            raise PolicyDrift(
+                f"before the first step: {drift}, or reports other log-probabilities than those it samples by"
+            ) from drift
 
     async def _check(self, version: PolicyVersion) -> None:
         """Ask the engine a few prompts and compare its log-probabilities with the learner's."""

@@ -6,7 +6,6 @@ Rank 0 collects, publishes and writes; the others learn with it (`leader.py`). E
 (`sharding.py`) and trains a part of the rows.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,12 +16,14 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed
 
+from ._torch import own_device
 from .rows import Normaliser
 
 T = TypeVar("T")
 
 _PATIENCE = timedelta(days=30)
-"""How long a rank waits for the next command: collecting, and what a grader takes, may be hours."""
+"""How long a rank waits for the next command: collecting, and what a grader takes, may be hours. The way out
+when the first rank fails meanwhile is `watch.py`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,12 +40,13 @@ class Ranks:
     """A gloo group for what is not a gradient."""
 
     @classmethod
-    def open(cls) -> "Ranks":
-        """Join the processes that torchrun started; waits for all of them."""
+    def open(cls, wanted: str = "auto") -> "Ranks":
+        """Join the processes that torchrun started; waits for all of them. `wanted`: a device, as a recipe
+        names it."""
         distributed: Any = torch.distributed
         untyped: Any = torch
-        is_gpu = untyped.cuda.is_available()
-        device = f"cuda:{os.environ['LOCAL_RANK']}" if is_gpu else "cpu"
+        device = own_device(wanted)
+        is_gpu = device != "cpu"
         if is_gpu:
             untyped.cuda.set_device(device)
         distributed.init_process_group("cpu:gloo,cuda:nccl" if is_gpu else "gloo")

@@ -227,6 +227,16 @@ def _prompt(row: Row) -> Prompt:
     return row.key.split, row.key.epoch, row.key.task_id
 
 
+def expect_sampled(rows: Sequence[Row]) -> None:
+    """Raise `ValueError` for a row of whose tokens no engine has sampled one: a demonstration."""
+    for row in rows:
+        if row.trained and all(row.tokens.versions[at] < 0 for at in row.trained):
+            raise ValueError(
+                f"a row of {row.key} trains tokens that no engine has sampled, so that they have no "
+                'log-probabilities to compare with; train demonstrations with loss="sft"'
+            )
+
+
 def make_batch(
     rows: Sequence[Row],
     aggregation: Aggregation | str = Aggregation.TOKEN,

@@ -41,6 +41,7 @@ from .parts import (
     open_engine,
     open_local_engine,
     open_trackers,
+    training_device,
 )
 from .preflight import preflight
 from .progress import Progress
@@ -66,6 +67,7 @@ async def train(
     `wrap_engine` may put something around the recipe's engine, such as a `FaultyEngine`.
     """
     use_processor(recipe.threads, deterministic=recipe.deterministic)
+    device = training_device(recipe)
     async with aclosing(await preflight(recipe)) as arena:
         check_folder(recipe, resume=resume)
         make_folder(recipe.folder)
@@ -76,7 +78,8 @@ async def train(
             open_folder(recipe, ledger, model, resume=resume)
             for advice in lint(recipe, arena):  # now that nothing refuses it any more
                 progress.note(f"look again: {advice}")
-            with counting_seconds(ledger), Interrupt() as interrupt, leading() as ranks:
+            progress.note(f"training on {device}")
+            with counting_seconds(ledger), Interrupt() as interrupt, leading(recipe.model.device) as ranks:
                 async with (
                     open_trackers(recipe, progress) as trackers,
                     open_grading(recipe, arena, ledger, recipe.folder) as grading,
@@ -90,6 +93,7 @@ async def train(
                         trackers=trackers,
                         interrupt=interrupt,
                         ranks=ranks,
+                        device=device,
                         wrap_engine=wrap_engine,
                     ).to_the_end()
             summary = summarize_run(recipe, arena.env.reward_range, ledger)
@@ -107,6 +111,7 @@ class _Run:
     trackers: Trackers
     interrupt: Interrupt
     ranks: Ranks | None
+    device: str
     wrap_engine: Callable[[Engine], Engine]
 
     async def to_the_end(self) -> None:
@@ -134,12 +139,15 @@ class _Run:
             grading=self.grading,
             interrupt=self.interrupt,
             ranks=self.ranks,
+            device=self.device,
         )
 
     async def _learn(self, engine: Engine, model: Path, demonstrations: Sequence[Row]) -> PolicyVersion:
         """Every step that is still to do; the policy after the last. A signal leaves a checkpoint behind."""
         trainer = self._trainer(engine, model, demonstrations)
         await trainer.restore()
+        if not trainer.num_steps:
+            await trainer.publisher.expect_start()
         self._show_steps(trainer)
         try:
             # Evaluated before the next step, not after the last: a restart finishes what it finds unfinished.
@@ -190,7 +198,7 @@ class _Run:
         recipe, grpo = self.recipe, self.recipe.grpo
         num_updates = grpo.steps * grpo.updates_per_step or recipe.optimizer.warmup_steps + 1
         config = learner_config(recipe, recipe.optimizer, num_updates, model=model, lora=recipe.lora)
-        learner = open_learner(model, config, self.ranks)
+        learner = open_learner(model, config, self.ranks, device=self.device)
         peak = peak_of(learner.model.device, config.dtype, given=recipe.peak_tflops)
         updater = Updater(
             learner=learner,

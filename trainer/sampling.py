@@ -20,14 +20,27 @@ from .rows import Row
 
 
 def sample(
-    learner: Learner, prompts: Sequence[Sequence[int]], sampling: Sampling, *, seed: int = 0
+    learner: Learner,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    *,
+    seed: int = 0,
+    to_train: bool = True,
 ) -> list[Generation]:
     """An answer to each prompt, by the weights that the learner has now; the same seed, the same answers.
 
-    `prompts`: [num][T] token ids. Answer n has the seed `seed + n`. Sample at the learner's temperature if
-    you train on it. The weights are copied each time: for much play, use an engine. Raises `ValueError` for a
-    model that the local engine does not know, and `EngineError`.
+    `prompts`: [num][T] token ids. Answer n has the seed `seed + n`. `to_train` False is for answers that are
+    only looked at. The weights are copied each time: for much play, use an engine. Raises `ValueError` for a
+    model that the local engine does not know, and, of what is to be trained on, for another temperature than
+    the learner's or a `top_p` under 1: the ratio of the two policies would not start at 1. And `EngineError`.
     """
+    wanted = learner.config.temperature
+    if to_train and (sampling.temperature != wanted or sampling.top_p < 1):
+        raise ValueError(
+            f"temperature {sampling.temperature:g} and top_p {sampling.top_p:g}, and the learner trains on "
+            f"samples of temperature {wanted:g} and top_p 1: set them so, or pass to_train=False and do not "
+            "train on these"
+        )
     state = dict(learner.state_for_engine())
     longest = max(map(len, prompts)) + sampling.max_tokens
     runner = Runner(

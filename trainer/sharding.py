@@ -1,6 +1,6 @@
 """A model whose weights, gradients and optimizer state lie in parts on all ranks: torch's FSDP2."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from ..agents.tokengraph import TokenRow
 from ..agents.trajectory import EpisodeKey
 from ._torch import modules
-from .logprobs import token_logprobs
+from .logprobs import Head, token_logprobs
 from .packing import MicroBatch, micro_batches
 from .ranks import Ranks
 from .rows import Row
@@ -26,9 +26,9 @@ class Policy(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, micro: MicroBatch, temperature: float, chunk: int) -> tuple[Tensor, Tensor]:
+    def forward(self, micro: MicroBatch, head: Head) -> tuple[Tensor, Tensor]:
         """([N] logprobs, [N] entropies), a tuple because FSDP2 looks for tensors in those."""
-        got = token_logprobs(self.model, micro, temperature=temperature, chunk=chunk)
+        got = token_logprobs(self.model, micro, head)
         return got.logprobs_N, got.entropy_N
 
 
@@ -50,19 +50,6 @@ def shard(policy: Policy, ranks: Ranks) -> None:
 
 
 @contextmanager
-def gathered(policy: Policy) -> Generator[None, None, None]:
-    """Inside, parameters are whole on every rank: copy what shall stay. Nothing to do without ranks."""
-    sharded = _sharded(policy)
-    for module in sharded:
-        module.unshard()
-    try:
-        yield
-    finally:
-        for module in sharded:
-            module.reshard()
-
-
-@contextmanager
 def without_gradient(policy: Policy) -> Generator[None, None, None]:
     """Forward passes alone. Afterwards no weights are whole any more: such copies would outlive a change."""
     try:
@@ -80,6 +67,20 @@ def _sharded(policy: Policy) -> list[FSDPModule]:
 def whole(tensor: Tensor) -> Tensor:
     """A tensor that may lie in parts, put together; every rank has to ask."""
     return cast(Any, tensor).full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def collected(tensors: Iterable[tuple[str, Tensor]], ranks: Ranks | None) -> dict[str, Tensor]:
+    """By name. Of several ranks all have to ask, and the first gets them, whole, on the processor: one after
+    the other, so that no GPU ever holds more than one of them. Without ranks they are where they are.
+    """
+    if ranks is None:
+        return dict(tensors)
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors:
+        complete = whole(tensor)
+        if ranks.rank == 0:
+            found[name] = complete.cpu()
+    return found
 
 
 def like(tensor: Tensor, pattern: Tensor) -> Tensor:

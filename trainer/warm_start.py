@@ -1,7 +1,8 @@
 """Demonstrations as training rows, and a short supervised start on them."""
 
+import math
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import count
 
@@ -11,6 +12,7 @@ from ..agents.rows import to_rows
 from ..agents.tokengraph import TokenRow
 from ..agents.trajectory import EpisodeKey, Trajectory
 from ..envs import AssistantMessage, Episode
+from .errors import Diverged
 from .learner import Learner
 from .recipe import Recipe, WarmStartSection
 from .rows import Row, make_batch
@@ -62,21 +64,41 @@ def demonstration_row(key: EpisodeKey, ids: Sequence[int], mask: Sequence[bool])
 
 
 def warm_start(
-    learner: Learner, rows: Sequence[Row], section: WarmStartSection, *, seed: int = 0
+    learner: Learner,
+    rows: Sequence[Row],
+    section: WarmStartSection,
+    *,
+    seed: int = 0,
+    on_skip: Callable[[int], None] = lambda step: None,
 ) -> Iterator[float]:
     """Train on demonstrations; yields the loss of each step, nats a token.
 
-    The demonstrations are shuffled anew each time that all were seen.
+    The demonstrations are shuffled anew each time that all were seen. `on_skip` hears of steps, from 1, whose
+    gradient is not finite and thrown away. Raises `Diverged` for a loss that is not finite, and where no
+    gradient was.
     """
-    source, smooth = _shuffled_forever(rows, seed), None
-    for _ in range(section.steps):
+    source, smooth, num_steps = _shuffled_forever(rows, seed), None, 0
+    for step in range(1, section.steps + 1):
         batch = make_batch([next(source) for _ in range(section.batch_size)])
         report = learner.forward_backward(batch, loss="sft", temperature=1.0)
-        learner.optim_step()
+        if not math.isfinite(report.loss):
+            raise Diverged(
+                f"warm start, step {step}: the loss is {report.loss}; look at the weights that it "
+                "started from, or lower warm_start.optimizer.lr"
+            )
+        if learner.optim_step().is_skipped:
+            on_skip(step)
+        else:
+            num_steps += 1
         smooth = report.loss if smooth is None else 0.8 * smooth + 0.2 * report.loss
         yield report.loss
         if section.target_loss is not None and smooth <= section.target_loss:
-            return
+            break
+    if not num_steps:
+        raise Diverged(
+            "warm start: no gradient was finite, so that nothing was learned; set "
+            "model.dtype to float32, or lower warm_start.optimizer.lr"
+        )
 
 
 def _shuffled_forever(rows: Sequence[Row], seed: int) -> Iterator[Row]:

@@ -26,9 +26,16 @@ class Runner:
     """Admits requests, steps the replicas that have work, frees what is retired."""
 
     def __init__(
-        self, model_or_path: Any, *, slots: int, max_context: int | None, deterministic: bool
+        self,
+        model_or_path: Any,
+        *,
+        slots: int,
+        max_context: int | None,
+        deterministic: bool,
+        device: str = "cpu",
     ) -> None:
-        model = model_or_path if isinstance(model_or_path, torch.nn.Module) else load_model(model_or_path)
+        is_loaded = isinstance(model_or_path, torch.nn.Module)
+        model = model_or_path if is_loaded else load_model(model_or_path).to(device)
         config: Any = model.config
         self.max_context = max_context or int(config.max_position_embeddings)
         self._decoder = Decoder(model, slots=slots, max_context=self.max_context)

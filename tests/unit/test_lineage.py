@@ -9,9 +9,11 @@ import torch
 from tiny_models import tiny_model
 from trainer_builders import random_rows
 
-from palaestra.trainer.checkpoint import Checkpoints, CheckpointWarning
+from palaestra.trainer._torch import read_tensors
+from palaestra.trainer.checkpoint import Checkpoints, CheckpointWarning, load_checkpoint
 from palaestra.trainer.config import LearnerConfig, LoraConfig
 from palaestra.trainer.errors import CorruptCheckpoint
+from palaestra.trainer.leader import open_learner
 from palaestra.trainer.learner import Learner
 from palaestra.trainer.lineage import find_origin, read_lineage, write_start, write_whole_model
 from palaestra.trainer.merge import checkpoint_adapter
@@ -122,6 +124,52 @@ def test_the_adapter_of_a_checkpoint_is_the_one_that_is_saved(tmp_path: Path) ->
     Checkpoints(tmp_path / "b").save(1, full)
     with pytest.raises(RecipeError, match="trained every parameter: there is no adapter"):
         checkpoint_adapter(tmp_path / "b" / "step-000001", tmp_path / "no")
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated")
+def test_an_adapter_is_merged_into_the_model_that_it_was_trained_on_and_no_other(tmp_path: Path) -> None:
+    learner = trained(start(tmp_path / "model"), LoraConfig(rank=4))
+    run = run_with(tmp_path / "a", learner, over=True)
+    checkpoint_adapter(run / "checkpoints" / "step-000002", tmp_path / "alone")
+    adapters = [run / "policy", run / "checkpoints" / "step-000002", tmp_path / "alone"]
+    for number, folder in enumerate(adapters):
+        write_whole_model(find_origin(folder), tmp_path / f"whole-{number}")
+    other = tiny_model("llama", num_hidden_layers=1, seed=1)
+    write_model(other, dict(other.named_parameters()), tmp_path / "model")
+    for folder in adapters:
+        with pytest.raises(RecipeError, match=r"differ in model\.safetensors; put the old one back"):
+            write_whole_model(find_origin(folder), tmp_path / "no")
+    again = Learner(load_model(tmp_path / "model"), learner.config)
+    with pytest.raises(ValueError, match=r"another model than .* they differ in model\.safetensors"):
+        load_checkpoint(adapters[1], again)
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated")
+def test_an_adapter_on_a_base_in_half_precision_trains_in_float32_and_merges_without_rounding(
+    tmp_path: Path,
+) -> None:
+    model, lora = start(tmp_path / "model"), LoraConfig(rank=4, base_dtype="bfloat16")
+    config = LearnerConfig(lora=lora, dtype="bfloat16", optimizer=OptimizerConfig(lr=1e-6))
+    learner = open_learner(model, config)
+    assert {p.dtype for name, p in learner.model.named_parameters() if ".lora_" not in name} == {
+        torch.bfloat16
+    }
+    assert {p.dtype for p in learner.parameters.values()} == {torch.float32}
+    for _ in range(2):
+        learner.forward_backward(make_batch(ROWS), "sft")
+        learner.optim_step()
+    run = run_with(tmp_path / "a", learner, over=True)
+    merged = {name: tensor.clone() for name, tensor in learner.state_for_engine().items()}
+    name = "model.layers.0.mlp.up_proj"
+    a, b = (learner.parameters[f"{name}.lora_{half}.default.weight"].detach() for half in "AB")
+    base = load_model(model, "bfloat16").state_dict()[f"{name}.weight"].float()
+    step = merged[f"{name}.weight"] - base
+    assert 0 < float(step.abs().max()) < 1e-3  # of weights of 0.1, whose half precision ends at 4e-4
+    torch.testing.assert_close(step, 8.0 * (b @ a), atol=1e-7, rtol=1e-3)
+    for folder in (run / "policy", run / "checkpoints" / "step-000002"):
+        write_whole_model(find_origin(folder), tmp_path / folder.name)
+        found = read_tensors(tmp_path / folder.name / "model.safetensors")
+        assert all(torch.equal(found[name], merged[name]) for name in found)
 
 
 def test_what_holds_no_weights_is_refused_with_what_would(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The linter of recipes: each rule has a recipe that breaks it, and ours break none."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -74,6 +75,15 @@ def test_an_advice_names_the_field_the_value_and_the_cure() -> None:
     (advice,) = lint(recipe, Arena(Env, tasks(100), tasks(100)))
     assert str(advice).startswith("optimizer.lr: 0.1 is 250 times what a model of width 128 usually takes")
     assert "leave it out for 0.0004" in str(advice)
+
+
+def test_the_rate_of_a_chained_run_is_judged_by_the_model_that_it_starts_from(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"hidden_size": 128}')
+    chained = {"model": {"start": str(tmp_path)}}
+    assert broken_rules({**chained, "optimizer": {"lr": 3e-4}}) == []
+    assert broken_rules({**chained, "optimizer": {"lr": 0.1}}) == ["rate_far_off"]
+    (tmp_path / "config.json").rename(tmp_path / "adapter_config.json")
+    assert broken_rules({**chained, "optimizer": {"lr": 0.1}}) == []  # its model is not there to ask
 
 
 @pytest.mark.parametrize("name", ["quickstart", "frozen_lake"])

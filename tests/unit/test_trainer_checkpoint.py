@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tiny_models import tiny_model
 from trainer_builders import make_llama_learner, on_policy, random_rows
 
 from palaestra.trainer import checkpoint
@@ -152,10 +154,67 @@ def test_a_save_that_dies_halfway_leaves_the_older_ones_and_no_new_one(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000001", "step-000002"]
 
 
+@pytest.mark.parametrize("dies_at", ["old", "new"])
+def test_a_save_over_an_old_one_that_dies_between_two_moves_leaves_one_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_at: str
+) -> None:
+    learner, path = fresh(), tmp_path / "last"
+    save_checkpoint(path, learner, {"of": "before"})
+    move = Path.rename
+
+    def rename(self: Path, target: Path) -> Path:
+        if (self == path) == (dies_at == "old"):
+            raise KeyboardInterrupt
+        return move(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", rename)
+        with pytest.raises(KeyboardInterrupt):
+            save_checkpoint(path, learner, {"of": "now"})
+    assert load_checkpoint(path, learner) == {"of": "before"}
+    save_checkpoint(path, learner, {"of": "now"})
+    assert load_checkpoint(path, learner) == {"of": "now"}
+    assert [found.name for found in tmp_path.iterdir()] == ["last"]
+
+
+LORA = LoraConfig(rank=4, alpha=8.0, targets=("q_proj", "v_proj"))
+OTHERS = {
+    r"alpha 8, and the learner's is 32": replace(LORA, alpha=32.0),
+    r"rank 4 on q_proj, v_proj, and the learner trains an adapter of rank 8 on": replace(LORA, rank=8),
+    r"on q_proj, v_proj, and .* on q_proj;": replace(LORA, targets=("q_proj",)),
+    r"an adapter of rank 4 .*, and the learner trains a whole model": None,
+}
+
+
+@pytest.mark.parametrize(("words", "lora"), OTHERS.items())
+def test_another_adapter_is_refused_before_a_weight_has_moved(
+    tmp_path: Path, words: str, lora: LoraConfig | None
+) -> None:
+    learner = fresh(LORA)
+    train(learner, range(1))
+    save_checkpoint(tmp_path / "a", learner)
+    learner.save(tmp_path / "policy")
+    other = fresh(lora)
+    before = {name: tensor.clone() for name, tensor in other.tensors().items()}
+    with pytest.raises(ValueError, match=words):
+        load_checkpoint(tmp_path / "a", other)
+    if lora is not None:
+        with pytest.raises(ValueError, match=f"{words}.* --continue"):
+            other.load(tmp_path / "policy")
+    assert all(torch.equal(before[name], tensor) for name, tensor in other.tensors().items())
+    fresh(LORA).load(tmp_path / "policy")
+
+
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "a", fresh())
-    with pytest.raises(ValueError, match="another model or adapter"):
+    with pytest.raises(ValueError, match="holds a whole model, and the learner trains an adapter of rank 4"):
         load_checkpoint(tmp_path / "a", fresh(LoraConfig(rank=4)))
+    larger = Learner(tiny_model("llama", num_hidden_layers=1, intermediate_size=64))
+    with pytest.raises(ValueError, match=r"mlp.* is \(96, 64\), and in the learner \(64, 64\) there"):
+        load_checkpoint(tmp_path / "a", larger)
+    deeper = Learner(tiny_model("llama", num_hidden_layers=2))
+    with pytest.raises(ValueError, match=r"they differ in 'model\.layers\.1"):
+        load_checkpoint(tmp_path / "a", deeper)
 
 
 def test_a_reference_policy_must_be_there_before_loading(tmp_path: Path) -> None:

@@ -1,17 +1,24 @@
 """The imperative calls: samples of the weights of this moment, and what `save` wrote."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support import run_async
+from tiny_models import tiny_model
 from trainer_builders import make_llama_learner, random_rows
 
+from palaestra.agents.canary import PolicyDrift
 from palaestra.agents.engine import Sampling
+from palaestra.agents.engines.local import LocalEngine
 from palaestra.agents.trajectory import EpisodeKey
 from palaestra.trainer.config import LearnerConfig, LoraConfig
 from palaestra.trainer.learner import Learner
+from palaestra.trainer.publisher import Publisher
 from palaestra.trainer.rows import make_batch
 from palaestra.trainer.sampling import sample, sampled_row
 from palaestra.trainer.schedule import OptimizerConfig
+from palaestra.trainer.warm_start import demonstration_row
 
 PROMPTS = [[5, 6, 7], [8], [9, 10]]
 LORA = LoraConfig(rank=4, alpha=8.0)
@@ -49,6 +56,46 @@ def test_answers_have_the_logprobs_of_the_learner_as_it_is_now(lora: LoraConfig 
         assert set(row.advantages[len(prompt) :]) == {0.5}
     learner.forward_backward(make_batch(rows))
     assert learner.optim_step().grad_norm > 0
+
+
+@pytest.mark.parametrize(
+    "sampling", [Sampling(temperature=0.5), Sampling(temperature=0.7, top_p=0.9), Sampling(temperature=0)]
+)
+def test_samples_that_the_learner_would_take_for_others_are_refused_unless_nobody_trains_on_them(
+    sampling: Sampling,
+) -> None:
+    learner, short = learner_of(None), replace(sampling, max_tokens=2)
+    with pytest.raises(ValueError, match=r"the learner trains on samples of temperature 0\.7 and top_p 1"):
+        sample(learner, PROMPTS, short)
+    assert len(sample(learner, PROMPTS, short, to_train=False)) == len(PROMPTS)
+
+
+def test_demonstrations_train_under_a_supervised_loss_only() -> None:
+    learner, key = learner_of(None), EpisodeKey(epoch=0, task_id="t", sample=0)
+    batch = make_batch([demonstration_row(key, [1, 2, 3], [False, True, True])])
+    with pytest.raises(ValueError, match=r"no engine has sampled.* train demonstrations with loss=.sft."):
+        learner.forward_backward(batch, "ppo_clip")
+    assert learner.forward_backward(batch, "sft").loss > 0
+
+
+@pytest.mark.parametrize(("seed", "is_same"), [(0, True), (1, False)])
+def test_an_engine_with_other_weights_is_seen_before_the_first_step(seed: int, is_same: bool) -> None:
+    async def main() -> None:
+        engine = LocalEngine(tiny_model("llama", num_hidden_layers=1, seed=seed), slots=4)
+        publisher = Publisher(learner_of(LORA), engine, adapters=None, probes=PROMPTS)
+        try:
+            if is_same:
+                await publisher.expect_start()
+                assert publisher.drift is not None and 0 <= publisher.drift < 1e-4
+            else:
+                with pytest.raises(
+                    PolicyDrift, match=r"before the first step: .* the engine has other weights"
+                ):
+                    await publisher.expect_start()
+        finally:
+            await engine.close()
+
+    run_async(main())
 
 
 @pytest.mark.parametrize("lora", [None, LORA])

@@ -1,5 +1,6 @@
 """The model made on the spot, and the supervised start on demonstrations."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from palaestra.envs import (
     UserMessage,
 )
 from palaestra.trainer.config import LearnerConfig
+from palaestra.trainer.errors import Diverged
 from palaestra.trainer.learner import Learner
 from palaestra.trainer.model import load_model
 from palaestra.trainer.recipe import OptimizerSection, TinyModel, WarmStartSection
@@ -171,3 +173,32 @@ def test_a_warm_start_without_demonstrations_is_refused(folder: Path) -> None:
     learner = Learner(load_model(folder))
     with pytest.raises(ValueError, match="no demonstrations"):
         next(warm_start(learner, [], WarmStartSection()))
+
+
+def test_a_warm_start_on_broken_weights_ends_at_its_first_step(folder: Path) -> None:
+    learner = Learner(load_model(folder))
+    next(iter(learner.parameters.values())).data.fill_(math.nan)
+    with pytest.raises(Diverged, match=r"warm start, step 1: the loss is nan"):
+        list(warm_start(learner, [demonstration(folder)], WarmStartSection(steps=3, batch_size=1)))
+
+
+@pytest.mark.parametrize("broken", [1, 3])
+def test_gradients_of_a_warm_start_that_are_not_finite_are_told_and_one_has_to_be(
+    folder: Path, broken: int
+) -> None:
+    learner, skipped = Learner(load_model(folder)), list[int]()
+    factors = iter([math.inf] * broken + [1.0] * (3 - broken))
+    untyped: Any = learner.parameters["model.norm.weight"]
+
+    def spoil(gradient: Any) -> Any:
+        return gradient * next(factors)
+
+    untyped.register_hook(spoil)
+    section = WarmStartSection(steps=3, batch_size=1)
+    steps = warm_start(learner, [demonstration(folder)], section, on_skip=skipped.append)
+    if broken == 3:
+        with pytest.raises(Diverged, match="no gradient was finite"):
+            list(steps)
+    else:
+        assert len(list(steps)) == 3 and learner.num_steps == 2
+    assert skipped == [1, 2, 3][:broken]

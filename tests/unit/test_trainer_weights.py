@@ -128,6 +128,16 @@ def test_a_wrong_target_is_refused_beside_right_ones() -> None:
     assert all(".self_attn.q_proj.lora_" in name for name in learner.parameters)
 
 
+@pytest.mark.parametrize(("family", "is_tied"), [("qwen3", True), ("llama", False)])
+def test_a_head_that_is_the_embeddings_too_takes_no_adapter(family: str, is_tied: bool) -> None:
+    config = LearnerConfig(lora=LoraConfig(rank=2, targets=("q_proj", "lm_head")))
+    if is_tied:
+        with pytest.raises(ValueError, match=r"lora\.targets: 'lm_head' .* leave it out"):
+            Learner(tiny_model(family), config)
+    else:
+        assert Learner(tiny_model(family), config).state_for_engine()["lm_head.weight"].shape == (97, 64)
+
+
 def test_weights_in_half_precision_are_not_trained() -> None:
     with pytest.raises(ValueError, match="half precision"):
         make_llama_learner(dtype=torch.bfloat16)

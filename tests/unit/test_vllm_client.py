@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 from support import run_async
 
+from palaestra.agents.canary import expect_processed_logprobs
 from palaestra.agents.engine import Finish, PolicyVersion, Sampling, VersionSpan, WeightUpdate
 from palaestra.agents.engines.vllm import VllmEngine
 from palaestra.agents.errors import EngineError, EngineRefused
@@ -222,6 +223,25 @@ def test_check_learns_the_context_and_refuses_another_model() -> None:
         async with Server(good).engine(model="other") as engine:
             with pytest.raises(EngineRefused, match=r"serves \['base'\], not 'other'"):
                 await engine.check()
+
+    run_async(main())
+
+
+def test_a_server_that_reports_log_probabilities_of_before_the_temperature_is_seen() -> None:
+    async def raw(request: web.Request) -> web.Response:
+        found: list[dict[str, Any]] = [
+            {"token_id": id, "logprob": value, "top_logprobs": []} for id, value in ((11, -9.0), (12, -4.0))
+        ]
+        span = {"version": "default", "start": 0, "end": 2}
+        return await said(request, token_ids=[11, 12], logprobs={"content": found}, weight_versions=[span])
+
+    async def main() -> None:
+        server = Server(good, raw)
+        async with server.engine() as engine:
+            await expect_processed_logprobs(engine)
+            with pytest.raises(EngineRefused, match=r"5 nats apart: .* --logprobs-mode processed_logprobs"):
+                await expect_processed_logprobs(engine)
+        assert {body["sampling_params"]["temperature"] for body in server.bodies} == {1e4}
 
     run_async(main())
 

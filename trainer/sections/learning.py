@@ -30,6 +30,8 @@ class LoraSection(Section):
     """Names of linear layers such as "q_proj"; "all-linear": every one but the head."""
     lr_ratio: PositiveFloat = 1.0
     """The rate of an adapter's B over that of its A; 16 is LoRA+ (arXiv 2402.12354)."""
+    base_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the frozen weights; bfloat16 halves their memory. Then set `model.dtype` to bfloat16 as well."""
 
 
 class WarmStartSection(Section):

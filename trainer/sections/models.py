@@ -35,6 +35,8 @@ class ModelSection(Section):
     makes a whole model of its own of it, so that it may train another rank, or every parameter."""
     tiny: TinyModel | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where it is trained, and sampled by the local engine: "auto" is a GPU where there is one."""
     tool_format: str = "hermes"
     """How tool calls are written: "hermes" or "react"."""
     describe_tools: bool = True
