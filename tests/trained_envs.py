@@ -122,7 +122,7 @@ class Bandit(Env[Task]):
 
     @classmethod
     def oracle(cls, task: Task) -> Policy:
-        pays = task.private["pays"]
+        pays = cls.pays(int(task.id))
         return ScriptedPolicy([max(pays, key=pays.__getitem__)])
 
     async def reset(self, task: Task, *, seed: int) -> Observation:

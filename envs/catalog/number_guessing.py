@@ -55,7 +55,11 @@ class NumberGuessing(Env[Task]):
     def oracle(cls, task: Task) -> Policy:
         """Halves what is left; it does not look at the secret."""
         highest = int(task.metadata["highest"])
-        return ScriptedPolicy([lambda heard: halve(heard, highest)] * highest.bit_length())
+
+        def guess(conversation: Sequence[Message]) -> str:
+            return halve(conversation, highest)
+
+        return ScriptedPolicy([guess] * highest.bit_length())
 
     async def reset(self, task: Task, *, seed: int) -> Observation:
         self._secret, self._left = task.reference, int(task.metadata["highest"]).bit_length()

@@ -29,12 +29,13 @@ RUNS: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module", params=RUNS)
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Training:
     """Read only: a test that changes something copies it."""
-    changes = RUNS[request.param]
-    recipe = (
+    changes: dict[str, Any] = RUNS[request.param]
+    grpo: dict[str, Any] = TINY_RECIPE["grpo"]
+    recipe: dict[str, Any] = (
         TINY_RECIPE
         | changes
         | {
-            "grpo": TINY_RECIPE["grpo"] | {"steps": 3, "group_size": 4} | changes["grpo"],
+            "grpo": grpo | {"steps": 3, "group_size": 4} | changes["grpo"],
             "warm_start": TINY_RECIPE["warm_start"] | {"steps": 10},
             "evaluation": {},
         }
