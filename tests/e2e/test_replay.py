@@ -21,7 +21,14 @@ RUNS: dict[str, dict[str, Any]] = {
         "lora": {"rank": 4, "alpha": 8.0},
         "grpo": {"loss": "gspo", "share_prefixes_from": 8, "kl_coefficient": 0.05},
     },
-    "full": {"grpo": {"loss": "cispo", "loss_options": {"max_ratio": 1.1}, "entropy_coefficient": 0.01}},
+    "full": {
+        "grpo": {
+            "loss": "cispo",
+            "loss_options": {"max_ratio": 1.1},
+            "entropy_coefficient": 0.01,
+            "reference": True,
+        }
+    },
 }
 """Both with packed rows, as they are unless somebody says otherwise; the first with shared prefixes too."""
 
