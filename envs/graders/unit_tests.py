@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...sandboxes import ExecResult, SandboxSpec, open_sandbox
 from ..episode import Episode, Workspace
-from ..errors import Tampered
+from ..errors import BadTask, Tampered
 from ..outcome import Score
 from ..task import Task
 from ._candidate import ANSWERED, FORGED, frame
@@ -111,7 +111,7 @@ class UnitTests:
         verdicts = await self._run(imports_for(case.source).encode(), b"", [case.source])
         verdict = verdicts.get(0, Verdict())
         if verdict.kind != ANSWERED:
-            raise ValueError(
+            raise BadTask(
                 f"the expected value {case.source!r:.200} has no plain value: {verdict.kind} {verdict.text}; "
                 "it may use literals, builtins and the standard library, not the program's own names"
             )
