@@ -99,7 +99,9 @@ def test_a_trainer_that_is_killed_while_grades_are_outstanding_gets_each_of_them
                 killed = await asyncio.to_thread(kill_when, run, num_jobs, waiting)
                 assert len(killed) == waiting, "they are outstanding still"
                 played = run.query("SELECT split, count(*) FROM episodes WHERE state = 'played' GROUP BY 1")
-                assert played == [(split, waiting)]
+                ((where, num_played),) = played
+                # One that has just been played may have no job yet.
+                assert where == split and num_played >= waiting
             num_free = 1000
             assert await asyncio.to_thread(go_on, run, lambda run: run.start().wait()) == 0, run.log()
             assert len(service.keys) == len(set(service.keys)) == 26, "no job is submitted twice"
