@@ -84,62 +84,12 @@ def _beside(folder: Path, recipe: Recipe) -> Recipe:
 
 def check_recipe(recipe: Recipe) -> None:
     """Raise `RecipeError` for what is wrong between fields rather than in one."""
-    if [recipe.model.path, recipe.model.start, recipe.model.tiny].count(None) != 2:
-        raise RecipeError("model: set exactly one of model.path, model.start and model.tiny")
-    start, copied = recipe.model.start, recipe.folder / "start"
-    if start is not None and not start.is_dir() and not copied.is_dir():
-        raise RecipeError(f"model.start: {start} is no folder; give a run's, such as runs/NAME")
-    if recipe.model.path is not None and not (recipe.model.path / "config.json").is_file():
-        raise RecipeError(
-            f"model.path: {recipe.model.path} is not a folder with a config.json; give a Hugging Face model "
-            "folder, or use model.tiny to make a small model on the spot"
-        )
-    if recipe.model.tiny is not None:
-        _check_tiny(recipe.model.tiny)
-    try:
-        tool_format(recipe.model.tool_format)
-    except ValueError as error:
-        raise RecipeError(f"model.tool_format: {error}") from error
-    if recipe.engine.url is not None and (recipe.model.path is None or recipe.warm_start is not None):
-        raise RecipeError(
-            f"engine.url: {recipe.engine.url} serves a model of its own; set model.path to that model's "
-            "folder, without warm_start, or leave engine.url out and a server is started"
-        )
-    if recipe.engine.url is not None and recipe.engine.kind == "vllm" and recipe.lora is None:
-        raise RecipeError(  # and a server that outlived a run would hold that run's weights as version 0
-            f"engine.url: {recipe.engine.url} may serve others too, so that adapters alone are published "
-            "to it; add a `lora:` section, or leave engine.url out and a server is started"
-        )
-    if recipe.grpo.kl_coefficient and not recipe.grpo.has_reference:
-        raise RecipeError(
-            f"grpo.kl_coefficient: {recipe.grpo.kl_coefficient} needs the reference policy; "
-            "leave grpo.reference out"
-        )
-    _check_correction(recipe.grpo)
-    overlong = recipe.grpo.overlong
-    if overlong is not None and overlong.cache_tokens > overlong.max_tokens:
-        raise RecipeError(
-            f"grpo.overlong.cache_tokens: {overlong.cache_tokens} is over max_tokens={overlong.max_tokens}, "
-            "and it is the last part of those; lower it"
-        )
-    if recipe.grpo.min_group > recipe.grpo.group_size:
-        raise RecipeError(
-            f"grpo.min_group: {recipe.grpo.min_group} is over grpo.group_size={recipe.grpo.group_size}, "
-            "so that every group would be dropped; lower it"
-        )
-    _check_flags(recipe.engine.args)
+    _check_model(recipe)
+    _check_engine(recipe)
+    _check_grpo(recipe.grpo)
     if recipe.grading is not None:
         _check_grading(recipe.grading)
-    if recipe.checkpoint.keep_best and recipe.evaluation.every is None:
-        raise RecipeError(
-            f"checkpoint.keep_best: {recipe.checkpoint.keep_best} needs evaluations on the way to tell which "
-            "are the best; set evaluation.every"
-        )
-    if recipe.evaluation.early_stopping is not None and recipe.evaluation.every is None:
-        raise RecipeError(
-            "evaluation.early_stopping: needs evaluations on the way to tell when to stop; set "
-            "evaluation.every"
-        )
+    _check_watching(recipe)
     grpo, warm = recipe.grpo, recipe.warm_start
     if not grpo.steps and warm is None:
         raise RecipeError(
@@ -149,6 +99,73 @@ def check_recipe(recipe: Recipe) -> None:
         _check_schedule("optimizer", recipe.optimizer, grpo.steps * grpo.updates_per_step)
     if warm is not None:
         _check_schedule("warm_start.optimizer", warm.optimizer, warm.steps)
+
+
+def _check_model(recipe: Recipe) -> None:
+    model, copied = recipe.model, recipe.folder / "start"
+    if [model.path, model.start, model.tiny].count(None) != 2:
+        raise RecipeError("model: set exactly one of model.path, model.start and model.tiny")
+    if model.start is not None and not model.start.is_dir() and not copied.is_dir():
+        raise RecipeError(f"model.start: {model.start} is no folder; give a run's, such as runs/NAME")
+    if model.path is not None and not (model.path / "config.json").is_file():
+        raise RecipeError(
+            f"model.path: {model.path} is not a folder with a config.json; give a Hugging Face model "
+            "folder, or use model.tiny to make a small model on the spot"
+        )
+    if model.tiny is not None:
+        _check_tiny(model.tiny)
+    try:
+        tool_format(model.tool_format)
+    except ValueError as error:
+        raise RecipeError(f"model.tool_format: {error}") from error
+
+
+def _check_engine(recipe: Recipe) -> None:
+    url = recipe.engine.url
+    if url is not None and (recipe.model.path is None or recipe.warm_start is not None):
+        raise RecipeError(
+            f"engine.url: {url} serves a model of its own; set model.path to that model's "
+            "folder, without warm_start, or leave engine.url out and a server is started"
+        )
+    if url is not None and recipe.engine.kind == "vllm" and recipe.lora is None:
+        raise RecipeError(  # and a server that outlived a run would hold that run's weights as version 0
+            f"engine.url: {url} may serve others too, so that adapters alone are published "
+            "to it; add a `lora:` section, or leave engine.url out and a server is started"
+        )
+    _check_flags(recipe.engine.args)
+
+
+def _check_grpo(grpo: GrpoSection) -> None:
+    if grpo.kl_coefficient and not grpo.has_reference:
+        raise RecipeError(
+            f"grpo.kl_coefficient: {grpo.kl_coefficient} needs the reference policy; leave grpo.reference out"
+        )
+    _check_correction(grpo)
+    overlong = grpo.overlong
+    if overlong is not None and overlong.cache_tokens > overlong.max_tokens:
+        raise RecipeError(
+            f"grpo.overlong.cache_tokens: {overlong.cache_tokens} is over max_tokens={overlong.max_tokens}, "
+            "and it is the last part of those; lower it"
+        )
+    if grpo.min_group > grpo.group_size:
+        raise RecipeError(
+            f"grpo.min_group: {grpo.min_group} is over grpo.group_size={grpo.group_size}, "
+            "so that every group would be dropped; lower it"
+        )
+
+
+def _check_watching(recipe: Recipe) -> None:
+    evaluation, keep_best = recipe.evaluation, recipe.checkpoint.keep_best
+    if keep_best and evaluation.every is None:
+        raise RecipeError(
+            f"checkpoint.keep_best: {keep_best} needs evaluations on the way to tell which "
+            "are the best; set evaluation.every"
+        )
+    if evaluation.early_stopping is not None and evaluation.every is None:
+        raise RecipeError(
+            "evaluation.early_stopping: needs evaluations on the way to tell when to stop; set "
+            "evaluation.every"
+        )
 
 
 def make_spec(field: str, fields: Mapping[str, Any]) -> SandboxSpec:

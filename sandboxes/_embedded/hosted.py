@@ -219,7 +219,7 @@ class HostedHome:
         # Groups first, as they are found: to list what a fork bomb has started takes longer than it takes to
         # start as many again.
         _kill_groups(descent(os.getpid()))
-        for pid in descendants(os.getpid()):
+        for pid in descent(os.getpid()):
             _kill(pid)
 
     def leave(self) -> None:
