@@ -19,6 +19,7 @@ from ._embedded.zygotes import Limits, Parked, Zygote, require_venv, zygote
 from ._forks import keep_from_forks
 from ._inside.linux import require_linux
 from ._inside.loop import PARKED_S
+from ._newcomers import Newcomer, admit
 from .errors import SandboxError, SandboxLost, SandboxUnavailable
 from .refusals import REFUSED
 from .sandbox import Capabilities, SandboxSpec
@@ -36,17 +37,19 @@ class LocalSandbox(BoxClient):
 
     def __init__(
         self,
-        tier: str,
         spec: SandboxSpec,
         keeper: Zygote,
         number: int,
         sock: socket.socket,
+        newcomer: Newcomer,
         *,
         begins_empty: bool = True,
     ) -> None:
+        tier = keeper.tier
         self._is_proxied = tier == "namespaces" and spec.network != "none"
         super().__init__(tier, spec, sock, is_proxied=self._is_proxied)
         self._keeper = keeper
+        self._newcomer = newcomer
         self.number = number
         """Which of its zygote's sandboxes this is."""
         self._freezing = asyncio.Lock()
@@ -138,6 +141,7 @@ class LocalSandbox(BoxClient):
                 await self.see_ended(_CLOSE_S)
         finally:
             self.link.close()
+            self._newcomer.leave()
 
     async def _park(self) -> bool:
         """Whether the sandbox is as new, and waits for another owner."""
@@ -164,9 +168,18 @@ async def open_local(tier: str, spec: SandboxSpec, layers: Sequence[int] = ()) -
     if (reason := require_linux()) is not None:
         raise SandboxUnavailable(reason)
     keeper = zygote(tier, require_venv(spec.venv) if spec.venv else "", spec.preload)
-    if tier == "namespaces" and spec.network == "none" and not layers:
+    newcomer = await admit()
+    try:
+        return await _open(keeper, spec, layers, newcomer)
+    except BaseException:
+        newcomer.leave()
+        raise
+
+
+async def _open(keeper: Zygote, spec: SandboxSpec, layers: Sequence[int], newcomer: Newcomer) -> LocalSandbox:
+    if keeper.tier == "namespaces" and spec.network == "none" and not layers:
         while (parked := keeper.take_parked(_limits(spec))) is not None:
-            box = LocalSandbox(tier, spec, keeper, parked.number, parked.sock)
+            box = LocalSandbox(spec, keeper, parked.number, parked.sock, newcomer)
             if await box.reopen():
                 return box
     ours, theirs = socket.socketpair()
@@ -174,7 +187,7 @@ async def open_local(tier: str, spec: SandboxSpec, layers: Sequence[int] = ()) -
     try:
         with theirs:
             number = await keeper.open(theirs, layers)
-        box = LocalSandbox(tier, spec, keeper, number, ours, begins_empty=not layers)
+        box = LocalSandbox(spec, keeper, number, ours, newcomer, begins_empty=not layers)
     except BaseException:
         ours.close()
         raise

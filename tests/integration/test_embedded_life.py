@@ -29,6 +29,7 @@ from palaestra.sandboxes import (
 from palaestra.sandboxes._embedded.supervisor import refuse
 from palaestra.sandboxes._embedded.watch import start_time
 from palaestra.sandboxes._embedded.zygotes import zygote
+from palaestra.sandboxes._newcomers import admit
 from palaestra.sandboxes.local import LocalSandbox
 
 HELLO = ["python3", "-c", "print(6 * 7)"]
@@ -274,7 +275,7 @@ def test_a_fork_of_a_killed_driver_keeps_no_sandbox_alive(tier: str) -> None:
 def test_a_wall_that_cannot_be_put_up_is_named_to_whoever_opens(tier: str) -> None:
     async def whole() -> None:
         ours, theirs = socket.socketpair()
-        box = LocalSandbox(tier, SandboxSpec(), zygote(tier), 1 << 20, ours)
+        box = LocalSandbox(SandboxSpec(), zygote(tier), 1 << 20, ours, await admit())
         opening = asyncio.create_task(box.open())
         await asyncio.sleep(0)
         with theirs:
