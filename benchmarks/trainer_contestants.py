@@ -23,9 +23,9 @@ from torch import Tensor
 
 from palaestra.agents.tokengraph import TokenRow
 from palaestra.agents.trajectory import EpisodeKey
+from palaestra.trainer.batches.rows import Row, make_batch
 from palaestra.trainer.config import LearnerConfig
 from palaestra.trainer.learner import Learner
-from palaestra.trainer.rows import Row, make_batch
 from palaestra.trainer.schedule import OptimizerConfig
 
 VOCAB = 151_936

@@ -13,9 +13,9 @@ import torch
 import transformers
 from trainer_contestants import make_row
 
+from palaestra.trainer.batches.rows import Batch, make_batch
 from palaestra.trainer.config import LearnerConfig, LoraConfig
 from palaestra.trainer.learner import Learner
-from palaestra.trainer.rows import Batch, make_batch
 
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 """Dense bf16, by a part of the device's name."""

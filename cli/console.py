@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import typer
 from rich.console import Console
 
-from ..trainer.metrics import strict_json
+from ..trainer.reporting.metrics import strict_json
 
 WIDE = 160
 """Columns where nobody has a terminal: a log need not be wrapped."""

@@ -18,11 +18,11 @@ from ..agents.ledger import Ledger
 from ..trainer.folder import FILES, QUESTION, RECIPE, make_folder
 from ..trainer.grading import open_grading
 from ..trainer.inputs import changed, fingerprint, fingerprints
-from ..trainer.metrics import troubles
 from ..trainer.parts import make_collector
 from ..trainer.recipe import NAME, Recipe
 from ..trainer.recipe_file import RecipeError, load_recipe
 from ..trainer.redaction import redacted
+from ..trainer.reporting.metrics import troubles
 from .console import only_json, open_console, print_json, printable
 from .options import ApiKeyEnv, Json, ModelName, RecipePath, Sets, WhoPlays
 from .policies import Player, Seat, open_player

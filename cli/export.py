@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from ..trainer.folder import make_whole
-from ..trainer.lineage import Origin, find_origin, write_whole_model
 from ..trainer.recipe_file import RecipeError
+from ..trainer.weights.lineage import Origin, find_origin, write_whole_model
 from .console import open_console, print_json
 from .options import Json
 
@@ -33,7 +33,7 @@ def export(
 
 
 def _write_adapter(origin: Origin, folder: Path) -> None:
-    from ..trainer.merge import checkpoint_adapter, copy_adapter
+    from ..trainer.weights.merge import checkpoint_adapter, copy_adapter
 
     if origin.kind == "model":
         raise RecipeError(f"--adapter: {origin.folder} is a whole model; leave --adapter out")

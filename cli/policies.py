@@ -10,12 +10,12 @@ from ..agents.chat import ChatPolicy
 from ..agents.engine import PolicyVersion
 from ..agents.rollout import Rollout
 from ..trainer.arena import Arena
-from ..trainer.lineage import find_origin, write_whole_model
 from ..trainer.parts import load_renderer, make_plain_rollout, make_rollout, open_engine
 from ..trainer.preflight import check_engine, check_oracle, preflight
-from ..trainer.progress import Progress
 from ..trainer.recipe import Recipe
 from ..trainer.recipe_file import RecipeError
+from ..trainer.reporting.progress import Progress
+from ..trainer.weights.lineage import find_origin, write_whole_model
 
 START = PolicyVersion(0)
 

@@ -60,7 +60,7 @@ def replay(
 
 
 def _replay(ledger: Ledger, recipe: Recipe, step: int) -> Iterator[Line]:
-    from ..trainer.replay import replay_stored  # loads torch
+    from ..trainer.reporting.replay import replay_stored  # loads torch
 
     try:
         found = replay_stored(ledger, recipe, step)

@@ -12,9 +12,9 @@ from rich.table import Table
 
 from ..trainer.estimate import estimate
 from ..trainer.folder import check_folder
-from ..trainer.launch import own_rank
 from ..trainer.lint import lint
 from ..trainer.preflight import preflight
+from ..trainer.ranks.launch import own_rank
 from ..trainer.recipe import Recipe
 from ..trainer.recipe_file import load_recipe
 from ..trainer.redaction import redacted
@@ -24,7 +24,7 @@ from .progress import TerminalProgress
 from .run_name import name_run
 
 if TYPE_CHECKING:  # torch is loaded when training starts, not when help is printed
-    from ..trainer.summary import Summary
+    from ..trainer.reporting.summary import Summary
 
 
 def train(
@@ -55,7 +55,7 @@ def train(
             _plan(loaded, as_json)
         return
     if own_rank() > 0:  # torchrun started several: the first one runs, the others learn with it
-        from ..trainer.leader import follow
+        from ..trainer.ranks.leader import follow
 
         follow(loaded.threads, deterministic=loaded.deterministic, device=loaded.model.device)
         return

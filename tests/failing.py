@@ -12,14 +12,14 @@ from trainer_builders import random_rows
 from trainings import ranked
 
 from palaestra.agents.engines.vllm_server import free_port
+from palaestra.trainer.batches.rows import make_batch
 from palaestra.trainer.config import LearnerConfig, LoraConfig
-from palaestra.trainer.leader import follow, leading, open_learner
-from palaestra.trainer.model import write_model
-from palaestra.trainer.ranks import Ranks
+from palaestra.trainer.objective.terms import LossTerms, TokenTerms
+from palaestra.trainer.ranks.leader import follow, leading, open_learner
+from palaestra.trainer.ranks.processes import Ranks
 from palaestra.trainer.recipe_file import RecipeError
-from palaestra.trainer.rows import make_batch
 from palaestra.trainer.schedule import OptimizerConfig
-from palaestra.trainer.terms import LossTerms, TokenTerms
+from palaestra.trainer.weights.model import write_model
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,13 +12,13 @@ from trainer_builders import make_learner, make_llama_learner
 from trainings import ranked
 
 from palaestra.agents.engines.vllm_server import free_port
-from palaestra.trainer.checkpoint import load_checkpoint, save_checkpoint
+from palaestra.trainer.batches.rows import Row, make_batch
 from palaestra.trainer.config import LearnerConfig, LoraConfig
 from palaestra.trainer.learner import Learner
-from palaestra.trainer.ranks import Ranks
-from palaestra.trainer.rows import Row, make_batch
+from palaestra.trainer.ranks.processes import Ranks
+from palaestra.trainer.ranks.sharding import whole
 from palaestra.trainer.schedule import OptimizerConfig
-from palaestra.trainer.sharding import whole
+from palaestra.trainer.weights.checkpoint import load_checkpoint, save_checkpoint
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["palaestra.cli.main", "palaestra.trainer.run", "reasoning_gym"])

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from palaestra.trainer.terms import TokenTerms
+from palaestra.trainer.objective.terms import TokenTerms
 
 
 def tensor(*values: float) -> Tensor:

@@ -13,10 +13,10 @@ from palaestra.agents.engine import Finish, Generation, PolicyVersion, VersionSp
 from palaestra.agents.tokengraph import TokenGraph, TokenRow
 from palaestra.agents.trajectory import EpisodeKey, Group, Trajectory
 from palaestra.envs import Episode, Outcome, Scored, StopReason, UserMessage
+from palaestra.trainer.batches.rows import Batch, Row
 from palaestra.trainer.config import LearnerConfig
 from palaestra.trainer.learner import Learner
-from palaestra.trainer.ranks import Ranks
-from palaestra.trainer.rows import Batch, Row
+from palaestra.trainer.ranks.processes import Ranks
 
 VOCAB = 97
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from palaestra.trainer.rows import Row
+from palaestra.trainer.batches.rows import Row
 
 PROMPT = 3
 """Tokens of every row's prompt: without padding there, positions are the same on both sides."""

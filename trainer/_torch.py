@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, masking_utils
 from transformers.integrations import sdpa_attention
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .launch import choose_device, default_threads
+from .ranks.launch import choose_device, default_threads
 
 
 def use_processor(threads: int | None, *, deterministic: bool) -> None:

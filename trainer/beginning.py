@@ -15,18 +15,18 @@ from ..agents.grading.stage import Grading
 from ..agents.ledger import Ledger
 from ..agents.trajectory import Trajectory
 from .arena import Arena
+from .batches.rows import Row
 from .folder import make_whole
 from .interrupt import Interrupt
-from .leader import open_learner
-from .lineage import find_origin, read_lineage, write_start
 from .parts import learner_config, load_renderer, make_collector, make_plain_rollout
-from .progress import Progress
-from .ranks import Ranks
+from .ranks.leader import open_learner
+from .ranks.processes import Ranks
 from .recipe import Recipe, WarmStartSection
 from .recipe_file import RecipeError
-from .rows import Row
-from .tiny import make_tiny_model
+from .reporting.progress import Progress
 from .warm_start import demonstrate, oracle_texts, warm_start
+from .weights.lineage import find_origin, read_lineage, write_start
+from .weights.tiny import make_tiny_model
 
 START = PolicyVersion(0)
 """The policy that reinforcement learning starts from."""

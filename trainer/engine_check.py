@@ -16,14 +16,14 @@ from ..agents.trajectory import EpisodeKey
 from ..envs import Scored
 from ..envs.worker_env import adopt
 from .arena import Arena
-from .leader import open_learner
 from .parts import learner_config, load_renderer, make_plain_rollout, open_engine
 from .preflight import check_engine, check_oracle, preflight
-from .progress import Progress
 from .publisher import answer_logprobs
+from .ranks.leader import open_learner
 from .recipe import Recipe, TinyModel
-from .tiny import make_tiny_model
+from .reporting.progress import Progress
 from .warm_start import oracle_texts
+from .weights.tiny import make_tiny_model
 
 START = PolicyVersion(0)
 NUM_PROMPTS = 4

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from math import ceil
 
 from .config import usual_chunk
-from .launch import world_size
-from .model_size import ModelSize, size_of
+from .ranks.launch import world_size
 from .recipe import LoraSection, Recipe
+from .weights.model_size import ModelSize, size_of
 
 _FLOAT, _HALF = 4, 2
 """Bytes: what is trained is held in float32."""

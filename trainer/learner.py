@@ -26,26 +26,46 @@ from ._torch import (
     step,
     to_device,
 )
-from .adapters import add_adapter, merged_state, parameter_groups, save_adapter
-from .checks import expect_full_precision, prepare_model
+from .batches.logprobs import Head, TokenLogprobs
+from .batches.packing import (
+    MicroBatch,
+    Trained,
+    micro_batches,
+    scatter,
+    token_weights,
+)
+from .batches.rows import Batch, Row, expect_sampled
 from .config import LearnerConfig, usual_chunk
-from .correction import TOKEN_TIS, Correction
 from .errors import Diverged
-from .fit import adapter_alpha, base_hashes, expect_alpha, take_slots, take_weights, write_base
-from .flops import shape_of
-from .kl import KlPenalty
-from .logprobs import Head, TokenLogprobs
 from .losses import load_loss
-from .model import write_model
-from .objective import Objective, batch_terms
-from .packing import MicroBatch, Trained, micro_batches, scatter, token_weights
-from .ranks import Ranks
+from .objective.correction import TOKEN_TIS, Correction
+from .objective.kl import KlPenalty
+from .objective.objective import Objective, batch_terms
+from .objective.terms import traits
+from .ranks.processes import Ranks
+from .ranks.sharding import (
+    Policy,
+    collected,
+    idle_pass,
+    shard,
+    whole,
+    without_gradient,
+)
 from .reference import Reference
-from .reports import LossReport, StepReport, Tally
-from .rows import Batch, Row, expect_sampled
+from .reporting.flops import shape_of
+from .reporting.reports import LossReport, StepReport, Tally
 from .schedule import OptimizerConfig, learning_rate
-from .sharding import Policy, collected, idle_pass, shard, whole, without_gradient
-from .terms import traits
+from .weights.adapters import add_adapter, merged_state, parameter_groups, save_adapter
+from .weights.checks import expect_full_precision, prepare_model
+from .weights.fit import (
+    adapter_alpha,
+    base_hashes,
+    expect_alpha,
+    take_slots,
+    take_weights,
+    write_base,
+)
+from .weights.model import write_model
 
 
 class Learner:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from ..envs.graders import LambdaReward
 from ..envs.graders.lambda_reward import TIMEOUT_S
 from .arena import Arena
-from .model_size import model_folder
 from .recipe import Recipe
 from .schedule import model_width, usual_rate
+from .weights.model_size import model_folder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -21,16 +21,22 @@ from ..agents.ledger import Ledger
 from ..agents.trajectory import Group, Trajectory
 from ..envs import TaskSet
 from ..envs.backoff import backoff_s
-from .checkpoint import Checkpoints
 from .errors import NothingGraded
 from .interrupt import Interrupt
 from .judge import judge, overlong_of
-from .metrics import MetricsFile, bias_metrics, episode_metrics, judgement_metrics, troubles
-from .progress import Progress
 from .publisher import Publisher
 from .recipe import Recipe
+from .reporting.metrics import (
+    MetricsFile,
+    bias_metrics,
+    episode_metrics,
+    judgement_metrics,
+    troubles,
+)
+from .reporting.progress import Progress
 from .trackers.several import Trackers
 from .update import Updater
+from .weights.checkpoint import Checkpoints
 
 MAX_OUTAGE_TRIES = 10
 """Of a step in which nobody could play for a passing reason: several minutes at the usual pauses."""

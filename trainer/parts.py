@@ -17,10 +17,10 @@ from ..agents.trajectory import Trajectory
 from ..envs import Policy, Task
 from .arena import Arena
 from .config import LearnerConfig, LoraConfig
-from .progress import Progress, waiting_for_episodes
 from .recipe import LoraSection, OptimizerSection, Recipe
 from .recipe_file import RecipeError
 from .redaction import redacted
+from .reporting.progress import Progress, waiting_for_episodes
 from .schedule import OptimizerConfig, model_width, usual_rate
 from .trackers import RunInfo, Tracker, UnknownTracker, open_tracker
 from .trackers.aliases import Aliased, other_numbers

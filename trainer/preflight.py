@@ -17,9 +17,9 @@ from ..sandboxes import open_sandbox
 from .advantages import load_advantage
 from .arena import Arena, call, load_arena
 from .losses import usual_aggregation
-from .model_size import has_tied_head, model_folder
 from .recipe import GradingSection, GrpoSection, Recipe
 from .recipe_file import RecipeError
+from .weights.model_size import has_tied_head, model_folder
 
 
 async def preflight(recipe: Recipe, *, trains: bool = True) -> Arena:

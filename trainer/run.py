@@ -20,19 +20,16 @@ from ..agents.grading.stage import Grading
 from ..agents.ledger import Ledger
 from ._torch import use_processor
 from .arena import Arena
+from .batches.rows import Row
 from .beginning import START, Beginning
-from .checkpoint import Checkpoints
 from .early_stopping import STOPPED, Scores
 from .errors import NothingGraded
-from .flops import peak_of
 from .folder import check_folder, make_folder, make_whole, open_folder
 from .grading import open_grading
 from .inputs import fingerprint
 from .interrupt import Interrupt, Interrupted
-from .leader import leading, open_learner
 from .lint import lint
 from .loop import Trainer
-from .metrics import MetricsFile
 from .parts import (
     learner_config,
     load_renderer,
@@ -44,14 +41,17 @@ from .parts import (
     training_device,
 )
 from .preflight import preflight
-from .progress import Progress
 from .publisher import Publisher
-from .ranks import Ranks
+from .ranks.leader import leading, open_learner
+from .ranks.processes import Ranks
 from .recipe import Recipe
-from .rows import Row
-from .summary import Summary, counting_seconds, summarize_run
+from .reporting.flops import peak_of
+from .reporting.metrics import MetricsFile
+from .reporting.progress import Progress
+from .reporting.summary import Summary, counting_seconds, summarize_run
 from .trackers.several import Trackers
 from .update import Updater
+from .weights.checkpoint import Checkpoints
 
 
 async def train(

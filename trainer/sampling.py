@@ -15,8 +15,8 @@ from ..agents.errors import EngineError
 from ..agents.tokengraph import TokenGraph
 from ..agents.trajectory import EpisodeKey
 from ._torch import seeded
+from .batches.rows import Row
 from .learner import Learner
-from .rows import Row
 
 
 def sample(

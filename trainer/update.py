@@ -8,17 +8,17 @@ from statistics import fmean
 from typing import Any
 
 from .advantages import Accepted
-from .correction import Correction
-from .diagnostics import off_policy_metrics
-from .kl import KlPenalty, kl_in_reward
+from .batches.rows import Batch, Row, make_batch, training_rows
 from .learner import Learner
 from .losses import load_loss
+from .objective.correction import Correction
+from .objective.kl import KlPenalty, kl_in_reward
+from .objective.terms import traits
 from .recipe import GrpoSection
-from .reports import LossReport, StepReport
-from .rows import Batch, Row, make_batch, training_rows
-from .speed import Speed
-from .step_record import sft_record, update_record
-from .terms import traits
+from .reporting.diagnostics import off_policy_metrics
+from .reporting.reports import LossReport, StepReport
+from .reporting.speed import Speed
+from .reporting.step_record import sft_record, update_record
 
 COUNTS = ("skipped", "trained_tokens")
 """Metrics of an update whose sum over the updates is the step's."""

@@ -12,10 +12,10 @@ from ..agents.rows import to_rows
 from ..agents.tokengraph import TokenRow
 from ..agents.trajectory import EpisodeKey, Trajectory
 from ..envs import AssistantMessage, Episode
+from .batches.rows import Row, make_batch
 from .errors import Diverged
 from .learner import Learner
 from .recipe import Recipe, WarmStartSection
-from .rows import Row, make_batch
 
 
 def oracle_texts(recipe: Recipe, demonstrations: Iterable[Trajectory]) -> Iterator[str]:

@@ -16,8 +16,8 @@ from two_rows import two_rows
 
 from palaestra.cli.console import print_json
 from palaestra.trainer.engine_check import compare_engine
-from palaestra.trainer.progress import Silent
 from palaestra.trainer.recipe_file import load_recipe
+from palaestra.trainer.reporting.progress import Silent
 
 
 def found(done: Done) -> Any:

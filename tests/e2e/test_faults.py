@@ -18,10 +18,10 @@ from palaestra.agents.trajectory import Trajectory
 from palaestra.envs import Failed, Scored, ToolMessage, Ungraded
 from palaestra.envs.faults import Fault, Faults
 from palaestra.trainer.advantages import Graded, load_advantage
-from palaestra.trainer.progress import Silent
 from palaestra.trainer.recipe import Recipe
+from palaestra.trainer.reporting.progress import Silent
+from palaestra.trainer.reporting.summary import Summary
 from palaestra.trainer.run import train
-from palaestra.trainer.summary import Summary
 
 RATE = 0.1
 

@@ -16,7 +16,7 @@ from trained_envs import Bandit
 from trainings import Training, result
 
 from palaestra.agents.ledger import Ledger
-from palaestra.trainer.model import load_model
+from palaestra.trainer.weights.model import load_model
 
 pytestmark = pytest.mark.timeout(900)
 

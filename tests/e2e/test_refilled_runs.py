@@ -12,7 +12,7 @@ from trainings import TINY_RECIPE, Training, after, check_same, check_whole, go_
 
 from palaestra.agents.ledger import Ledger
 from palaestra.trainer.recipe_file import read_recipe
-from palaestra.trainer.replay import replay_stored
+from palaestra.trainer.reporting.replay import replay_stored
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -18,15 +18,15 @@ from palaestra.agents.renderer import Renderer
 from palaestra.agents.trajectory import EpisodeKey
 from palaestra.envs import UserMessage
 from palaestra.trainer._torch import read_tensors, write_tensors
+from palaestra.trainer.batches.rows import make_batch
 from palaestra.trainer.config import LearnerConfig, LoraConfig
 from palaestra.trainer.learner import Learner
-from palaestra.trainer.model import load_model
 from palaestra.trainer.publisher import Publisher, answer_logprobs
 from palaestra.trainer.recipe import TinyModel
-from palaestra.trainer.rows import make_batch
 from palaestra.trainer.schedule import OptimizerConfig
-from palaestra.trainer.tiny import make_tiny_model
 from palaestra.trainer.warm_start import demonstration_row
+from palaestra.trainer.weights.model import load_model
+from palaestra.trainer.weights.tiny import make_tiny_model
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 

@@ -13,10 +13,10 @@ from torch import Tensor
 from trainer_builders import VOCAB, gradients, make_learner, make_row, on_policy
 from trl_peer import PROMPT, trl_loss
 
-from palaestra.trainer.correction import Correction
-from palaestra.trainer.kl import KlPenalty
+from palaestra.trainer.batches.rows import Row, make_batch
 from palaestra.trainer.learner import Learner
-from palaestra.trainer.rows import Row, make_batch
+from palaestra.trainer.objective.correction import Correction
+from palaestra.trainer.objective.kl import KlPenalty
 
 pytestmark = pytest.mark.usefixtures("trl")
 EXACT = 1e-12

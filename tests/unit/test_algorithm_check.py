@@ -10,10 +10,10 @@ import pytest
 from palaestra.trainer import losses
 from palaestra.trainer.advantages import load_advantage
 from palaestra.trainer.losses import load_loss, loss_names, usual_aggregation
+from palaestra.trainer.objective.terms import traits
 from palaestra.trainer.preflight import check_advantage, check_loss
 from palaestra.trainer.recipe import GrpoSection
 from palaestra.trainer.recipe_file import RecipeError, load_recipe
-from palaestra.trainer.terms import traits
 
 # --- advantages ---
 
@@ -100,7 +100,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from palaestra.trainer.losses.dr_grpo import DrGrpo
-from palaestra.trainer.terms import LossTerms, TokenTerms
+from palaestra.trainer.objective.terms import LossTerms, TokenTerms
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from support import ROOT
 
 from palaestra.trainer.advantages import advantage_names
 from palaestra.trainer.losses import load_loss, loss_names
-from palaestra.trainer.terms import traits
+from palaestra.trainer.objective.terms import traits
 
 PAGE = (ROOT / "docs" / "algorithms.md").read_text(encoding="utf-8")
 

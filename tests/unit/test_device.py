@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from palaestra.trainer.launch import choose_device
 from palaestra.trainer.parts import training_device
+from palaestra.trainer.ranks.launch import choose_device
 from palaestra.trainer.recipe import Recipe
 from palaestra.trainer.recipe_file import RecipeError
 

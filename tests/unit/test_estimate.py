@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 from tiny_models import tiny_model
 
-from palaestra.trainer.checkpoint import save_checkpoint
 from palaestra.trainer.config import LearnerConfig, LoraConfig
 from palaestra.trainer.estimate import Estimate, estimate
 from palaestra.trainer.learner import Learner
-from palaestra.trainer.model import load_model
 from palaestra.trainer.preflight import check_targets
 from palaestra.trainer.recipe import Recipe, TinyModel
 from palaestra.trainer.recipe_file import RecipeError
-from palaestra.trainer.tiny import make_tiny_model
+from palaestra.trainer.weights.checkpoint import save_checkpoint
+from palaestra.trainer.weights.model import load_model
+from palaestra.trainer.weights.tiny import make_tiny_model
 
 
 def recipe_of(path: Path, **changes: object) -> Recipe:

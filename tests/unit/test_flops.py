@@ -10,14 +10,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from trainer_builders import make_group, make_learner, make_llama_learner, make_row, random_rows
 
 from palaestra.trainer.advantages import credit
-from palaestra.trainer.attention import Layout
+from palaestra.trainer.batches.attention import Layout
+from palaestra.trainer.batches.rows import make_batch
 from palaestra.trainer.config import LearnerConfig, LoraConfig
-from palaestra.trainer.flops import Shape, known_peak, peak_of, shape_of
 from palaestra.trainer.learner import Learner
 from palaestra.trainer.recipe import GrpoSection
-from palaestra.trainer.reports import merge_reports
-from palaestra.trainer.rows import make_batch
-from palaestra.trainer.speed import Speed
+from palaestra.trainer.reporting.flops import Shape, known_peak, peak_of, shape_of
+from palaestra.trainer.reporting.reports import merge_reports
+from palaestra.trainer.reporting.speed import Speed
 from palaestra.trainer.update import Updater
 
 ATTENTION = ("attention", "bmm")

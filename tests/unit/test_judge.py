@@ -9,8 +9,8 @@ from palaestra.agents.tokengraph import TokenGraph
 from palaestra.agents.trajectory import EpisodeKey, Group, Trajectory
 from palaestra.envs import Episode, Failed, Outcome, Scored, StopReason, Ungraded
 from palaestra.trainer.judge import judge
-from palaestra.trainer.metrics import MetricsFile, episode_metrics, judgement_metrics, troubles
 from palaestra.trainer.recipe import GrpoSection
+from palaestra.trainer.reporting.metrics import MetricsFile, episode_metrics, judgement_metrics, troubles
 
 
 def group(task_id: str, *outcomes: Outcome) -> Group:

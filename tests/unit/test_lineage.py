@@ -10,17 +10,17 @@ from tiny_models import tiny_model
 from trainer_builders import random_rows
 
 from palaestra.trainer._torch import read_tensors
-from palaestra.trainer.checkpoint import Checkpoints, CheckpointWarning, load_checkpoint
+from palaestra.trainer.batches.rows import make_batch
 from palaestra.trainer.config import LearnerConfig, LoraConfig
 from palaestra.trainer.errors import CorruptCheckpoint
-from palaestra.trainer.leader import open_learner
 from palaestra.trainer.learner import Learner
-from palaestra.trainer.lineage import find_origin, read_lineage, write_start, write_whole_model
-from palaestra.trainer.merge import checkpoint_adapter
-from palaestra.trainer.model import load_model, write_model
+from palaestra.trainer.ranks.leader import open_learner
 from palaestra.trainer.recipe_file import RecipeError
-from palaestra.trainer.rows import make_batch
 from palaestra.trainer.schedule import OptimizerConfig
+from palaestra.trainer.weights.checkpoint import Checkpoints, CheckpointWarning, load_checkpoint
+from palaestra.trainer.weights.lineage import find_origin, read_lineage, write_start, write_whole_model
+from palaestra.trainer.weights.merge import checkpoint_adapter
+from palaestra.trainer.weights.model import load_model, write_model
 
 ROWS = random_rows(4)
 

@@ -13,11 +13,11 @@ from token_terms import grad, tensor, terms
 from torch import Tensor
 from trainer_builders import make_row, values_of
 
-from palaestra.trainer.correction import Correction
-from palaestra.trainer.kl import KlPenalty, kl_in_reward
+from palaestra.trainer.batches.rows import Row
 from palaestra.trainer.losses import load_loss, loss_names
-from palaestra.trainer.objective import Objective
-from palaestra.trainer.rows import Row
+from palaestra.trainer.objective.correction import Correction
+from palaestra.trainer.objective.kl import KlPenalty, kl_in_reward
+from palaestra.trainer.objective.objective import Objective
 
 VOCAB = 3
 SEQUENCES = list(itertools.product(range(VOCAB), repeat=2))

@@ -9,11 +9,11 @@ import torch
 from token_terms import grad, tensor, terms
 from trainer_builders import values_of
 
-from palaestra.trainer.correction import Correction
-from palaestra.trainer.kl import KlPenalty
 from palaestra.trainer.losses import load_loss, loss_names
-from palaestra.trainer.objective import Objective
-from palaestra.trainer.terms import LossTerms, TokenTerms, mean_over, traits
+from palaestra.trainer.objective.correction import Correction
+from palaestra.trainer.objective.kl import KlPenalty
+from palaestra.trainer.objective.objective import Objective
+from palaestra.trainer.objective.terms import LossTerms, TokenTerms, mean_over, traits
 
 RATIOS = (0.3, 0.9, 1.0, 1.4, 6.0, 0.3, 0.9, 1.0, 1.4, 6.0)
 ADVANTAGES = (2.0,) * 5 + (-2.0,) * 5

@@ -10,12 +10,12 @@ import pytest
 import torch
 from trainer_builders import Found, found_by, gradients, make_learner, make_row, on_policy, random_rows
 
+from palaestra.trainer.batches.packing import micro_batches
+from palaestra.trainer.batches.rows import Aggregation, Row, make_batch, split_batch
 from palaestra.trainer.config import LearnerConfig
-from palaestra.trainer.correction import Correction
-from palaestra.trainer.kl import KlPenalty
 from palaestra.trainer.losses import loss_names
-from palaestra.trainer.packing import micro_batches
-from palaestra.trainer.rows import Aggregation, Row, make_batch, split_batch
+from palaestra.trainer.objective.correction import Correction
+from palaestra.trainer.objective.kl import KlPenalty
 
 LAYOUTS = [
     *({"loss": loss} for loss in loss_names()),

@@ -11,8 +11,8 @@ from palaestra.agents.trajectory import Group
 from palaestra.envs import Failed, Ungraded
 from palaestra.trainer.judge import judge, overlong_of
 from palaestra.trainer.losses import loss_names
-from palaestra.trainer.metrics import bias_metrics, episode_metrics, judgement_metrics
 from palaestra.trainer.recipe import GrpoSection
+from palaestra.trainer.reporting.metrics import bias_metrics, episode_metrics, judgement_metrics
 from palaestra.trainer.trackers.aliases import FAMILIES
 from palaestra.trainer.update import Updater
 

@@ -13,7 +13,7 @@ from palaestra.trainer.advantages import advantage_names
 from palaestra.trainer.judge import judge
 from palaestra.trainer.losses import loss_names
 from palaestra.trainer.recipe import GrpoSection
-from palaestra.trainer.replay import replay_step
+from palaestra.trainer.reporting.replay import replay_step
 from palaestra.trainer.update import Updater
 
 

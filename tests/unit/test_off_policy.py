@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 from trainer_builders import gradients, make_llama_learner, make_row, on_policy, random_rows
 
+from palaestra.trainer.batches.rows import Row, make_batch
 from palaestra.trainer.config import LearnerConfig, LoraConfig
-from palaestra.trainer.diagnostics import off_policy_metrics
-from palaestra.trainer.kl import KlPenalty
 from palaestra.trainer.losses import loss_names
-from palaestra.trainer.rows import Row, make_batch
+from palaestra.trainer.objective.kl import KlPenalty
+from palaestra.trainer.reporting.diagnostics import off_policy_metrics
 
 
 def row_with(versions: list[int], turns: list[int]) -> Row:

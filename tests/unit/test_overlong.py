@@ -13,11 +13,11 @@ from palaestra.envs import AssistantMessage, Scored, StopReason, Ungraded, UserM
 from palaestra.envs.message import Usage
 from palaestra.trainer.advantages import GroupPolicy, Reason, credit, turn_rewards
 from palaestra.trainer.judge import judge, overlong_of
-from palaestra.trainer.metrics import bias_metrics, episode_metrics, judgement_metrics
 from palaestra.trainer.overlong import Overlong
 from palaestra.trainer.preflight import check_advantage
 from palaestra.trainer.recipe import GrpoSection
 from palaestra.trainer.recipe_file import RecipeError
+from palaestra.trainer.reporting.metrics import bias_metrics, episode_metrics, judgement_metrics
 
 DAPO = Overlong(max_tokens=20480, cache_tokens=4096)
 

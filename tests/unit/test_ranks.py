@@ -10,11 +10,11 @@ from torch import Tensor
 from trainer_builders import make_learner, random_rows
 
 from palaestra.trainer._torch import read_tensors
+from palaestra.trainer.batches.rows import Row, make_batch
 from palaestra.trainer.config import LearnerConfig, LoraConfig
-from palaestra.trainer.correction import Correction
-from palaestra.trainer.kl import KlPenalty
-from palaestra.trainer.ranks import deal
-from palaestra.trainer.rows import Row, make_batch
+from palaestra.trainer.objective.correction import Correction
+from palaestra.trainer.objective.kl import KlPenalty
+from palaestra.trainer.ranks.processes import deal
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -23,8 +23,8 @@ from palaestra.agents.trajectory import EpisodeKey, Group, Played, Trajectory
 from palaestra.envs import Episode, Failed, Outcome, Score, Scored, StopReason, Task, Ungraded
 from palaestra.trainer.advantages import GroupPolicy, Reason, credit
 from palaestra.trainer.judge import judge
-from palaestra.trainer.metrics import bias_metrics, episode_metrics
 from palaestra.trainer.recipe import GrpoSection
+from palaestra.trainer.reporting.metrics import bias_metrics, episode_metrics
 
 V0 = PolicyVersion(0)
 BUG = Failed(stage="step", cause="TypeError", retryable=False)

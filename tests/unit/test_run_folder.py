@@ -20,10 +20,10 @@ from palaestra.trainer.folder import (
     write_whole,
 )
 from palaestra.trainer.inputs import fingerprint
-from palaestra.trainer.progress import Silent
 from palaestra.trainer.recipe import Recipe
 from palaestra.trainer.recipe_file import RecipeError
 from palaestra.trainer.redaction import redacted
+from palaestra.trainer.reporting.progress import Silent
 
 
 def recipe(runs_dir: Path, **fields: Any) -> Recipe:

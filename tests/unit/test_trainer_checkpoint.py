@@ -11,18 +11,18 @@ import torch
 from tiny_models import tiny_model
 from trainer_builders import make_llama_learner, on_policy, random_rows
 
-from palaestra.trainer import checkpoint
-from palaestra.trainer.checkpoint import (
+from palaestra.trainer.batches.rows import make_batch
+from palaestra.trainer.config import LearnerConfig, LoraConfig
+from palaestra.trainer.errors import CorruptCheckpoint
+from palaestra.trainer.learner import Learner
+from palaestra.trainer.schedule import OptimizerConfig
+from palaestra.trainer.weights import checkpoint
+from palaestra.trainer.weights.checkpoint import (
     Checkpoints,
     CheckpointWarning,
     load_checkpoint,
     save_checkpoint,
 )
-from palaestra.trainer.config import LearnerConfig, LoraConfig
-from palaestra.trainer.errors import CorruptCheckpoint
-from palaestra.trainer.learner import Learner
-from palaestra.trainer.rows import make_batch
-from palaestra.trainer.schedule import OptimizerConfig
 
 FILES = ("manifest.json", "optimizer.safetensors", "state.json", "weights.safetensors")
 

@@ -19,8 +19,8 @@ from palaestra.trainer.advantages import (
     load_advantage,
 )
 from palaestra.trainer.judge import judge
-from palaestra.trainer.metrics import bias_metrics, episode_metrics, judgement_metrics
 from palaestra.trainer.recipe import GrpoSection
+from palaestra.trainer.reporting.metrics import bias_metrics, episode_metrics, judgement_metrics
 
 
 def test_members_without_a_number_are_in_no_baseline() -> None:

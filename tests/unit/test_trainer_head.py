@@ -10,10 +10,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from trainer_builders import VOCAB, make_learner, random_rows
 
+from palaestra.trainer.batches.logprobs import Head, TokenLogprobs
+from palaestra.trainer.batches.packing import Trained
+from palaestra.trainer.batches.rows import make_batch
 from palaestra.trainer.config import LearnerConfig, usual_chunk
-from palaestra.trainer.logprobs import Head, TokenLogprobs
-from palaestra.trainer.packing import Trained
-from palaestra.trainer.rows import make_batch
 
 T, E = 30, 8
 

@@ -19,10 +19,10 @@ from trainer_builders import (
     random_rows,
 )
 
+from palaestra.trainer.batches.rows import make_batch
 from palaestra.trainer.config import LearnerConfig, LoraConfig
 from palaestra.trainer.errors import Diverged
 from palaestra.trainer.learner import Learner
-from palaestra.trainer.rows import make_batch
 from palaestra.trainer.schedule import OptimizerConfig, learning_rate
 
 # --- what must not matter, beside the order, the micro-batches and the forks of test_loss_layout.py ---

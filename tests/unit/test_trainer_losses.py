@@ -12,14 +12,14 @@ from torch import Tensor
 from trainer_builders import gradients, make_learner, on_policy, random_rows, values_of
 
 from palaestra.trainer import losses
-from palaestra.trainer.correction import Correction
-from palaestra.trainer.kl import KlPenalty
+from palaestra.trainer.batches.rows import Aggregation, make_batch
 from palaestra.trainer.losses import load_loss, loss_names
 from palaestra.trainer.losses.ppo_clip import PpoClip
 from palaestra.trainer.losses.sft import Sft
-from palaestra.trainer.objective import Objective
-from palaestra.trainer.rows import Aggregation, make_batch
-from palaestra.trainer.terms import LossTerms, TokenTerms
+from palaestra.trainer.objective.correction import Correction
+from palaestra.trainer.objective.kl import KlPenalty
+from palaestra.trainer.objective.objective import Objective
+from palaestra.trainer.objective.terms import LossTerms, TokenTerms
 
 # --- ppo_clip ---
 
@@ -238,7 +238,7 @@ def test_a_new_file_is_a_new_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 HALF_SFT = """
 from dataclasses import dataclass, replace
-from palaestra.trainer.terms import LossTerms, TokenTerms
+from palaestra.trainer.objective.terms import LossTerms, TokenTerms
 
 @dataclass(frozen=True, kw_only=True)
 class HalfSft:

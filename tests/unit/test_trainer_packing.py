@@ -13,11 +13,11 @@ from tiny_models import FAMILIES, tiny_model
 from torch import Tensor
 from trainer_builders import VOCAB, Found, found_by, make_learner, make_row, random_rows, values_of
 
-from palaestra.trainer.attention import Layout, attend
+from palaestra.trainer.batches.attention import Layout, attend
+from palaestra.trainer.batches.packing import MicroBatch, micro_batches
+from palaestra.trainer.batches.rows import Row, make_batch
 from palaestra.trainer.config import LearnerConfig
 from palaestra.trainer.learner import Learner
-from palaestra.trainer.packing import MicroBatch, micro_batches
-from palaestra.trainer.rows import Row, make_batch
 
 CPU = torch.device("cpu")
 
@@ -223,7 +223,7 @@ def without_beginnings(*arguments: Any, layout: Layout | None = None, **kwargs: 
 def test_a_model_that_would_mix_rows_is_refused(
     attention: Any, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("palaestra.trainer.attention.attend", attention)
+    monkeypatch.setattr("palaestra.trainer.batches.attention.attend", attention)
     with pytest.raises(ValueError, match=message):
         Learner(tiny_model("llama"))
 

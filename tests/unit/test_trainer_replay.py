@@ -11,11 +11,11 @@ from trainer_builders import make_graph, make_group, make_llama_learner, make_ro
 from palaestra.agents.tokengraph import TokenGraph
 from palaestra.agents.trajectory import Group
 from palaestra.trainer.advantages import Accepted, credit, load_advantage
+from palaestra.trainer.batches.rows import training_rows
 from palaestra.trainer.config import LearnerConfig, LoraConfig
 from palaestra.trainer.losses import loss_names
 from palaestra.trainer.recipe import GrpoSection
-from palaestra.trainer.replay import replay_step
-from palaestra.trainer.rows import training_rows
+from palaestra.trainer.reporting.replay import replay_step
 from palaestra.trainer.schedule import OptimizerConfig
 from palaestra.trainer.update import Updater
 

@@ -9,8 +9,15 @@ from hypothesis import strategies as st
 from trainer_builders import make_graph, make_row, make_trajectory, random_rows
 
 from palaestra.trainer.advantages import Accepted
-from palaestra.trainer.packing import micro_batches
-from palaestra.trainer.rows import Aggregation, Normaliser, Row, make_batch, split_batch, training_rows
+from palaestra.trainer.batches.packing import micro_batches
+from palaestra.trainer.batches.rows import (
+    Aggregation,
+    Normaliser,
+    Row,
+    make_batch,
+    split_batch,
+    training_rows,
+)
 
 CPU = torch.device("cpu")
 

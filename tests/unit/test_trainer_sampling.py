@@ -12,10 +12,10 @@ from palaestra.agents.canary import PolicyDrift
 from palaestra.agents.engine import Sampling
 from palaestra.agents.engines.local import LocalEngine
 from palaestra.agents.trajectory import EpisodeKey
+from palaestra.trainer.batches.rows import make_batch
 from palaestra.trainer.config import LearnerConfig, LoraConfig
 from palaestra.trainer.learner import Learner
 from palaestra.trainer.publisher import Publisher
-from palaestra.trainer.rows import make_batch
 from palaestra.trainer.sampling import sample, sampled_row
 from palaestra.trainer.schedule import OptimizerConfig
 from palaestra.trainer.warm_start import demonstration_row

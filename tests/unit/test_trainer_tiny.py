@@ -20,15 +20,15 @@ from palaestra.envs import (
     ToolSpec,
     UserMessage,
 )
+from palaestra.trainer.batches.rows import Row
 from palaestra.trainer.config import LearnerConfig
 from palaestra.trainer.errors import Diverged
 from palaestra.trainer.learner import Learner
-from palaestra.trainer.model import load_model
 from palaestra.trainer.recipe import OptimizerSection, TinyModel, WarmStartSection
-from palaestra.trainer.rows import Row
 from palaestra.trainer.schedule import OptimizerConfig
-from palaestra.trainer.tiny import END_ID, PAD_ID, SPECIAL_TOKENS, make_tiny_model
 from palaestra.trainer.warm_start import demonstrate, warm_start
+from palaestra.trainer.weights.model import load_model
+from palaestra.trainer.weights.tiny import END_ID, PAD_ID, SPECIAL_TOKENS, make_tiny_model
 
 SPEC = TinyModel(hidden=32, layers=1, heads=2, kv_heads=1, head_dim=32, intermediate=32, vocab=150)
 TEXTS = [f"Calculate {a} - {b}.\nAction: python\nAnswer: {a - b}" for a in range(40) for b in range(9)]

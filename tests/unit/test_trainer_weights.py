@@ -10,12 +10,12 @@ import torch
 from tiny_models import tiny_model
 from trainer_builders import make_learner, make_llama_learner, on_policy, random_rows
 
+from palaestra.trainer.batches.rows import make_batch
 from palaestra.trainer.config import LearnerConfig, LoraConfig
-from palaestra.trainer.kl import KlPenalty
 from palaestra.trainer.learner import Learner
-from palaestra.trainer.model import load_model
-from palaestra.trainer.rows import make_batch
+from palaestra.trainer.objective.kl import KlPenalty
 from palaestra.trainer.schedule import OptimizerConfig
+from palaestra.trainer.weights.model import load_model
 
 LORA = LoraConfig(rank=4, alpha=8.0)
 

@@ -13,8 +13,8 @@ from support import run_async
 from palaestra.agents.engines.vllm_server import VllmServer, check_vllm_python, free_port
 from palaestra.agents.errors import EngineError
 from palaestra.trainer.parts import open_engine
-from palaestra.trainer.progress import Silent
 from palaestra.trainer.recipe import Recipe
+from palaestra.trainer.reporting.progress import Silent
 
 NEVER_READY = f"""#!{sys.executable}
 import os, signal

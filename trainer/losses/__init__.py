@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:  # recipes check names without loading torch
-    from ..terms import Loss
+    from ..objective.terms import Loss
 
 
 def loss_names() -> list[str]:
@@ -37,7 +37,7 @@ def usual_aggregation(name: str, **options: Any) -> str:
     if said is not None:
         return said
     loss = load_loss(name, **options)
-    from ..terms import traits
+    from ..objective.terms import traits
 
     return traits(loss).aggregation
 
@@ -78,7 +78,7 @@ def load_loss(name: str, **options: Any) -> "Loss":
         if option not in known:
             raise ValueError(f"loss {name!r} has no option {option!r}; it has: {', '.join(known) or 'none'}")
     loss = cast("Loss", found(**options))
-    from ..terms import traits
+    from ..objective.terms import traits
 
     traits(loss)  # what it says of itself makes sense
     return loss

@@ -7,7 +7,14 @@ The paper tunes only the upper bound and does not give it; 5 is what ScaleRL (ar
 
 from dataclasses import dataclass
 
-from ..terms import Level, LossTerms, TokenTerms, check_level, ratio, watched
+from ..objective.terms import (
+    Level,
+    LossTerms,
+    TokenTerms,
+    check_level,
+    ratio,
+    watched,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

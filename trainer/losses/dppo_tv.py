@@ -8,7 +8,7 @@ has moved too far. A rare token may double; a common one may not.
 
 from dataclasses import dataclass
 
-from ..terms import LossTerms, TokenTerms, log_ratio, watched
+from ..objective.terms import LossTerms, TokenTerms, log_ratio, watched
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

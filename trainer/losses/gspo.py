@@ -10,7 +10,7 @@ that of this number (the paper's GSPO-token would take another). `level: turn` c
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..terms import Level
+from ..objective.terms import Level
 from .ppo_clip import PpoClip
 
 

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 
 import torch
 
-from ..terms import Level, LossTerms, TokenTerms, check_level, log_ratio, watched
+from ..objective.terms import (
+    Level,
+    LossTerms,
+    TokenTerms,
+    check_level,
+    log_ratio,
+    watched,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,7 +13,14 @@ from dataclasses import dataclass
 
 import torch
 
-from ..terms import Level, LossTerms, TokenTerms, check_level, ratio, watched
+from ..objective.terms import (
+    Level,
+    LossTerms,
+    TokenTerms,
+    check_level,
+    ratio,
+    watched,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

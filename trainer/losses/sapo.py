@@ -10,7 +10,14 @@ from typing import ClassVar
 
 import torch
 
-from ..terms import Level, LossTerms, TokenTerms, check_level, ratio, watched
+from ..objective.terms import (
+    Level,
+    LossTerms,
+    TokenTerms,
+    check_level,
+    ratio,
+    watched,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

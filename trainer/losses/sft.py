@@ -6,7 +6,7 @@ loss_n = - log pi_n
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..terms import LossTerms, TokenTerms
+from ..objective.terms import LossTerms, TokenTerms
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

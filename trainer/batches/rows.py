@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from ..agents.tokengraph import TokenGraph, TokenRow
-from ..agents.trajectory import EpisodeKey
-from .advantages import Accepted
+from ...agents.tokengraph import TokenGraph, TokenRow
+from ...agents.trajectory import EpisodeKey
+from ..advantages import Accepted
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,13 +7,13 @@ from typing import Any, Literal
 
 from transformers import PreTrainedModel
 
-from ._torch import read_tensors
+from .._torch import read_tensors
+from ..config import LoraConfig
+from ..recipe_file import RecipeError
 from .adapters import add_adapter, merged_state, save_adapter
 from .checkpoint import verify_checkpoint
-from .config import LoraConfig
 from .fit import BASE, base_hashes, other_base, write_base
 from .model import load_model, write_model
-from .recipe_file import RecipeError
 
 
 def merge_adapter(adapter: Path, folder: Path) -> None:

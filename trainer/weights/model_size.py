@@ -8,8 +8,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from ..recipe import Recipe, TinyModel
 from .lineage import base_of, find_origin
-from .recipe import Recipe, TinyModel
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

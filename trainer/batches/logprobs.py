@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ._torch import backward, gradients, hidden_states, recomputed
+from .._torch import backward, gradients, hidden_states, recomputed
 from .packing import MicroBatch, Trained
 from .softmax import SoftmaxHead
 

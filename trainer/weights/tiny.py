@@ -10,9 +10,9 @@ import transformers
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 
-from ._torch import seeded
+from .._torch import seeded
+from ..recipe import TinyModel
 from .model import write_model
-from .recipe import TinyModel
 
 SPECIAL_TOKENS = ("<|pad|>", "<|im_start|>", "<|im_end|>")
 PAD_ID, START_ID, END_ID = range(3)

@@ -21,8 +21,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from ..agents.trajectory import EpisodeKey
-from .rows import Row
+from ...agents.trajectory import EpisodeKey
+from ..batches.rows import Row
 from .terms import Level, TokenTerms, check_level, ratio
 
 

@@ -10,13 +10,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from ..agents.evaluation import Evaluation, summarize
-from ..agents.ledger import Ledger
-from ..agents.trajectory import Group, Trajectory
-from .early_stopping import STOPPED
-from .folder import write_whole, writing
+from ...agents.evaluation import Evaluation, summarize
+from ...agents.ledger import Ledger
+from ...agents.trajectory import Group, Trajectory
+from ..early_stopping import STOPPED
+from ..folder import write_whole, writing
+from ..recipe import Recipe
 from .metrics import strict_json
-from .recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

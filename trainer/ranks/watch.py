@@ -17,8 +17,8 @@ from typing import Any, cast
 
 import torch.distributed
 
-from .errors import RankLost
-from .ranks import Ranks
+from ..errors import RankLost
+from .processes import Ranks
 
 _EVERY_S = 0.25
 """Between two looks into the store."""

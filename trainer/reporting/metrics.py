@@ -8,13 +8,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, cast
 
-from ..agents.evaluation import component_means, is_solved
-from ..agents.trajectory import EpisodeKey, Group, Trajectory
-from ..envs import Failed, Ungraded
-from .advantages import Reason
-from .folder import writing
-from .judge import Judgement
-from .overlong import mean
+from ...agents.evaluation import component_means, is_solved
+from ...agents.trajectory import EpisodeKey, Group, Trajectory
+from ...envs import Failed, Ungraded
+from ..advantages import Reason
+from ..folder import writing
+from ..judge import Judgement
+from ..overlong import mean
 
 IN_BASELINE = (Reason.ZERO_VARIANCE, Reason.MASKED)
 """Why an episode may be left out of the loss, and yet its siblings are compared with it."""

@@ -10,13 +10,13 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
-from ..agents.tokengraph import TokenRow
-from ..agents.trajectory import EpisodeKey
-from ._torch import modules
-from .logprobs import Head, token_logprobs
-from .packing import MicroBatch, micro_batches
-from .ranks import Ranks
-from .rows import Row
+from ...agents.tokengraph import TokenRow
+from ...agents.trajectory import EpisodeKey
+from .._torch import modules
+from ..batches.logprobs import Head, token_logprobs
+from ..batches.packing import MicroBatch, micro_batches
+from ..batches.rows import Row
+from .processes import Ranks
 
 
 class Policy(nn.Module):

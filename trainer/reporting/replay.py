@@ -10,19 +10,19 @@ from typing import Any
 
 import torch
 
-from ..agents.ledger import Ledger
-from ..agents.trajectory import EpisodeKey, Group, Trajectory
-from .advantages import Accepted
-from .correction import TOKEN_TIS, Correction
-from .judge import judge
-from .kl import KlPenalty
-from .losses import load_loss
-from .objective import Objective, batch_terms
-from .packing import micro_batches, token_weights
-from .recipe import GrpoSection, Recipe
-from .rows import Batch, Row, training_rows
+from ...agents.ledger import Ledger
+from ...agents.trajectory import EpisodeKey, Group, Trajectory
+from ..advantages import Accepted
+from ..batches.packing import micro_batches, token_weights
+from ..batches.rows import Batch, Row, training_rows
+from ..judge import judge
+from ..losses import load_loss
+from ..objective.correction import TOKEN_TIS, Correction
+from ..objective.kl import KlPenalty
+from ..objective.objective import Objective, batch_terms
+from ..recipe import GrpoSection, Recipe
+from ..update import objective_options, whole_batch, with_kl_in_reward
 from .step_record import altered
-from .update import objective_options, whole_batch, with_kl_in_reward
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,8 +9,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ..batches.rows import Batch, Row
 from .reports import LossReport
-from .rows import Batch, Row
 
 
 def update_record(batch: Batch, report: LossReport, *, with_entropy: bool) -> dict[str, Any]:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ._torch import modules, output_head, plain_errors, seeded
-from .config import LoraConfig
-from .schedule import OptimizerConfig
+from .._torch import modules, output_head, plain_errors, seeded
+from ..config import LoraConfig
+from ..schedule import OptimizerConfig
 
 
 def add_adapter(model: PreTrainedModel, config: LoraConfig, seed: int) -> Any:

@@ -12,11 +12,11 @@ from itertools import chain, pairwise
 import torch
 from torch import Tensor
 
-from ..agents.tokengraph import common_prefix
-from ._torch import to_list
+from ...agents.tokengraph import common_prefix
+from .._torch import to_list
+from ..objective.terms import TokenTerms
 from .attention import Layout, Span
 from .rows import Normaliser, Row
-from .terms import TokenTerms
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

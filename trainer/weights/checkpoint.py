@@ -16,12 +16,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from ._torch import random_state, read_tensors, set_random_state, write_tensors
-from .errors import CorruptCheckpoint
+from .._torch import random_state, read_tensors, set_random_state, write_tensors
+from ..errors import CorruptCheckpoint
+from ..folder import write_whole, writing
+from ..inputs import sha256
+from ..learner import Learner
 from .fit import expect_alpha, other_base
-from .folder import write_whole, writing
-from .inputs import sha256
-from .learner import Learner
 
 _RNG = "torch_rng"
 _SCORES = "scores.json"

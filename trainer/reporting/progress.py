@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Protocol
 
-from ..agents.trajectory import Trajectory
+from ...agents.trajectory import Trajectory
 
 
 class Progress(Protocol):

@@ -16,8 +16,8 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed
 
-from ._torch import own_device
-from .rows import Normaliser
+from .._torch import own_device
+from ..batches.rows import Normaliser
 
 T = TypeVar("T")
 

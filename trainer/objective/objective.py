@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from ..batches.packing import Trained, token_terms
+from ..batches.rows import Batch
 from .correction import TOKEN_TIS, Correction
 from .kl import KlPenalty
-from .packing import Trained, token_terms
-from .rows import Batch
 from .terms import Loss, LossTerms, TokenTerms, traits
 
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ._torch import OwnStates, hidden_states, output_head, own_states
-from .attention import Layout, separate_rows
+from .._torch import OwnStates, hidden_states, output_head, own_states
+from ..batches.attention import Layout, separate_rows
 
 _SPANS = (((0, 6),), ((0, 3), (6, 8)), ((8, 11),))
 """Three rows, of which the second begins like the first."""

@@ -23,8 +23,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from ._torch import device_name, modules, output_head
-from .packing import MicroBatch
+from .._torch import device_name, modules, output_head
+from ..batches.packing import MicroBatch
 
 PEAKS = {
     "A100": 312e12,

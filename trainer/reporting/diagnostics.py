@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 
-from .rows import Row
+from ..batches.rows import Row
 
 LAST = 8
 """Turns and lags from here on are counted together."""

@@ -7,10 +7,10 @@ from itertools import chain
 import torch
 from torch import Tensor
 
+from ..batches.packing import MicroBatch, Trained, scatter
+from ..batches.rows import Row
+from ..objective.terms import LossTerms, TokenTerms
 from .flops import Shape
-from .packing import MicroBatch, Trained, scatter
-from .rows import Row
-from .terms import LossTerms, TokenTerms
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ._torch import read_model, to_device, write_config, write_tensors
-from .config import LearnerConfig
+from .._torch import read_model, to_device, write_config, write_tensors
+from ..config import LearnerConfig
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

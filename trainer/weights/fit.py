@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
-from ._torch import read_tensors
+from .._torch import read_tensors
+from ..config import LoraConfig
+from ..inputs import fingerprint
+from ..ranks.sharding import like
 from .adapters import own_name
-from .config import LoraConfig
-from .inputs import fingerprint
-from .sharding import like
 
 _CURE = "give LearnerConfig.lora the same, or begin a new run on it with palaestra train --continue"
 BASE = "base.json"

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import PreTrainedModel
 
-from ._torch import plain_attention, set_attention, split
+from .._torch import plain_attention, set_attention, split
 
 NAME = "palaestra_rows"
 """Of this attention in transformers' registry."""

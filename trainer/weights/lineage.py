@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from .inputs import fingerprint
-from .recipe_file import RecipeError
+from ..inputs import fingerprint
+from ..recipe_file import RecipeError
 
 LINEAGE = "lineage.json"
 

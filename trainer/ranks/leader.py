@@ -15,18 +15,18 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from ..agents.trajectory import EpisodeKey
-from ._torch import use_processor
-from .config import LearnerConfig
-from .interrupt import Interrupted
+from ...agents.trajectory import EpisodeKey
+from .._torch import use_processor
+from ..batches.rows import Batch, Normaliser, Row
+from ..config import LearnerConfig
+from ..interrupt import Interrupted
+from ..learner import Learner
+from ..recipe_file import RecipeError
+from ..reporting.reports import LossReport, StepReport, merge_reports
+from ..schedule import OptimizerConfig
+from ..weights.model import load_to_train
 from .launch import world_size
-from .learner import Learner
-from .model import load_to_train
-from .ranks import Ranks, deal
-from .recipe_file import RecipeError
-from .reports import LossReport, StepReport, merge_reports
-from .rows import Batch, Normaliser, Row
-from .schedule import OptimizerConfig
+from .processes import Ranks, deal
 from .watch import watched
 
 

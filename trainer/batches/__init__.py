@@ -1,0 +1,1 @@
+"""From episodes to tensors: rows, packing, attention without contamination, log-probabilities in chunks."""

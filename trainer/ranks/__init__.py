@@ -1,0 +1,1 @@
+"""Several processes that train as one: how they start, share a model, and end together."""

@@ -1,0 +1,1 @@
+"""Models on disk and in memory: made, loaded, fitted, merged, kept as checkpoints."""
