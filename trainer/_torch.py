@@ -125,6 +125,13 @@ def backward(values: Tensor, gradient: Tensor | None = None) -> None:
     untyped.backward(gradient)
 
 
+def carrying(values: Tensor, gradient: Tensor) -> Tensor:
+    """A scalar from which `backward` goes on with a gradient of the values that is known already."""
+    if not values.requires_grad:  # a model of which nothing is trained, but what made the gradient
+        values = values.detach().requires_grad_()
+    return torch.dot(values.flatten(), gradient.flatten())
+
+
 def gradients(loss: Tensor, inputs: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
     """Of a scalar; None for what it does not depend on."""
     untyped: Any = torch

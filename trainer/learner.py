@@ -8,8 +8,7 @@ learner.save(folder)
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,39 +17,20 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 from transformers import PreTrainedModel
 
-from ._torch import (
-    backward,
-    checkpoint_layers,
-    hidden_states,
-    output_head,
-    step,
-    to_device,
-)
-from .batches.logprobs import Head, TokenLogprobs
-from .batches.packing import (
-    MicroBatch,
-    Trained,
-    micro_batches,
-    scatter,
-    token_weights,
-)
+from ._torch import backward, carrying, checkpoint_layers, output_head, step, to_device
+from .batches.columns import Columns
+from .batches.logprobs import Head, PartLoss, TokenLogprobs, no_loss
+from .batches.packing import MicroBatch, Trained, micro_batches, spread
 from .batches.rows import Batch, Row, expect_sampled
 from .config import LearnerConfig, usual_chunk
 from .errors import Diverged
 from .losses import load_loss
 from .objective.correction import TOKEN_TIS, Correction
 from .objective.kl import KlPenalty
-from .objective.objective import Objective, batch_terms
-from .objective.terms import traits
+from .objective.objective import Objective
+from .objective.terms import Level, traits
 from .ranks.processes import Ranks
-from .ranks.sharding import (
-    Policy,
-    collected,
-    idle_pass,
-    shard,
-    whole,
-    without_gradient,
-)
+from .ranks.sharding import Policy, collected, idle_pass, shard, whole, without_gradient
 from .reference import Reference
 from .reporting.flops import shape_of
 from .reporting.reports import LossReport, StepReport, Tally
@@ -87,7 +67,8 @@ class Learner:
             self._shape = self._shape and self._shape.with_adapter(model)
         if self.config.activation_checkpointing:
             checkpoint_layers(model)
-        self._policy = Policy(model)
+        self._dtype = None if self.config.dtype == "float32" else torch.bfloat16
+        self._policy = Policy(model, self._dtype)
         if ranks is not None:
             shard(self._policy, ranks)
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -130,29 +111,34 @@ class Learner:
         )
         if not traits(objective.loss).is_supervised:
             expect_sampled(batch.rows)
-        micros = self._micro_batches(batch.rows, whole_episodes=objective.needs_episodes)
-        tally = Tally(batch.rows, micros, self._shape)
         normaliser = batch.normaliser if self.ranks is None else self.ranks.total(batch.normaliser)
+        head = self._head(temperature)
+        micros = self._micro_batches(batch.rows, objective.level, head)
+        columns = Columns.of(batch, micros, normaliser, dtype=head.exact)
+        tally = Tally(batch.rows, micros, self._shape)
+        idle = self._idle(len(micros))
 
         def part_loss(part: Trained, found: TokenLogprobs) -> Tensor:
-            tokens = batch_terms(part, batch, found.logprobs_N, found.entropy_N)
+            tokens = columns.terms(part, found.logprobs_N, found.entropy_N)
             terms = objective(tokens)
-            weights_N = token_weights(part, batch.rows, normaliser, terms.loss_N)
-            total = weight * (terms.loss_N * weights_N).sum()
+            total = weight * (terms.loss_N * columns.weights_N[part.place]).sum()
             tally.add(part, total, tokens, terms)
             return total
 
-        if self.ranks is None:
-            head = self._head(temperature)
-            for micro in micros:
-                head.backward(self._hidden(micro), micro.parts(head.chunk), part_loss)
-            return tally.report()
-        num_idle = self._num_idle(len(micros))
         for micro in micros:
-            backward(part_loss(micro.trained, self._in_one_pass(micro, temperature)))
-        for _ in range(num_idle):
-            backward(0.0 * self._in_one_pass(idle_pass(self.model.device), None).logprobs_N.sum())
+            self._descend(micro, head, part_loss)
+        for micro in idle:
+            self._descend(micro, head, no_loss)
         return tally.report()
+
+    def _descend(self, micro: MicroBatch, head: Head, loss: PartLoss) -> None:
+        """Forward and backward. The head goes back inside of the forward pass, where its weights are whole
+        on every rank, and before the next logits are made."""
+
+        def use(hidden_TE: Tensor) -> Tensor:
+            return carrying(hidden_TE, head.gradient(hidden_TE, micro.parts, loss))
+
+        backward(self._policy(micro, use))
 
     def optim_step(self) -> StepReport:
         """Clip, step, forget the gradient. One that is not finite is thrown away, and the report says so.
@@ -184,19 +170,17 @@ class Learner:
 
     def logprobs(self, rows: Sequence[Row]) -> list[tuple[float, ...]]:
         """[rows][T] the policy's logprobs of the trained tokens, nats; 0.0 elsewhere."""
-        return self._logprobs(rows)
-
-    def _logprobs(self, rows: Sequence[Row]) -> list[tuple[float, ...]]:
-        found = [[0.0] * len(row.tokens.ids) for row in rows]
-        micros = self._micro_batches(rows)
-        num_idle = self._num_idle(len(micros))
+        head = self._head(None)
+        micros = self._micro_batches(rows, "token", head)
+        idle = self._idle(len(micros))
+        values: list[Tensor] = []
         with without_gradient(self._policy):
             for micro in micros:
-                for part, got in self._word_on(micro):
-                    scatter(part, got.logprobs_N, found)
-            for _ in range(num_idle):
-                self._in_one_pass(idle_pass(self.model.device), None)
-        return [tuple(row) for row in found]
+                made: list[TokenLogprobs] = self._policy(micro, partial(head.logprobs, parts=micro.parts))
+                values += [found.logprobs_N for found in made]
+            for micro in idle:
+                self._policy(micro, partial(head.logprobs, parts=micro.parts))
+        return list(spread([part for micro in micros for part in micro.parts], values, rows))
 
     def keep_reference(self) -> None:
         """Remember the policy as it is now: the one that `reference_logprobs` and a KL penalty mean."""
@@ -207,7 +191,7 @@ class Learner:
         if self.reference is None:
             raise ValueError("no reference policy: call keep_reference before training starts")
         with self.reference.in_place():
-            return self._logprobs(rows)
+            return self.logprobs(rows)
 
     def state_for_engine(self) -> Mapping[str, Tensor]:
         """Every parameter by its name in the plain model, an adapter merged in. Copy before you keep.
@@ -221,14 +205,14 @@ class Learner:
         """Write the adapter in peft's format, which vLLM loads."""
         if self._adapted is None:
             raise ValueError("every parameter is trained, there is no adapter; use export_merged")
-        tensors = Learner.tensors(self)
+        tensors = self.tensors()
         if self.is_first:
             save_adapter(self._adapted, tensors, folder)
             write_base(self.model.name_or_path, self.base_sha256, str(self.model.dtype), folder)
 
     def export_merged(self, folder: Path) -> None:
         """Write a whole model, an adapter merged in, with its tokenizer."""
-        state = Learner.state_for_engine(self)
+        state = self.state_for_engine()
         if self.is_first:
             write_model(self.model, state, folder)
 
@@ -255,7 +239,7 @@ class Learner:
     def load_tensors(self, weights: Path, optimizer: Path | None, num_steps: int) -> None:
         """Take what `tensors` and `optimizer_tensors` gave, from files; without the latter, as `restart`."""
         take_weights(weights, self.parameters)
-        Learner.restart(self, self.optimizer_config)
+        self.restart(self.optimizer_config)
         self.num_steps = num_steps
         if optimizer is not None:
             take_slots(optimizer, self.parameters, self.optimizer.state)
@@ -270,9 +254,11 @@ class Learner:
         """Of all ranks it is the first that writes."""
         return self.ranks is None or self.ranks.rank == 0
 
-    def _num_idle(self, num_passes: int) -> int:
-        """Passes over nothing, so that all ranks make as many: in each, weights are gathered from all."""
-        return 0 if self.ranks is None else self.ranks.most(num_passes) - num_passes
+    def _idle(self, num_passes: int) -> list[MicroBatch]:
+        """Passes over nothing, so that all ranks make as many: in each, weights are gathered from all. Every
+        rank asks before its first pass."""
+        num_idle = 0 if self.ranks is None else self.ranks.most(num_passes) - num_passes
+        return [idle_pass(self.model.device)] * num_idle
 
     def load(self, folder: Path) -> None:
         """Go on from what `save` wrote for the same model and config, with a fresh optimizer.
@@ -285,42 +271,20 @@ class Learner:
         name = "model.safetensors" if self._adapted is None else "adapter_model.safetensors"
         self.load_tensors(folder / name, None, 0)
 
-    def _micro_batches(self, rows: Sequence[Row], *, whole_episodes: bool = False) -> list[MicroBatch]:
+    def _micro_batches(self, rows: Sequence[Row], level: Level, head: Head) -> list[MicroBatch]:
         return micro_batches(
             rows,
             self.config.micro_batch_tokens,
             self.model.device,
             share_from=self.config.share_prefixes_from,
-            whole_episodes=whole_episodes,
+            level=level,
+            max_trained=head.chunk,
         )
-
-    def _hidden(self, micro: MicroBatch) -> Tensor:
-        with self._autocast():
-            return hidden_states(self.model, micro.inputs_T, micro.positions_T, micro.layout)
 
     def _head(self, temperature: float | None) -> Head:
         return Head(
             module=output_head(self.model),
             temperature=self.config.temperature if temperature is None else temperature,
             chunk=self.config.logit_chunk or usual_chunk(self.model.config.vocab_size),
-            dtype=None if self.config.dtype == "float32" else torch.bfloat16,
+            dtype=self._dtype,
         )
-
-    def _in_one_pass(self, micro: MicroBatch, temperature: float | None) -> TokenLogprobs:
-        """For a model in shards, whose weights are whole inside of its forward pass only."""
-        with self._autocast():
-            logprobs_N, entropy_N = self._policy(micro, self._head(temperature))
-        return TokenLogprobs(logprobs_N=logprobs_N, entropy_N=entropy_N)
-
-    def _word_on(self, micro: MicroBatch) -> list[tuple[Trained, TokenLogprobs]]:
-        """The policy's word on a micro-batch, without a gradient."""
-        if self.ranks is not None:
-            return [(micro.trained, self._in_one_pass(micro, None))]
-        head = self._head(None)
-        parts = micro.parts(head.chunk)
-        return list(zip(parts, head.logprobs(self._hidden(micro), parts), strict=True))
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self.config.dtype == "float32":
-            return nullcontext()
-        return torch.autocast(self.model.device.type, dtype=torch.bfloat16)

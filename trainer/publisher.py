@@ -10,13 +10,13 @@ from ..agents.canary import PolicyDrift, canary
 from ..agents.engine import Engine, PolicyVersion, WeightUpdate, policy_name
 from ..agents.trajectory import EpisodeKey
 from .folder import writing
-from .learner import Learner
+from .ranks.leader import AnyLearner
 from .warm_start import demonstration_row
 
 PROBE = EpisodeKey(split="canary", epoch=0, task_id="probe", sample=0)
 
 
-def answer_logprobs(learner: Learner, prompt: Sequence[int], answer: Sequence[int]) -> Sequence[float]:
+def answer_logprobs(learner: AnyLearner, prompt: Sequence[int], answer: Sequence[int]) -> Sequence[float]:
     """[len(answer)] the learner's log-probabilities of an answer's tokens, nats."""
     row = demonstration_row(PROBE, [*prompt, *answer], [False] * len(prompt) + [True] * len(answer))
     return learner.logprobs([row])[0][len(prompt) :]
@@ -27,7 +27,7 @@ class Publisher:
 
     def __init__(
         self,
-        learner: Learner,
+        learner: AnyLearner,
         engine: Engine,
         *,
         adapters: Path | None,

@@ -9,11 +9,11 @@ from typing import Any
 
 from .advantages import Accepted
 from .batches.rows import Batch, Row, make_batch, training_rows
-from .learner import Learner
 from .losses import load_loss
 from .objective.correction import Correction
 from .objective.kl import KlPenalty, kl_in_reward
 from .objective.terms import traits
+from .ranks.leader import AnyLearner
 from .recipe import GrpoSection
 from .reporting.diagnostics import off_policy_metrics
 from .reporting.reports import LossReport, StepReport
@@ -41,7 +41,7 @@ class Update:
 class Updater:
     """Turns a batch of episodes into optimizer steps."""
 
-    learner: Learner
+    learner: AnyLearner
     section: GrpoSection
     demonstrations: Sequence[Row] = field(default=(), repr=False)
     """What `sft_coefficient` draws from."""

@@ -14,7 +14,7 @@ from ..agents.trajectory import EpisodeKey, Trajectory
 from ..envs import AssistantMessage, Episode
 from .batches.rows import Row, make_batch
 from .errors import Diverged
-from .learner import Learner
+from .ranks.leader import AnyLearner
 from .recipe import Recipe, WarmStartSection
 
 
@@ -64,7 +64,7 @@ def demonstration_row(key: EpisodeKey, ids: Sequence[int], mask: Sequence[bool])
 
 
 def warm_start(
-    learner: Learner,
+    learner: AnyLearner,
     rows: Sequence[Row],
     section: WarmStartSection,
     *,

@@ -151,6 +151,7 @@ def test_an_adapter_on_a_base_in_half_precision_trains_in_float32_and_merges_wit
     model, lora = start(tmp_path / "model"), LoraConfig(rank=4, base_dtype="bfloat16")
     config = LearnerConfig(lora=lora, dtype="bfloat16", optimizer=OptimizerConfig(lr=1e-6))
     learner = open_learner(model, config)
+    assert isinstance(learner, Learner)
     assert {p.dtype for name, p in learner.model.named_parameters() if ".lora_" not in name} == {
         torch.bfloat16
     }

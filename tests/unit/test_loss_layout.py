@@ -157,7 +157,7 @@ def test_on_a_fresh_batch_the_learners_own_logprobs_are_the_old_ones(level: str)
 
 
 def test_rows_of_one_episode_share_a_micro_batch_where_a_loss_looks_that_far() -> None:
-    micros = micro_batches(ROWS, 1, torch.device("cpu"), whole_episodes=True)
+    micros = micro_batches(ROWS, 1, torch.device("cpu"), level="episode")
     keys = [{ROWS[row].key for row, _ in micro.trained.where} for micro in micros]
     assert [len(each) for each in keys] == [1] * len({row.key for row in ROWS})
     assert len(micros) < len(micro_batches(ROWS, 1, torch.device("cpu")))

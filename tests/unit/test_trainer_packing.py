@@ -113,8 +113,8 @@ def test_lines_are_filled_to_nine_tenths() -> None:
 
 @given(st.integers(1, 10), st.integers(1, 40), st.integers(0, 3))
 def test_parts_of_a_micro_batch_are_whole_rows(num: int, most: int, seed: int) -> None:
-    for micro in micro_batches(random_rows(num, seed=seed), 100, CPU):
-        parts = micro.parts(most)
+    for micro in micro_batches(random_rows(num, seed=seed), 100, CPU, level="turn", max_trained=most):
+        parts = micro.parts
         assert [pair for part in parts for pair in part.where] == list(micro.trained.where)
         rows = [{row for row, _ in part.where} for part in parts]
         assert sum(map(len, rows)) == len(set[int]().union(*rows))
@@ -242,6 +242,6 @@ def test_a_model_whose_tokens_meet_outside_its_attention_is_refused() -> None:
 def test_an_episode_stays_together_where_a_loss_asks_for_it(share_from: int | None) -> None:
     rows = random_rows(12)
     keys: list[set[int]] = []
-    for micro in micro_batches(rows, 40, CPU, share_from=share_from, whole_episodes=True):
-        keys += [{rows[row].key.sample for row, _ in part.where} for part in micro.parts(1)]
+    for micro in micro_batches(rows, 40, CPU, share_from=share_from, level="episode", max_trained=1):
+        keys += [{rows[row].key.sample for row, _ in part.where} for part in micro.parts]
     assert sum(map(len, keys)) == len(set[int]().union(*keys)), "no episode is in two parts"

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
-from .._torch import backward, gradients, hidden_states, recomputed
-from .packing import MicroBatch, Trained
+from .._torch import backward, gradients, recomputed
+from .packing import Trained
 from .softmax import SoftmaxHead
 
 
@@ -30,6 +29,11 @@ PartLoss = Callable[[Trained, TokenLogprobs], Tensor]
 """The weighted loss of a part, a scalar. Both tensors of `TokenLogprobs` take a gradient."""
 
 
+def no_loss(part: Trained, found: TokenLogprobs) -> Tensor:
+    """From which nothing is learned."""
+    return 0.0 * found.logprobs_N.sum()
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Head:
     """The layer from hidden states to logits, and how it is run."""
@@ -42,6 +46,12 @@ class Head:
     dtype: torch.dtype | None = None
     """Of the products; None: that of the hidden states."""
 
+    @property
+    def exact(self) -> torch.dtype:
+        """Of log-probabilities and entropies."""
+        made_in = self.dtype or next(self.module.parameters()).dtype
+        return torch.promote_types(made_in, torch.float32)
+
     def logprobs(self, hidden_TE: Tensor, parts: Sequence[Trained]) -> list[TokenLogprobs]:
         """[parts] the model's word on each trained token, without a gradient."""
         with torch.no_grad():
@@ -50,11 +60,11 @@ class Head:
                 return [self.by_module(hidden_TE[part.source_N], part) for part in parts]
             return [self._by_matrix(plain, hidden_TE[part.source_N], part) for part in parts]
 
-    def backward(self, hidden_TE: Tensor, parts: Sequence[Trained], loss: PartLoss) -> None:
-        """Add the gradient of every part's loss, down to the first layer of the model.
+    def gradient(self, hidden_TE: Tensor, parts: Sequence[Trained], loss: PartLoss) -> Tensor:
+        """[T, E] of the hidden states, for the sum of all parts' losses; the head's weights get their own.
 
-        A part that fits into a chunk needs its logits once. A row of more trained tokens needs them twice:
-        its loss is known only when all of its log-probabilities are.
+        A part that fits into a chunk needs its logits once. A larger one needs them twice: its loss is known
+        only when all of its log-probabilities are.
         """
         plain = self._plain(hidden_TE, parts)
         gradient_TE = torch.zeros_like(hidden_TE)
@@ -65,8 +75,7 @@ class Head:
             else:
                 found_NE = self._back_by_matrix(plain, hidden_NE, part, loss)
             gradient_TE.index_add_(0, part.source_N, found_NE.to(gradient_TE.dtype))
-        if hidden_TE.requires_grad:
-            backward(hidden_TE, gradient_TE)
+        return gradient_TE
 
     def _plain(self, hidden_TE: Tensor, parts: Sequence[Trained]) -> SoftmaxHead | None:
         """None for a module that is more than a matrix of its own: with a bias, an adapter, in shards."""
@@ -143,11 +152,3 @@ def _joined(pieces: Sequence[TokenLogprobs]) -> TokenLogprobs:
         logprobs_N=torch.cat([piece.logprobs_N for piece in pieces]),
         entropy_N=torch.cat([piece.entropy_N for piece in pieces]),
     )
-
-
-def token_logprobs(model: PreTrainedModel, micro: MicroBatch, head: Head) -> TokenLogprobs:
-    """All of a micro-batch, with the gradients that torch knows of: for what must be one forward pass, as a
-    model in shards. With more than one chunk the logits are made again in the backward pass.
-    """
-    hidden_TE = hidden_states(model, micro.inputs_T, micro.positions_T, micro.layout)
-    return head.by_module(hidden_TE[micro.trained.source_N], micro.trained)

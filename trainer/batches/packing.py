@@ -6,7 +6,7 @@ the line once.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, pairwise
 
 import torch
@@ -14,14 +14,14 @@ from torch import Tensor
 
 from ...agents.tokengraph import common_prefix
 from .._torch import to_list
-from ..objective.terms import TokenTerms
+from ..objective.terms import Level
 from .attention import Layout, Span
-from .rows import Normaliser, Row
+from .rows import Row
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trained:
-    """Trained tokens of whole rows, row by row, in order."""
+    """Some trained tokens, row by row, in order."""
 
     source_N: Tensor
     """int64 index into the line: where a token was predicted."""
@@ -29,9 +29,22 @@ class Trained:
     """int64 ids of the trained tokens."""
     where: tuple[tuple[int, int], ...] = field(repr=False)
     """[N] (row, position) of each trained token, in the batch's numbering."""
+    first: int = 0
+    """Trained tokens of the batch that come before, in earlier micro-batches and in this one."""
 
-    def __getitem__(self, part: slice) -> "Trained":
-        return Trained(source_N=self.source_N[part], targets_N=self.targets_N[part], where=self.where[part])
+    @property
+    def place(self) -> slice:
+        """Among all trained tokens of the batch."""
+        return slice(self.first, self.first + len(self.where))
+
+    def cut(self, start: int, end: int) -> "Trained":
+        """Some of them."""
+        return Trained(
+            source_N=self.source_N[start:end],
+            targets_N=self.targets_N[start:end],
+            where=self.where[start:end],
+            first=self.first + start,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,17 +57,8 @@ class MicroBatch:
     """int64, where a token stands in its row."""
     layout: Layout
     trained: Trained
-    units: tuple[int, ...] = field(repr=False)
-    """How many trained tokens each row has, or each episode: what no loss may take apart."""
-
-    def parts(self, max_trained: int) -> list[Trained]:
-        """What goes through the head together: whole units with so many trained tokens, or one larger one."""
-        starts, end = [0], 0
-        for num in self.units:
-            if starts[-1] < end and end + num - starts[-1] > max_trained:
-                starts.append(end)
-            end += num
-        return [self.trained[start:stop] for start, stop in pairwise([*starts, end])]
+    parts: tuple[Trained, ...] = field(repr=False)
+    """The same, in what goes through the head together."""
 
 
 def micro_batches(
@@ -63,23 +67,43 @@ def micro_batches(
     device: torch.device,
     *,
     share_from: int | None = None,
-    whole_episodes: bool = False,
+    level: Level = "token",
+    max_trained: int | None = None,
 ) -> list[MicroBatch]:
     """Every row with a trained token, once. A row longer than `max_tokens` gets a micro-batch of its own;
-    with `whole_episodes`, so does an episode whose rows are.
+    at the level "episode", so does an episode whose rows are.
 
     `share_from`: what neighbours in a micro-batch begin with in common is computed once, from so many tokens
-    on; None: never.
+    on; None: never. A part has at most `max_trained` trained tokens, None: all, or is one larger unit of the
+    `level`: an episode; for a turn, which lies in one, a row.
     """
     units: dict[object, list[int]] = {}
     for index, row in enumerate(rows):
         if row.trained_until:
-            units.setdefault(row.key if whole_episodes else index, []).append(index)
+            units.setdefault(row.key if level == "episode" else index, []).append(index)
     if share_from is None:
         plans = _fill(rows, list(units.values()), max_tokens)
     else:
         plans = _fill_shared(rows, list(units.values()), max_tokens, share_from)
-    return [_collate(plan, rows, device, share_from) for plan in plans]
+    found: list[MicroBatch] = []
+    first = 0
+    for plan in plans:
+        micro = _collate(plan, rows, device, share_from, first)
+        first += len(micro.trained.where)
+        sizes = [sum(sum(rows[index].tokens.mask) for index in unit) for unit in plan]
+        parts = _parts(micro.trained, [1] * sum(sizes) if level == "token" else sizes, max_trained)
+        found.append(replace(micro, parts=parts))
+    return found
+
+
+def _parts(trained: Trained, sizes: Iterable[int], max_trained: int | None) -> tuple[Trained, ...]:
+    """`sizes`: of units that are never cut, in order."""
+    starts, end = [0], 0
+    for size in sizes:
+        if max_trained is not None and starts[-1] < end and end + size - starts[-1] > max_trained:
+            starts.append(end)
+        end += size
+    return tuple(trained.cut(start, stop) for start, stop in pairwise([*starts, end]))
 
 
 Unit = list[int]
@@ -137,8 +161,9 @@ def _shared(before: Sequence[int], ids: Sequence[int], share_from: int) -> int:
 
 
 def _collate(
-    plan: Sequence[Unit], rows: Sequence[Row], device: torch.device, share_from: int | None
+    plan: Sequence[Unit], rows: Sequence[Row], device: torch.device, share_from: int | None, first: int
 ) -> MicroBatch:
+    """One part. `first`: as in `Trained`."""
     line: list[int] = []
     source: list[int] = []
     where: list[tuple[int, int]] = []
@@ -157,16 +182,18 @@ def _collate(
         before = ids
     layout = Layout(spans=tuple(runs))
     targets = [rows[row].tokens.ids[position] for row, position in where]
+    trained = Trained(
+        source_N=torch.tensor(source, device=device),
+        targets_N=torch.tensor(targets, device=device),
+        where=tuple(where),
+        first=first,
+    )
     return MicroBatch(
         inputs_T=torch.tensor(line, device=device),
         positions_T=torch.tensor(layout.positions(), device=device),
         layout=layout,
-        trained=Trained(
-            source_N=torch.tensor(source, device=device),
-            targets_N=torch.tensor(targets, device=device),
-            where=tuple(where),
-        ),
-        units=tuple(sum(sum(rows[index].tokens.mask) for index in unit) for unit in plan),
+        trained=trained,
+        parts=(trained,),
     )
 
 
@@ -185,55 +212,13 @@ def _first(spans: Iterable[Span], num: int) -> list[Span]:
     return found
 
 
-def token_terms(part: Trained, rows: Sequence[Row], logprobs_N: Tensor, entropy_N: Tensor) -> TokenTerms:
-    """Everything a loss reads, from the rows and what the model says of them."""
-    old = [row.old_logprobs for row in rows]
-    ref = [row.ref_logprobs for row in rows]
-    lines = {row: line for line, row in enumerate(dict.fromkeys(row for row, _ in part.where))}
-    return TokenTerms(
-        logprobs_N=logprobs_N,
-        entropy_N=entropy_N,
-        engine_logprobs_N=_gather(part, [row.tokens.logprobs for row in rows], logprobs_N),
-        old_logprobs_N=_gather_optional(part, old, logprobs_N),
-        ref_logprobs_N=_gather_optional(part, ref, logprobs_N),
-        advantages_N=_gather(part, [row.advantages for row in rows], logprobs_N),
-        row_N=torch.tensor([lines[row] for row, _ in part.where], device=logprobs_N.device),
-        turn_N=_numbered(((row, rows[row].turns[position]) for row, position in part.where), logprobs_N),
-        episode_N=_numbered((rows[row].key for row, _ in part.where), logprobs_N),
-    )
-
-
-def _numbered(names: Iterable[object], like: Tensor) -> Tensor:
-    """[N] int64: equal names, equal numbers, from 0."""
-    numbers: dict[object, int] = {}
-    found = [numbers.setdefault(name, len(numbers)) for name in names]
-    return torch.tensor(found, device=like.device)
-
-
-def token_weights(part: Trained, rows: Sequence[Row], normaliser: Normaliser, like: Tensor) -> Tensor:
-    """[N] what each token counts in the step's loss."""
-    weights = {row: normaliser.weights(rows[row]) for row in dict.fromkeys(row for row, _ in part.where)}
-    return _tensor((weights[row][position] for row, position in part.where), like)
-
-
-def scatter(part: Trained, values_N: Tensor, into: Sequence[list[float]]) -> None:
-    """Write one value a token to its [row][position]."""
-    for (row, position), value in zip(part.where, to_list(values_N), strict=True):
-        into[row][position] = value
-
-
-def _gather(part: Trained, values: Sequence[Sequence[float]], like: Tensor) -> Tensor:
-    return _tensor((values[row][position] for row, position in part.where), like)
-
-
-def _gather_optional(part: Trained, values: Sequence[Sequence[float] | None], like: Tensor) -> Tensor | None:
-    present = [row_values for row_values in values if row_values is not None]
-    if not present:
-        return None
-    if len(present) != len(values):
-        raise ValueError(f"{len(present)} of {len(values)} rows have old or ref logprobs; all or none must")
-    return _gather(part, present, like)
-
-
-def _tensor(values: Iterable[float], like: Tensor) -> Tensor:
-    return torch.tensor(list(values), dtype=like.dtype, device=like.device)
+def spread(
+    parts: Iterable[Trained], values: Sequence[Tensor], rows: Sequence[Row]
+) -> tuple[tuple[float, ...], ...]:
+    """[rows][T] from one value for each trained token, [parts][N]; 0.0 elsewhere. Reads from the device."""
+    found = [[0.0] * len(row.tokens.ids) for row in rows]
+    flat = to_list(torch.cat(list(values))) if values else []
+    where = chain.from_iterable(part.where for part in parts)
+    for (row, position), value in zip(where, flat, strict=True):
+        found[row][position] = value
+    return tuple(map(tuple, found))

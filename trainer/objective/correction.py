@@ -19,7 +19,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from .terms import TokenTerms, mean_over, sum_over
+from .terms import Level, TokenTerms, mean_over, sum_over
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,9 +38,9 @@ class Correction:
             raise ValueError(f"{self}: needs 0 <= low <= 1 <= high, so that exact tokens weigh 1")
 
     @property
-    def needs_episodes(self) -> bool:
-        """Whether a token's weight depends on the other rows of its episode."""
-        return self.level in ("episode", "geometric")
+    def reach(self) -> Level:
+        """How far a token's weight looks."""
+        return "episode" if self.level == "geometric" else self.level
 
     def __call__(self, tokens: TokenTerms) -> Tensor:
         """[N] weights, without a gradient."""

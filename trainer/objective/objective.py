@@ -4,14 +4,11 @@ w_n * loss_n + kl * KL_n - entropy_bonus * H_n         for each trained token n
 """
 
 from dataclasses import dataclass, replace
+from typing import get_args
 
-from torch import Tensor
-
-from ..batches.packing import Trained, token_terms
-from ..batches.rows import Batch
 from .correction import TOKEN_TIS, Correction
 from .kl import KlPenalty
-from .terms import Loss, LossTerms, TokenTerms, traits
+from .terms import Level, Loss, LossTerms, TokenTerms, traits
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,13 +23,14 @@ class Objective:
     """The loss falls by this times the entropy of the whole distribution, nats (arXiv 1602.01783)."""
 
     @property
-    def needs_episodes(self) -> bool:
-        """Whether a micro-batch must hold its episodes whole."""
-        return (
-            traits(self.loss).level == "episode"
-            or (self.correction is not None and self.correction.needs_episodes)
-            or (self.kl is not None and self.kl.level == "episode")
-        )
+    def level(self) -> Level:
+        """How far a token's loss looks, in any of its parts: what must go through the head together."""
+        levels = {
+            traits(self.loss).level,
+            "token" if self.correction is None else self.correction.reach,
+            "token" if self.kl is None else self.kl.level,
+        }
+        return max(levels, key=get_args(Level).index)
 
     def __call__(self, tokens: TokenTerms) -> LossTerms:
         is_corrected = self.correction is not None and tokens.old_logprobs_N is not None
@@ -51,9 +49,3 @@ class Objective:
         if self.entropy_bonus:
             loss_N = loss_N - self.entropy_bonus * tokens.entropy_N
         return LossTerms(loss_N=loss_N, means=means, maxima=terms.maxima)
-
-
-def batch_terms(part: Trained, batch: Batch, logprobs_N: Tensor, entropy_N: Tensor) -> TokenTerms:
-    """What a loss reads of a part. In a fresh batch the learner's own logprobs are the old ones."""
-    tokens = token_terms(part, batch.rows, logprobs_N, entropy_N)
-    return replace(tokens, old_logprobs_N=logprobs_N.detach()) if batch.is_fresh else tokens

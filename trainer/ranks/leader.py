@@ -6,14 +6,15 @@ rank 1   ·········> forward_backward ──> optim_step ──> (its pa
 """
 
 import signal
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from ...agents.trajectory import EpisodeKey
 from .._torch import use_processor
@@ -22,12 +23,16 @@ from ..config import LearnerConfig
 from ..interrupt import Interrupted
 from ..learner import Learner
 from ..recipe_file import RecipeError
+from ..reference import Reference
 from ..reporting.reports import LossReport, StepReport, merge_reports
 from ..schedule import OptimizerConfig
 from ..weights.model import load_to_train
 from .launch import world_size
 from .processes import Ranks, deal
 from .watch import watched
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +47,8 @@ class _Open:
 class _Call:
     """The other ranks shall do as the first one does."""
 
-    method: str
+    method: Callable[..., Any]
+    """Of `Learner`; it travels by its name."""
     arguments: Sequence[tuple[Any, ...]]
     """[world] of each rank."""
     options: Mapping[str, Any]
@@ -50,18 +56,42 @@ class _Call:
     """Is the first one told what came out?"""
 
 
-class LeadingLearner(Learner):
-    """The first rank's: what it is asked, it asks of the other ranks too, each with a part of the rows."""
+class LeadingLearner:
+    """The first rank's: what it is asked, it asks of its own learner and of the other ranks'. For whoever
+    calls it, it is a `Learner`."""
 
     def __init__(self, model: Path, config: LearnerConfig, ranks: Ranks) -> None:
         ranks.tell(_Open(model=model, config=config))
-        self._all = ranks
-        super().__init__(load_to_train(model, config, ranks.device), config, ranks)
+        self._ranks = ranks
+        self._own = Learner(load_to_train(model, config, ranks.device), config, ranks)
 
-    def restart(self, config: OptimizerConfig) -> None:
-        if hasattr(self, "optimizer"):  # the first time, each rank's own `__init__` calls it
-            self._tell("restart", config)
-        super().restart(config)
+    # --- what the first rank knows by itself ---
+
+    @property
+    def config(self) -> LearnerConfig:
+        return self._own.config
+
+    @property
+    def model(self) -> PreTrainedModel:
+        return self._own.model
+
+    @property
+    def reference(self) -> Reference | None:
+        return self._own.reference
+
+    @property
+    def num_steps(self) -> int:
+        return self._own.num_steps
+
+    @property
+    def base_sha256(self) -> Mapping[str, str]:
+        return self._own.base_sha256
+
+    @property
+    def is_first(self) -> bool:
+        return self._own.is_first
+
+    # --- each with a part of the rows ---
 
     def forward_backward(self, batch: Batch, loss: str = "ppo_clip", **options: Any) -> LossReport:
         hands, whole = self._deal(batch.rows), batch.normaliser
@@ -71,49 +101,74 @@ class LeadingLearner(Learner):
             replace(batch, rows=tuple(batch.rows[at] for at in hand), normaliser=rest if rank else whole)
             for rank, hand in enumerate(hands)
         ]
-        self._order("forward_backward", [(part, loss) for part in parts], options, answers=True)
-        own = super().forward_backward(parts[0], loss, **options)
-        return merge_reports(self._all.gather(own), hands)
-
-    def optim_step(self) -> StepReport:
-        self._tell("optim_step")
-        return super().optim_step()
+        reports = self._each(Learner.forward_backward, [(part, loss) for part in parts], options)
+        return merge_reports(reports, hands)
 
     def logprobs(self, rows: Sequence[Row]) -> list[tuple[float, ...]]:
-        hands = self._share("logprobs", rows)
-        return _in_order(self._all.gather(super().logprobs([rows[at] for at in hands[0]])), hands)
-
-    def keep_reference(self) -> None:
-        self._tell("keep_reference")
-        super().keep_reference()
+        return self._by_rows(Learner.logprobs, rows)
 
     def reference_logprobs(self, rows: Sequence[Row]) -> list[tuple[float, ...]]:
-        hands = self._share("reference_logprobs", rows)
-        return _in_order(self._all.gather(super().reference_logprobs([rows[at] for at in hands[0]])), hands)
+        return self._by_rows(Learner.reference_logprobs, rows)
+
+    # --- all the same ---
+
+    def restart(self, config: OptimizerConfig) -> None:
+        self._both(Learner.restart, config)
+
+    def optim_step(self) -> StepReport:
+        return self._both(Learner.optim_step)
+
+    def keep_reference(self) -> None:
+        self._both(Learner.keep_reference)
 
     def state_for_engine(self) -> Mapping[str, Tensor]:
-        self._tell("state_for_engine")
-        return super().state_for_engine()
+        return self._both(Learner.state_for_engine)
 
     def export_adapter(self, folder: Path) -> None:
-        self._tell("export_adapter", folder)
-        super().export_adapter(folder)
+        self._both(Learner.export_adapter, folder)
 
     def export_merged(self, folder: Path) -> None:
-        self._tell("export_merged", folder)
-        super().export_merged(folder)
+        self._both(Learner.export_merged, folder)
+
+    def save(self, folder: Path) -> None:
+        self._both(Learner.save, folder)
+
+    def load(self, folder: Path) -> None:
+        self._both(Learner.load, folder)
 
     def tensors(self) -> Mapping[str, Tensor]:
-        self._tell("tensors")
-        return super().tensors()
+        return self._both(Learner.tensors)
 
     def optimizer_tensors(self) -> Mapping[str, Tensor]:
-        self._tell("optimizer_tensors")
-        return super().optimizer_tensors()
+        return self._both(Learner.optimizer_tensors)
 
     def load_tensors(self, weights: Path, optimizer: Path | None, num_steps: int) -> None:
-        self._tell("load_tensors", weights, optimizer, num_steps)
-        super().load_tensors(weights, optimizer, num_steps)
+        self._both(Learner.load_tensors, weights, optimizer, num_steps)
+
+    def _both(
+        self, method: Callable[Concatenate[Learner, P], R], *arguments: P.args, **options: P.kwargs
+    ) -> R:
+        """What comes out here. The others do the same, and keep it."""
+        everyone = [arguments] * self._ranks.world
+        self._ranks.tell(_Call(method=method, arguments=everyone, options=options, answers=False))
+        return method(self._own, *arguments, **options)
+
+    def _each(
+        self, method: Callable[..., R], arguments: Sequence[tuple[Any, ...]], options: Mapping[str, Any]
+    ) -> list[R]:
+        """[world] what comes out, of each rank with arguments of its own."""
+        self._ranks.tell(_Call(method=method, arguments=arguments, options=options, answers=True))
+        return self._ranks.gather(method(self._own, *arguments[0], **options))
+
+    def _by_rows(
+        self, method: Callable[[Learner, Sequence[Row]], list[tuple[float, ...]]], rows: Sequence[Row]
+    ) -> list[tuple[float, ...]]:
+        """Of each row, wherever it was done."""
+        hands = self._deal(rows)
+        answers = self._each(method, [([rows[at] for at in hand],) for hand in hands], {})
+        pairs = (zip(hand, found, strict=True) for hand, found in zip(hands, answers, strict=True))
+        by_place = dict(chain.from_iterable(pairs))
+        return [by_place[at] for at in range(len(rows))]
 
     def _deal(self, rows: Sequence[Row]) -> list[list[int]]:
         """An episode's rows stay together: a loss may look at all of them."""
@@ -122,35 +177,16 @@ class LeadingLearner(Learner):
             episodes.setdefault(row.key, []).append(at)
         units = list(episodes.values())
         sizes = [sum(rows[at].trained_until for at in unit) for unit in units]
-        return [sorted(at for unit in hand for at in units[unit]) for hand in deal(sizes, self._all.world)]
-
-    def _share(self, method: str, rows: Sequence[Row]) -> list[list[int]]:
-        hands = self._deal(rows)
-        self._order(method, [([rows[at] for at in hand],) for hand in hands], {}, answers=True)
-        return hands
-
-    def _tell(self, method: str, *arguments: Any) -> None:
-        """The others do the same, and keep what comes out."""
-        self._order(method, [arguments] * self._all.world, {}, answers=False)
-
-    def _order(
-        self, method: str, arguments: Sequence[tuple[Any, ...]], options: Mapping[str, Any], *, answers: bool
-    ) -> None:
-        self._all.tell(_Call(method=method, arguments=arguments, options=options, answers=answers))
+        return [sorted(at for unit in hand for at in units[unit]) for hand in deal(sizes, self._ranks.world)]
 
 
-def _in_order(
-    answers: Sequence[Sequence[tuple[float, ...]]], hands: Sequence[Sequence[int]]
-) -> list[tuple[float, ...]]:
-    """Each rank's rows, where they were before they were dealt."""
-    pairs = (zip(hand, rows, strict=True) for hand, rows in zip(hands, answers, strict=True))
-    found = dict(chain.from_iterable(pairs))
-    return [found[at] for at in range(len(found))]
+AnyLearner = Learner | LeadingLearner
+"""Alone, or the first of several ranks."""
 
 
 def open_learner(
     model: Path, config: LearnerConfig, ranks: Ranks | None = None, *, device: str = "cpu"
-) -> Learner:
+) -> AnyLearner:
     """A learner of a model folder, shared with the ranks that wait for this one, which have their devices.
 
     Raises `RecipeError` for a model that cannot be trained so.
@@ -204,6 +240,6 @@ def _obey(ranks: Ranks) -> None:
             learner = Learner(load_to_train(order.model, order.config, ranks.device), order.config, ranks)
             continue
         assert isinstance(order, _Call)
-        found = getattr(learner, order.method)(*order.arguments[ranks.rank], **order.options)
+        found = order.method(learner, *order.arguments[ranks.rank], **order.options)
         if order.answers:
             ranks.gather(found)

@@ -1,8 +1,8 @@
 """A model whose weights, gradients and optimizer state lie in parts on all ranks: torch's FSDP2."""
 
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,24 +12,30 @@ from transformers import PreTrainedModel
 
 from ...agents.tokengraph import TokenRow
 from ...agents.trajectory import EpisodeKey
-from .._torch import modules
-from ..batches.logprobs import Head, token_logprobs
+from .._torch import hidden_states, modules
 from ..batches.packing import MicroBatch, micro_batches
 from ..batches.rows import Row
 from .processes import Ranks
 
+T = TypeVar("T")
+
 
 class Policy(nn.Module):
-    """A model whose forward pass is `token_logprobs`: under FSDP2, weights are whole inside of it only."""
+    """A model whose forward pass ends with a use of its last hidden states, as by the head: under FSDP2 the
+    weights are whole inside of it only."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, dtype: torch.dtype | None = None) -> None:
+        """`dtype`: what the layers compute in, by autocast; None: their own."""
         super().__init__()
-        self.model = model
+        self.model, self.dtype = model, dtype
 
-    def forward(self, micro: MicroBatch, head: Head) -> tuple[Tensor, Tensor]:
-        """([N] logprobs, [N] entropies), a tuple because FSDP2 looks for tensors in those."""
-        got = token_logprobs(self.model, micro, head)
-        return got.logprobs_N, got.entropy_N
+    def forward(self, micro: MicroBatch, use: Callable[[Tensor], T]) -> T:
+        """What `use` makes of the hidden states, [T, E]. To go backward it is one tensor that is no view:
+        FSDP2 hooks onto it."""
+        device = micro.inputs_T.device.type
+        with torch.autocast(device, dtype=self.dtype, enabled=self.dtype is not None):
+            hidden_TE = hidden_states(self.model, micro.inputs_T, micro.positions_T, micro.layout)
+        return use(hidden_TE)
 
 
 def shard(policy: Policy, ranks: Ranks) -> None:

@@ -13,13 +13,14 @@ import torch
 from ...agents.ledger import Ledger
 from ...agents.trajectory import EpisodeKey, Group, Trajectory
 from ..advantages import Accepted
-from ..batches.packing import micro_batches, token_weights
+from ..batches.columns import Columns
+from ..batches.packing import micro_batches
 from ..batches.rows import Batch, Row, training_rows
 from ..judge import judge
 from ..losses import load_loss
 from ..objective.correction import TOKEN_TIS, Correction
 from ..objective.kl import KlPenalty
-from ..objective.objective import Objective, batch_terms
+from ..objective.objective import Objective
 from ..recipe import GrpoSection, Recipe
 from ..update import objective_options, whole_batch, with_kl_in_reward
 from .step_record import altered
@@ -56,7 +57,9 @@ def batch_loss(
         raise ValueError(f"entropy_bonus is {entropy_bonus}, and the record has no entropies")
     total = 0.0
     limit = sum(len(row.tokens.ids) for row in batch.rows)
-    for micro in micro_batches(batch.rows, limit, torch.device("cpu"), whole_episodes=True):
+    micros = micro_batches(batch.rows, limit, torch.device("cpu"), level="episode")
+    columns = Columns.of(batch, micros, batch.normaliser, dtype=torch.float64)
+    for micro in micros:
         part = micro.trained
         flat = [logprobs[row][position] for row, position in part.where]
         logprobs_N = torch.tensor(flat, dtype=torch.float64)
@@ -64,9 +67,8 @@ def batch_loss(
         if entropies is not None:
             flat = [entropies[row][position] for row, position in part.where]
             entropy_N = torch.tensor(flat, dtype=torch.float64)
-        tokens = batch_terms(part, batch, logprobs_N, entropy_N)
-        weights_N = token_weights(part, batch.rows, batch.normaliser, logprobs_N)
-        total += float((objective(tokens).loss_N * weights_N).sum())
+        terms = objective(columns.terms(part, logprobs_N, entropy_N))
+        total += float((terms.loss_N * columns.weights_N[part.place]).sum())
     return total
 
 

@@ -7,7 +7,8 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from ..batches.packing import MicroBatch, Trained, scatter
+from .._torch import to_list
+from ..batches.packing import MicroBatch, Trained, spread
 from ..batches.rows import Row
 from ..objective.terms import LossTerms, TokenTerms
 from .flops import Shape
@@ -79,42 +80,46 @@ def _sum(values: Sequence[float | None]) -> float | None:
 
 
 class Tally:
-    """Adds up parts of micro-batches; reads from the device once, at the end."""
+    """Adds up parts of micro-batches; reads from the device at the end."""
 
     def __init__(self, rows: Sequence[Row], micros: Sequence[MicroBatch], shape: Shape | None) -> None:
+        self._rows, self._parts = rows, list[Trained]()
         self._num_inputs = sum(len(micro.inputs_T) for micro in micros)
         self._flops = None if shape is None else shape.flops_of(micros)
-        self._loss: list[Tensor] = []
+        self._losses: list[Tensor] = []
         self._sums: dict[str, list[Tensor]] = {}
         self._maxima: dict[str, list[Tensor]] = {}
-        self._logprobs = [[0.0] * len(row.tokens.ids) for row in rows]
-        self._entropies = [[0.0] * len(row.tokens.ids) for row in rows]
-        self._num_tokens = 0
+        self._logprobs: list[Tensor] = []
+        self._entropies: list[Tensor] = []
 
     def add(self, part: Trained, loss: Tensor, tokens: TokenTerms, terms: LossTerms) -> None:
-        self._loss.append(loss.detach())
+        self._parts.append(part)
+        self._losses.append(loss.detach())
         for name, values_N in terms.means.items():
             self._sums.setdefault(name, []).append(values_N.sum())
         for name, values_N in terms.maxima.items():
             self._maxima.setdefault(f"{name}_max", []).append(values_N.max())
-        scatter(part, tokens.logprobs_N.detach(), self._logprobs)
-        scatter(part, tokens.entropy_N.detach(), self._entropies)
-        self._num_tokens += len(part.where)
+        self._logprobs.append(tokens.logprobs_N.detach())
+        self._entropies.append(tokens.entropy_N.detach())
 
     def report(self) -> LossReport:
-        means = {name: _total(values) / self._num_tokens for name, values in self._sums.items()}
-        maxima = {name: float(torch.stack(values).max()) for name, values in self._maxima.items()}
+        num_tokens = sum(len(part.where) for part in self._parts)
+        sums = _read({name: torch.stack(values).sum() for name, values in self._sums.items()})
+        maxima = _read({name: torch.stack(values).max() for name, values in self._maxima.items()})
         return LossReport(
-            loss=_total(self._loss),
-            num_rows=len(self._logprobs),
-            num_tokens=self._num_tokens,
+            loss=float(torch.stack(self._losses).sum()) if self._losses else 0.0,
+            num_rows=len(self._rows),
+            num_tokens=num_tokens,
             num_inputs=self._num_inputs,
             flops=self._flops,
-            metrics=means | maxima,
-            logprobs=tuple(tuple(row) for row in self._logprobs),
-            entropies=tuple(tuple(row) for row in self._entropies),
+            metrics={name: value / num_tokens for name, value in sums.items()} | maxima,
+            logprobs=spread(self._parts, self._logprobs, self._rows),
+            entropies=spread(self._parts, self._entropies, self._rows),
         )
 
 
-def _total(values: Sequence[Tensor]) -> float:
-    return float(torch.stack(list(values)).sum()) if values else 0.0
+def _read(values: Mapping[str, Tensor]) -> dict[str, float]:
+    """Scalars, all of them with one look at the device."""
+    if not values:
+        return {}
+    return dict(zip(values, to_list(torch.stack([each.double() for each in values.values()])), strict=True))

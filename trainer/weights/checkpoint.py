@@ -20,7 +20,7 @@ from .._torch import random_state, read_tensors, set_random_state, write_tensors
 from ..errors import CorruptCheckpoint
 from ..folder import write_whole, writing
 from ..inputs import sha256
-from ..learner import Learner
+from ..ranks.leader import AnyLearner
 from .fit import expect_alpha, other_base
 
 _RNG = "torch_rng"
@@ -32,7 +32,7 @@ class CheckpointWarning(UserWarning):
     """A checkpoint was passed over."""
 
 
-def save_checkpoint(folder: Path, learner: Learner, state: Mapping[str, Any] | None = None) -> None:
+def save_checkpoint(folder: Path, learner: AnyLearner, state: Mapping[str, Any] | None = None) -> None:
     """Write what `load_checkpoint` needs to go on bit for bit. `state`: the caller's own, as JSON.
 
     A kill at any moment leaves a whole folder, of what was saved before or now, or none where there was none.
@@ -98,7 +98,7 @@ def verify_checkpoint(folder: Path) -> None:
             )
 
 
-def load_checkpoint(folder: Path, learner: Learner) -> dict[str, Any]:
+def load_checkpoint(folder: Path, learner: AnyLearner) -> dict[str, Any]:
     """Bring a learner of the same model and config to where it was; returns the caller's `state`.
 
     Raises `CorruptCheckpoint`, and `ValueError` for a learner of another model, or with another adapter.
@@ -147,7 +147,7 @@ class Checkpoints:
         """Steps with a checkpoint, newest last."""
         return sorted(int(path.name[5:]) for path in self.folder.glob("step-*") if path.name[5:].isdigit())
 
-    def save(self, step: int, learner: Learner, state: Mapping[str, Any] | None = None) -> None:
+    def save(self, step: int, learner: AnyLearner, state: Mapping[str, Any] | None = None) -> None:
         with writing(self.path(step)):
             save_checkpoint(self.path(step), learner, state)
         self._prune()
@@ -191,7 +191,7 @@ class Checkpoints:
                 return step
         return None
 
-    def restore(self, learner: Learner) -> int:
+    def restore(self, learner: AnyLearner) -> int:
         """Bring the learner to the latest good checkpoint; returns its step, 0 without one.
 
         Newer ones, which are corrupt, get the suffix ".corrupt" and do not count any more. Raises
