@@ -23,7 +23,7 @@ from ..envs import TaskSet
 from ..envs.backoff import backoff_s
 from .errors import NothingGraded
 from .interrupt import Interrupt
-from .judge import judge, overlong_of
+from .judge import Judgement, judge, overlong_of
 from .publisher import Publisher
 from .recipe import Recipe
 from .reporting.metrics import (
@@ -35,7 +35,7 @@ from .reporting.metrics import (
 )
 from .reporting.progress import Progress
 from .trackers.several import Trackers
-from .update import Updater
+from .update import Update, Updater
 from .weights.checkpoint import Checkpoints
 
 MAX_OUTAGE_TRIES = 10
@@ -90,18 +90,7 @@ class Trainer:
         await self.publisher.publish(PolicyVersion(self.num_steps))
         clock.lap("publish_s")
 
-        metrics = {
-            "step": self.num_steps,
-            "epoch": step * self.recipe.grpo.tasks_per_step // len(self.tasks),
-            **episode_metrics(groups, self.max_reward),
-            **judgement_metrics(judgement),
-            **(overlong.metrics(groups) if (overlong := overlong_of(self.recipe.grpo)) else {}),
-            **bias_metrics(groups, judgement, (self.min_reward, self.max_reward)),
-            **update.metrics,
-            **({} if self.publisher.drift is None else {"engine_drift": self.publisher.drift}),
-            **clock.laps,
-            "step_s": sum(clock.laps.values()),
-        }
+        metrics = {**self._numbers(groups, judgement, update), **clock.numbers}
         record = {
             **update.record,
             "groups": [[member.key.columns for member in group.members] for group in groups],
@@ -115,6 +104,21 @@ class Trainer:
         if self.num_steps % self.recipe.checkpoint.every == 0:
             await self.checkpoint()
         self._expect_numbers(groups)
+
+    def _numbers(self, groups: Sequence[Group], judgement: Judgement, update: Update) -> dict[str, float]:
+        """Of the step that has just been made."""
+        section = self.recipe.grpo
+        overlong = overlong_of(section)
+        return {
+            "step": self.num_steps,
+            "epoch": (self.num_steps - 1) * section.tasks_per_step // len(self.tasks),
+            **episode_metrics(groups, self.max_reward),
+            **judgement_metrics(judgement),
+            **({} if overlong is None else overlong.metrics(groups)),
+            **bias_metrics(groups, judgement, (self.min_reward, self.max_reward)),
+            **update.metrics,
+            **({} if self.publisher.drift is None else {"engine_drift": self.publisher.drift}),
+        }
 
     async def _groups(self, step: int) -> list[Group]:
         """The step's groups. While nobody can play for a passing reason, its samples get new tries: a step
@@ -203,8 +207,13 @@ class _Clock:
 
     def __init__(self) -> None:
         self._last = time.monotonic()
-        self.laps: dict[str, float] = {}
+        self._laps: dict[str, float] = {}
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """By lap, and of all of them."""
+        return {**self._laps, "step_s": sum(self._laps.values())}
 
     def lap(self, name: str) -> None:
         now = time.monotonic()
-        self.laps[name], self._last = now - self._last, now
+        self._laps[name], self._last = now - self._last, now

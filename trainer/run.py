@@ -42,7 +42,7 @@ from .parts import (
 )
 from .preflight import preflight
 from .publisher import Publisher
-from .ranks.leader import leading, open_learner
+from .ranks.leader import AnyLearner, leading, open_learner
 from .ranks.processes import Ranks
 from .recipe import Recipe
 from .reporting.flops import peak_of
@@ -199,13 +199,12 @@ class _Run:
         num_updates = grpo.steps * grpo.updates_per_step or recipe.optimizer.warmup_steps + 1
         config = learner_config(recipe, recipe.optimizer, num_updates, model=model, lora=recipe.lora)
         learner = open_learner(model, config, self.ranks, device=self.device)
-        peak = peak_of(learner.model.device, config.dtype, given=recipe.peak_tflops)
         updater = Updater(
             learner=learner,
             section=grpo,
             demonstrations=demonstrations,
             seed=recipe.seed,
-            peak_flops=None if peak is None else peak * (1 if self.ranks is None else self.ranks.world),
+            peak_flops=self._peak(learner, config.dtype),
         )
         renderer = load_renderer(recipe, model)
         remote = recipe.engine.kind != "local"
@@ -235,6 +234,11 @@ class _Run:
             interrupt=self.interrupt,
             progress=self.progress,
         )
+
+    def _peak(self, learner: AnyLearner, dtype: str) -> float | None:
+        """Operations a second of all ranks' devices together."""
+        peak = peak_of(learner.model.device, dtype, given=self.recipe.peak_tflops)
+        return None if peak is None else peak * (1 if self.ranks is None else self.ranks.world)
 
     def _player(self, engine: Engine, model: Path, temperature: float) -> Collector:
         renderer = load_renderer(self.recipe, model)

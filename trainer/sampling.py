@@ -1,6 +1,6 @@
 """Samples from a learner's weights of this moment, in this process: no server and no event loop."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,11 +16,11 @@ from ..agents.tokengraph import TokenGraph
 from ..agents.trajectory import EpisodeKey
 from ._torch import seeded
 from .batches.rows import Row
-from .learner import Learner
+from .ranks.leader import AnyLearner
 
 
 def sample(
-    learner: Learner,
+    learner: AnyLearner,
     prompts: Sequence[Sequence[int]],
     sampling: Sampling,
     *,
@@ -34,13 +34,8 @@ def sample(
     model that the local engine does not know, and, of what is to be trained on, for another temperature than
     the learner's or a `top_p` under 1: the ratio of the two policies would not start at 1. And `EngineError`.
     """
-    wanted = learner.config.temperature
-    if to_train and (sampling.temperature != wanted or sampling.top_p < 1):
-        raise ValueError(
-            f"temperature {sampling.temperature:g} and top_p {sampling.top_p:g}, and the learner trains on "
-            f"samples of temperature {wanted:g} and top_p 1: set them so, or pass to_train=False and do not "
-            "train on these"
-        )
+    if to_train:
+        _expect_trainable(sampling, learner.config.temperature)
     state = dict(learner.state_for_engine())
     longest = max(map(len, prompts)) + sampling.max_tokens
     runner = Runner(
@@ -48,15 +43,8 @@ def sample(
     )
     answers: dict[int, Generation | EngineError] = {}
     for number, prompt in enumerate(prompts):
-        request = Request(
-            prompt=np.array(prompt, np.int64),
-            sampling=sampling,
-            seed=(seed + number) % 2**64,
-            version=PolicyVersion(0),
-            end=min(len(prompt) + sampling.max_tokens, longest),
-            deliver=partial(answers.__setitem__, number),
-        )
-        runner.submit([request])
+        deliver = partial(answers.__setitem__, number)
+        runner.submit([_request(prompt, sampling, (seed + number) % 2**64, deliver)])
     while runner.step():
         pass
     return [_good(answers[number]) for number in range(len(prompts))]
@@ -67,6 +55,31 @@ def sampled_row(key: EpisodeKey, prompt: Sequence[int], answer: Generation, adva
     (tokens,) = TokenGraph().commit(prompt, answer).rows()
     advantages = tuple(advantage if is_trained else 0.0 for is_trained in tokens.mask)
     return Row(key=key, tokens=tokens, advantages=advantages, episode_tokens=sum(tokens.mask))
+
+
+def _expect_trainable(sampling: Sampling, temperature: float) -> None:
+    if sampling.temperature != temperature or sampling.top_p < 1:
+        raise ValueError(
+            f"temperature {sampling.temperature:g} and top_p {sampling.top_p:g}, and the learner trains on "
+            f"samples of temperature {temperature:g} and top_p 1: set them so, or pass to_train=False and do "
+            "not train on these"
+        )
+
+
+def _request(
+    prompt: Sequence[int],
+    sampling: Sampling,
+    seed: int,
+    deliver: Callable[[Generation | EngineError], None],
+) -> Request:
+    return Request(
+        prompt=np.array(prompt, np.int64),
+        sampling=sampling,
+        seed=seed,
+        version=PolicyVersion(0),
+        end=len(prompt) + sampling.max_tokens,
+        deliver=deliver,
+    )
 
 
 def _good(answer: Generation | EngineError) -> Generation:
