@@ -1,67 +1,54 @@
 """The GPU side of `trainer.py`: tokens/s and MFU on 16k-token packs, Qwen3 shapes with random weights, bf16.
 
-MFU counts what has to be computed: 6 FLOPs a parameter and token when every parameter is trained, 4 when the
-weights are frozen under an adapter; the head on the trained positions only; attention within each row.
+Each figure is what a run would report of such a step (`speed.py`, `flops.py`), the median of a few.
 """
 
 import random
-import time
-from dataclasses import dataclass
+import statistics
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import transformers
-from trainer_contestants import make_row
+from trainer_contestants import VOCAB, make_row
 
 from palaestra.trainer.batches.rows import Batch, make_batch
 from palaestra.trainer.config import LearnerConfig, LoraConfig
 from palaestra.trainer.learner import Learner
+from palaestra.trainer.reporting.flops import peak_of
+from palaestra.trainer.reporting.speed import Speed
 
-PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
-"""Dense bf16, by a part of the device's name."""
 PACK, ROW, TRAINED = 16_384, 2_048, 0.5
 STEPS = 5
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Shape:
-    """A Qwen3 model, as its config has it."""
-
-    hidden: int
-    intermediate: int
-    layers: int
-    heads: int
-    kv_heads: int = 8
-    head_dim: int = 128
-    vocab: int = 151_936
-
-    @property
-    def body(self) -> int:
-        """Parameters of all layers' matrices."""
-        attention = 2 * self.hidden * self.head_dim * (self.heads + self.kv_heads)
-        return self.layers * (attention + 3 * self.hidden * self.intermediate)
-
-
-SHAPES = {
-    "Qwen3-0.6B": Shape(hidden=1024, intermediate=3072, layers=28, heads=16),
-    "Qwen3-1.7B": Shape(hidden=2048, intermediate=6144, layers=28, heads=16),
-    "Qwen3-4B": Shape(hidden=2560, intermediate=9728, layers=36, heads=32),
+COMMON: Mapping[str, int] = {"vocab_size": VOCAB, "num_key_value_heads": 8, "head_dim": 128}
+MODELS: Mapping[str, Mapping[str, int]] = {
+    "Qwen3-0.6B": {
+        "hidden_size": 1024,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+    },
+    "Qwen3-1.7B": {
+        "hidden_size": 2048,
+        "intermediate_size": 6144,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+    },
+    "Qwen3-4B": {
+        "hidden_size": 2560,
+        "intermediate_size": 9728,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 32,
+    },
 }
+"""As their configurations have it."""
+ROOM = 70e9
+"""Bytes for weights, gradients and AdamW: what an 80 GB device has left of them."""
 
 
-def make_shape(shape: Shape, dtype: torch.dtype, device: str) -> Any:
+def make_model(sizes: Mapping[str, int], dtype: torch.dtype, device: str) -> Any:
     make_config: Any = transformers.Qwen3Config
-    config = make_config(
-        vocab_size=shape.vocab,
-        hidden_size=shape.hidden,
-        intermediate_size=shape.intermediate,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
-        head_dim=shape.head_dim,
-        tie_word_embeddings=True,
-        attn_implementation="sdpa",
-    )
+    config = make_config(**{**COMMON, **sizes}, tie_word_embeddings=True, attn_implementation="sdpa")
     model: Any = transformers.Qwen3ForCausalLM
     with torch.device(device):
         return model(config).to(dtype)
@@ -81,21 +68,10 @@ def make_pack(vocab: int, tokens: int, row: int) -> Batch:
     return make_batch(rows)
 
 
-def flops(shape: Shape, batch: Batch, *, is_adapter: bool) -> float:
-    """Of one step, by the rule in the file's docstring."""
-    tokens = sum(len(row.tokens.ids) for row in batch.rows)
-    trained = sum(sum(row.tokens.mask) for row in batch.rows)
-    squares = sum(len(row.tokens.ids) ** 2 for row in batch.rows)
-    each = 4 if is_adapter else 6
-    attention = 6 * shape.layers * shape.heads * shape.head_dim * squares
-    return each * (shape.body * tokens + shape.vocab * shape.hidden * trained) + attention
-
-
 def measure_one(
-    shape: Shape, *, is_adapter: bool, device: str, pack: int = PACK, row: int = ROW
+    sizes: Mapping[str, int], *, is_adapter: bool, device: str, pack: int = PACK, row: int = ROW
 ) -> dict[str, float]:
-    """Tokens/s, achieved FLOP/s and memory of one configuration."""
-    model = make_shape(shape, torch.bfloat16 if is_adapter else torch.float32, device)
+    """Speed and memory of one configuration; "mfu" where the device's peak is known."""
     config = LearnerConfig(
         lora=LoraConfig(rank=16) if is_adapter else None,
         dtype="bfloat16",
@@ -103,17 +79,17 @@ def measure_one(
         logit_chunk=2048,
         activation_checkpointing=True,
     )
-    learner = Learner(model, config)
-    batch = make_pack(shape.vocab, pack, row)
-    seconds: list[float] = []
+    learner = Learner(make_model(sizes, torch.bfloat16 if is_adapter else torch.float32, device), config)
+    batch = make_pack(learner.model.config.vocab_size, pack, row)
+    peak = peak_of(learner.model.device, config.dtype)
+    steps: list[dict[str, float]] = []
     for _ in range(STEPS + 1):
-        started = time.perf_counter()
-        learner.forward_backward(batch)
-        learner.optim_step()  # reads the gradient's norm: the device is done
-        seconds.append(time.perf_counter() - started)
-    best = sorted(seconds[1:])[len(seconds[1:]) // 2]
-    tokens = sum(len(row.tokens.ids) for row in batch.rows)
-    found = {"tokens_per_s": tokens / best, "flops_per_s": flops(shape, batch, is_adapter=is_adapter) / best}
+        speed = Speed()
+        with speed.timing():
+            speed.add(learner.forward_backward(batch))
+            learner.optim_step()  # reads the gradient's norm: the device is done
+        steps.append(speed.metrics(peak))
+    found = {name: statistics.median(step[name] for step in steps[1:]) for name in steps[0]}
     if device == "cuda":
         found["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
         torch.cuda.reset_peak_memory_stats()
@@ -124,16 +100,14 @@ def measure_gpu() -> dict[str, Any]:
     """Every configuration on the CUDA device that there is."""
     if not torch.cuda.is_available():
         raise SystemExit("--device cuda: torch sees no CUDA device here; nothing was measured")
-    name = torch.cuda.get_device_name()
-    peak = next((value for part, value in PEAK_FLOPS.items() if part in name), None)
     results: dict[str, Any] = {}
-    for title, shape in SHAPES.items():
+    for title, sizes in MODELS.items():
+        num = make_model(sizes, torch.float32, "meta").num_parameters()
         for is_adapter in (True, False):
-            if not is_adapter and 16 * (shape.body + shape.vocab * shape.hidden) > 70e9:
-                results[f"{title} full"] = "not measured: weights, gradients and AdamW take over 70 GB"
+            name = f"{title} {'LoRA r16' if is_adapter else 'full'}"
+            if not is_adapter and 16 * num > ROOM:
+                results[name] = "not measured: weights, gradients and AdamW take over 70 GB"
                 continue
-            found = measure_one(shape, is_adapter=is_adapter, device="cuda")
-            if peak is not None:
-                found["mfu"] = found["flops_per_s"] / peak
-            results[f"{title} {'LoRA r16' if is_adapter else 'full'}"] = found
-    return {"device": name, "torch": torch.__version__, "pack": PACK, "row": ROW, "results": results}
+            results[name] = measure_one(sizes, is_adapter=is_adapter, device="cuda")
+    device = torch.cuda.get_device_name()
+    return {"device": device, "torch": torch.__version__, "pack": PACK, "row": ROW, "results": results}

@@ -8,6 +8,7 @@ import torch
 from tiny_models import tiny_model
 from torch.utils.flop_counter import FlopCounterMode
 from trainer_builders import make_group, make_learner, make_llama_learner, make_row, random_rows
+from trainer_gpu import measure_one
 
 from palaestra.trainer.advantages import credit
 from palaestra.trainer.batches.attention import Layout
@@ -152,3 +153,15 @@ def test_a_step_of_a_run_says_how_fast_it_was() -> None:
         assert found["flops_per_s"] > 0 and ("mfu" in found) == (peak is not None)
     assert found["mfu"] == pytest.approx(found["flops_per_s"] / 1e12)
     assert found["trained_tokens"] == sum(each.trajectory.graph.num_sampled for each in accepted)
+
+
+@pytest.mark.parametrize("is_adapter", [True, False])
+def test_the_benchmark_of_a_gpu_says_what_a_run_would_say(is_adapter: bool) -> None:
+    sizes = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
+    sizes |= {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
+    found = measure_one(sizes, is_adapter=is_adapter, device="cpu", pack=64, row=16)
+    assert {"tokens_per_s", "trained_tokens_per_s", "flops_per_s", "train_s"} == found.keys()
+    body = 32 * 16 * (2 * 2 + 2 * 1) + 3 * 32 * 64
+    tokens = found["tokens_per_s"] * found["train_s"]
+    assert 4 * 12 <= tokens <= 4 * 15
+    assert found["flops_per_s"] * found["train_s"] > (4 if is_adapter else 6) * body * tokens

@@ -28,9 +28,14 @@ LAYOUTS = [
 
 
 def found(
-    rows: Sequence[Row], options: dict[str, Any], aggregation: str = "token", *, budget: int = 10**6
+    rows: Sequence[Row],
+    options: dict[str, Any],
+    aggregation: str = "token",
+    *,
+    budget: int = 10**6,
+    chunk: int | None = None,
 ) -> Found:
-    learner = make_learner(LearnerConfig(micro_batch_tokens=budget))
+    learner = make_learner(LearnerConfig(micro_batch_tokens=budget, logit_chunk=chunk))
     max_tokens = 20 if aggregation == "constant" else None
     return found_by(learner, make_batch(rows, aggregation, max_tokens=max_tokens), **options)
 
@@ -74,6 +79,12 @@ def test_order_and_micro_batches_do_not_matter(options: dict[str, Any]) -> None:
     assert whole.gap(found(ROWS[::-1], options)) <= 1e-12
     for budget in (1, 40):
         assert whole.gap(found(ROWS, options, budget=budget)) <= 1e-12
+
+
+@pytest.mark.parametrize("options", LAYOUTS, ids=str)
+def test_what_goes_through_the_head_together_does_not_matter(options: dict[str, Any]) -> None:
+    """A row is cut wherever a chunk ends, unless the loss looks further than a token."""
+    assert found(ROWS, options).gap(found(ROWS, options, chunk=3)) <= 1e-12
 
 
 @pytest.mark.parametrize("aggregation", list(Aggregation))

@@ -12,8 +12,10 @@ from trainer_builders import make_learner, random_rows
 from palaestra.trainer._torch import read_tensors
 from palaestra.trainer.batches.rows import Row, make_batch
 from palaestra.trainer.config import LearnerConfig, LoraConfig
+from palaestra.trainer.learner import Learner
 from palaestra.trainer.objective.correction import Correction
 from palaestra.trainer.objective.kl import KlPenalty
+from palaestra.trainer.ranks.leader import LeadingLearner
 from palaestra.trainer.ranks.processes import deal
 
 pytestmark = pytest.mark.timeout(300)
@@ -54,6 +56,9 @@ CASES = {
     "bfloat16": Case(config=LearnerConfig(dtype="bfloat16"), is_llama=True),
     "an adapter on a base in bfloat16": Case(
         config=LearnerConfig(dtype="bfloat16", lora=LoraConfig(rank=4, base_dtype="bfloat16")), is_llama=True
+    ),
+    "an adapter on the head alone": Case(
+        config=LearnerConfig(lora=LoraConfig(rank=4, targets=("lm_head",))), is_llama=True
     ),
 }
 
@@ -98,6 +103,13 @@ def check_close(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
     assert ours.keys() == theirs.keys()
     for name in ours:
         torch.testing.assert_close(ours[name], theirs[name], atol=1e-4, rtol=1e-3, msg=name)
+
+
+def test_a_leading_learner_answers_whatever_a_learner_answers() -> None:
+    """But for what a rank knows of its own part alone."""
+    own = {"optimizer", "optimizer_config", "parameters", "ranks"}
+    public = {name for name in vars(make_learner()) | vars(Learner) if not name.startswith("_")}
+    assert public - own == {name for name in vars(LeadingLearner) if not name.startswith("_")}
 
 
 def test_rows_are_dealt_so_that_no_rank_waits_long() -> None:

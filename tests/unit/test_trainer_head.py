@@ -8,11 +8,12 @@ from tiny_models import manual_seed
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from trainer_builders import VOCAB, make_learner, random_rows
+from trainer_builders import VOCAB, make_learner, make_row, random_rows
 
 from palaestra.trainer.batches.logprobs import Head, TokenLogprobs
 from palaestra.trainer.batches.packing import Trained
 from palaestra.trainer.batches.rows import make_batch
+from palaestra.trainer.batches.softmax import Softmax, SoftmaxHead
 from palaestra.trainer.config import LearnerConfig, usual_chunk
 
 T, E = 30, 8
@@ -125,6 +126,48 @@ def test_products_in_half_precision_stay_near_the_exact_ones() -> None:
     for mine, theirs in zip((found, module.weight.grad), exact, strict=True):
         assert mine.dtype == torch.float32
         assert float((mine - theirs).square().sum() / theirs.square().sum()) < 0.03**2
+
+
+@pytest.mark.parametrize(("level", "times"), [("token", 1), ("turn", 2), ("episode", 2)])
+def test_a_long_row_has_its_logits_twice_only_where_its_loss_looks_at_all_of_it(
+    level: str, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = make_batch([make_row(range(20), [False] + [True] * 19)])
+    seen: list[int] = []
+    forward = SoftmaxHead.forward
+
+    def counted(head: SoftmaxHead, hidden_NE: Tensor, targets_N: Tensor) -> Softmax:
+        seen.append(len(targets_N))
+        return forward(head, hidden_NE, targets_N)
+
+    monkeypatch.setattr(SoftmaxHead, "forward", counted)
+    make_learner(LearnerConfig(logit_chunk=4)).forward_backward(batch, level=level)
+    assert sum(seen) == times * 19 and max(seen) == 4
+
+
+class Transfers(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """How often values go to the device or come from it, as far as an operation tells."""
+
+    number: int
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.number += any(name in str(func) for name in ("lift_fresh", "_local_scalar_dense"))
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_batch_goes_to_the_device_once_however_small_its_parts_are() -> None:
+    numbers: list[int] = []
+    for chunk in (2, 1000):
+        learner = make_learner(LearnerConfig(logit_chunk=chunk))
+        make: Any = Transfers
+        transfers = make()
+        transfers.number = 0
+        with transfers:
+            learner.forward_backward(make_batch(random_rows(12)))
+        numbers.append(transfers.number)
+    assert numbers[0] == numbers[1] > 0
 
 
 def test_a_chunk_is_as_much_as_a_quarter_of_a_gigabyte_holds() -> None:

@@ -123,6 +123,17 @@ def test_parts_of_a_micro_batch_are_whole_rows(num: int, most: int, seed: int) -
             assert len(part.where) == len(part.source_N) == len(part.targets_N)
 
 
+def test_tokens_that_no_loss_looks_beyond_are_cut_where_a_part_is_full() -> None:
+    before = 0
+    for micro in micro_batches(random_rows(12), 100, CPU, max_trained=7):
+        sizes = [len(part.where) for part in micro.parts]
+        assert set(sizes[:-1]) <= {7} and 1 <= sizes[-1] <= 7
+        assert [pair for part in micro.parts for pair in part.where] == list(micro.trained.where)
+        for part, size in zip(micro.parts, sizes, strict=True):
+            assert part.place == slice(before, before + size)
+            before += size
+
+
 def test_runs_that_leave_a_hole_in_the_line_are_refused() -> None:
     with pytest.raises(AssertionError, match="do not fill the line"):
         Layout(spans=(((0, 3),), ((4, 6),)))
