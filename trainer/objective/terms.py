@@ -8,6 +8,9 @@ from torch import Tensor
 
 Level = Literal["token", "turn", "episode"]
 """What a ratio is of: a token, or the geometric mean over the tokens of a turn or of an episode."""
+MAX_LOG_RATIO = 20.0
+"""From here on a ratio stays at exp(20), 5e8, and has no gradient, as in verl: one that is inf makes a NaN of
+each 0 beside it, and with it of the whole update."""
 
 
 def check_level(level: str) -> None:
@@ -102,12 +105,16 @@ def traits(loss: Loss) -> Traits:
 def ratio(tokens: TokenTerms, level: Level = "token") -> Tensor:
     """[N] trained policy / anchor. At a higher level the geometric mean over it, the same for all its
     tokens."""
-    return log_ratio(tokens, level).exp()
+    return bounded_exp(log_ratio(tokens, level))
+
+
+def bounded_exp(gap_N: Tensor) -> Tensor:
+    """[N] exp, up to `MAX_LOG_RATIO`."""
+    return gap_N.clamp(max=MAX_LOG_RATIO).exp()
 
 
 def log_ratio(tokens: TokenTerms, level: Level = "token") -> Tensor:
-    """[N] the logarithm of `ratio`. What a loss leaves out it must leave out here: a ratio may be inf, and
-    inf * 0 is no number, in the value as in the gradient."""
+    """[N] the logarithm of `ratio`, without its bound."""
     return mean_over(tokens.logprobs_N - tokens.anchor_logprobs_N, tokens.index(level))
 
 
