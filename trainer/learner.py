@@ -41,7 +41,6 @@ from .losses import load_loss
 from .objective.correction import TOKEN_TIS, Correction
 from .objective.kl import KlPenalty
 from .objective.objective import Objective, batch_terms
-from .objective.terms import traits
 from .ranks.processes import Ranks
 from .ranks.sharding import (
     Policy,
@@ -128,7 +127,7 @@ class Learner:
         objective = Objective(
             loss=load_loss(loss, **options), correction=correction, kl=kl, entropy_bonus=entropy_bonus
         )
-        if not traits(objective.loss).is_supervised:
+        if objective.needs_sampled:
             expect_sampled(batch.rows)
         micros = self._micro_batches(batch.rows, whole_episodes=objective.needs_episodes)
         tally = Tally(batch.rows, micros, self._shape)
