@@ -28,7 +28,7 @@ from .losses import load_loss
 from .objective.correction import TOKEN_TIS, Correction
 from .objective.kl import KlPenalty
 from .objective.objective import Objective
-from .objective.terms import Level, traits
+from .objective.terms import Level
 from .ranks.processes import Ranks
 from .ranks.sharding import Policy, collected, idle_pass, shard, whole, without_gradient
 from .reference import Reference
@@ -109,7 +109,7 @@ class Learner:
         objective = Objective(
             loss=load_loss(loss, **options), correction=correction, kl=kl, entropy_bonus=entropy_bonus
         )
-        if not traits(objective.loss).is_supervised:
+        if objective.needs_sampled:
             expect_sampled(batch.rows)
         normaliser = batch.normaliser if self.ranks is None else self.ranks.total(batch.normaliser)
         head = self._head(temperature)

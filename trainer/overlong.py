@@ -6,8 +6,9 @@
 
 n: tokens that the policy sampled over the whole episode. It is added to the reward, times `weight`, before
 anything is compared; with a turn's reward of its own, the last turn pays. What is reported as the reward, and
-what counts as a pass, is the grader's alone. Equation 13 of Yu et al., arXiv 2503.14476, where max_tokens is
-20480 and cache_tokens 4096. Imports without torch.
+what counts as a pass, is the grader's alone; a recipe whose advantage tells by the reward who passes
+(`pass_at_k`) is refused. Equation 13 of Yu et al., arXiv 2503.14476, where max_tokens is 20480 and
+cache_tokens 4096. Imports without torch.
 """
 
 import math

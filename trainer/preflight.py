@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -16,7 +16,8 @@ from ..envs.reachable import refusal
 from ..sandboxes import open_sandbox
 from .advantages import load_advantage
 from .arena import Arena, call, load_arena
-from .losses import usual_aggregation
+from .losses import load_loss
+from .objective.terms import traits
 from .recipe import GradingSection, GrpoSection, Recipe
 from .recipe_file import RecipeError
 from .weights.model_size import has_tied_head, model_folder
@@ -84,10 +85,16 @@ def check_oracle(arena: Arena, field: str) -> None:
 
 
 def check_loss(section: GrpoSection) -> None:
-    """Raise `RecipeError` for an unknown loss, or options that it does not have."""
+    """Raise `RecipeError` for an unknown loss, for options that it does not have, and for one that would not
+    read rewards."""
     with _loading("grpo.loss", section.loss):
-        usual = usual_aggregation(section.loss, **section.loss_options)
-    aggregation = section.aggregation or usual
+        found = traits(load_loss(section.loss, **section.loss_options))
+    if found.is_supervised:
+        raise RecipeError(
+            f"grpo.loss: {section.loss} makes every sampled token likelier, those of failures too, whatever "
+            "its advantage; choose another, and let grpo.sft_coefficient add demonstrations to it"
+        )
+    aggregation = section.aggregation or found.aggregation
     if (aggregation == "constant") != (section.aggregation_tokens is not None):
         raise RecipeError(
             f"grpo.aggregation_tokens: {section.aggregation_tokens} with grpo.aggregation {aggregation}; "
@@ -121,7 +128,7 @@ def check_advantage(section: GrpoSection, reward_range: tuple[float, float]) -> 
             f"{section.advantage} needs"
         )
     needed: float = getattr(advantage, "min_reward", -math.inf)
-    floor, maximum = reward_range
+    floor, _ = reward_range
     shaped = "" if section.overlong is None else " with grpo.overlong"
     lowest = floor - (0.0 if section.overlong is None else section.overlong.weight)
     if lowest < needed:
@@ -131,11 +138,25 @@ def check_advantage(section: GrpoSection, reward_range: tuple[float, float]) -> 
         )
     if getattr(advantage, "needs_all_groups", False) and section.zero_variance == "drop":
         raise RecipeError(
-            "grpo.advantage_options.rescale: true makes up for groups that teach nothing, and "
-            "grpo.zero_variance: drop has left them out already, so that a step would grow twice; set "
-            "grpo.zero_variance to keep, or leave rescale out"
+            f"grpo.zero_variance: drop leaves out groups that teach nothing, and {section.advantage} with "
+            f"grpo.advantage_options {section.advantage_options} counts on them (as gpg's rescale does, "
+            "which makes up for them); set grpo.zero_variance to keep, or change the options"
         )
-    for threshold in getattr(advantage, "thresholds", ()):
+    _check_thresholds(section, getattr(advantage, "thresholds", ()), reward_range)
+
+
+def _check_thresholds(
+    section: GrpoSection, thresholds: Sequence[float | None], reward_range: tuple[float, float]
+) -> None:
+    """Raise `RecipeError` where rewards do not tell who passes."""
+    floor, maximum = reward_range
+    if thresholds and section.overlong is not None:
+        raise RecipeError(
+            f"grpo.overlong: {section.advantage} tells by the reward who passes, and what length takes from "
+            "that would make a long episode that passes one that fails; leave it out, or choose another "
+            "grpo.advantage"
+        )
+    for threshold in thresholds:
         passes = 1.0 if threshold is None else threshold
         if (threshold is None and maximum != 1.0) or not floor < passes <= maximum:
             raise RecipeError(

@@ -9,7 +9,7 @@ import pytest
 
 from palaestra.trainer import losses
 from palaestra.trainer.advantages import load_advantage
-from palaestra.trainer.losses import load_loss, loss_names, usual_aggregation
+from palaestra.trainer.losses import load_loss
 from palaestra.trainer.objective.terms import traits
 from palaestra.trainer.preflight import check_advantage, check_loss
 from palaestra.trainer.recipe import GrpoSection
@@ -27,7 +27,7 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[float, float], str]] = {
     "two makings up": (
         {"advantage": "gpg", "advantage_options": {"rescale": True}},
         (0.0, 1.0),
-        "rescale: true .* set grpo.zero_variance to keep",
+        r"gpg with grpo.advantage_options \{'rescale': True\} .* set grpo.zero_variance to keep",
     ),
     "two makings up of a part": (
         {
@@ -35,7 +35,7 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[float, float], str]] = {
             "advantage_options": {"parts": {"gpg": 1.0}, "options": {"gpg": {"rescale": True}}},
         },
         (0.0, 1.0),
-        "rescale: true .* set grpo.zero_variance to keep",
+        r"weighted with grpo.advantage_options \{'parts': .* set grpo.zero_variance to keep",
     ),
     "passes early": ({"advantage": "pass_at_k"}, (0.0, 10.0), "threshold: 1 is where .* from 0 to 10"),
     "never passes": ({"advantage": "pass_at_k"}, (0.0, 0.9), "threshold: 1 is where .* from 0 to 0.9"),
@@ -53,6 +53,20 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[float, float], str]] = {
         {"advantage": "weighted", "advantage_options": {"parts": {"pass_at_k": 1.0}}},
         (0.0, 0.9),
         "threshold: 1",
+    ),
+    "passes and pays for its length": (
+        {"advantage": "pass_at_k", "overlong": {"max_tokens": 100, "cache_tokens": 50}},
+        (0.0, 1.0),
+        "grpo.overlong: pass_at_k tells by the reward who passes",
+    ),
+    "passes as a part and pays for its length": (
+        {
+            "advantage": "weighted",
+            "advantage_options": {"parts": {"grpo": 1.0, "pass_at_k": 1.0}},
+            "overlong": {"max_tokens": 100, "cache_tokens": 50, "weight": 0.1},
+        },
+        (0.0, 1.0),
+        "grpo.overlong: weighted tells by the reward who passes",
     ),
 }
 
@@ -119,22 +133,42 @@ def test_a_loss_of_one_file_says_itself_what_it_averages_over(
     source, aggregation = FILES[name]
     (tmp_path / f"{name}.py").write_text(HEAD + source + CALL, encoding="utf-8")
     monkeypatch.setattr(losses, "__path__", [*losses.__path__, str(tmp_path)])
-    assert usual_aggregation(name) == traits(load_loss(name)).aggregation == aggregation
+    assert traits(load_loss(name)).aggregation == aggregation
     is_constant = aggregation == "constant"
     check_loss(GrpoSection(loss=name, aggregation_tokens=64 if is_constant else None))
     with pytest.raises(RecipeError, match=f"grpo.aggregation_tokens: .* grpo.aggregation {aggregation}"):
         check_loss(GrpoSection(loss=name, aggregation_tokens=None if is_constant else 64))
 
 
-def test_what_our_losses_average_over_is_known_without_torch() -> None:
-    found = {name: usual_aggregation(name) for name in loss_names()}
-    assert found == {name: traits(load_loss(name)).aggregation for name in loss_names()}
+def test_our_losses_are_checked_without_torch() -> None:
     code = (
-        "import sys; from palaestra.trainer.losses import loss_names, usual_aggregation; "
-        "print([usual_aggregation(name) for name in loss_names()] and 'torch' in sys.modules)"
+        "import sys; from palaestra.trainer.losses import loss_names; "
+        "from palaestra.trainer.preflight import check_loss; "
+        "from palaestra.trainer.recipe import GrpoSection; "
+        "names = sorted({*loss_names()} - {'sft', 'dr_grpo'}); "
+        "print([check_loss(GrpoSection(loss=name)) for name in names], 'torch' in sys.modules)"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    assert ran.stdout == "False\n"
+    assert ran.stdout == f"{[None] * 7} False\n"
+
+
+def test_a_loss_that_would_learn_failures_too_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"grpo.loss: sft makes .* let grpo.sft_coefficient add"):
+        check_loss(GrpoSection(loss="sft"))
+    check_loss(GrpoSection(loss="ppo_clip", sft_coefficient=0.1))
+
+
+def test_an_average_that_there_is_not_is_refused_when_the_class_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TRL's word for an episode; until the first batch is made nobody else would look at it."""
+    source = HEAD + "class ByWord:\n    aggregation: ClassVar[str] = 'sequence'" + CALL
+    (tmp_path / "by_word.py").write_text(source, encoding="utf-8")
+    monkeypatch.setattr(losses, "__path__", [*losses.__path__, str(tmp_path)])
+    with pytest.raises(ValueError, match="aggregation is 'sequence'; it is one of token, episode, turn"):
+        load_loss("by_word")
+    with pytest.raises(RecipeError, match=r"grpo.loss: aggregation is 'sequence'"):
+        check_loss(GrpoSection(loss="by_word"))
 
 
 @pytest.mark.parametrize("loss", ["ppo_clip", "gspo"])

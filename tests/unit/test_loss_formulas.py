@@ -210,19 +210,66 @@ def test_the_weight_of_a_long_episode_far_away_is_zero_or_the_cap_and_never_nan(
     assert slopes == pytest.approx([-bound] * 1000 + [-math.exp(0.3)], rel=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("name", "options", "slope"),
-    [
-        ("dppo_tv", {}, 0.0),
-        ("importance_sampling", {"max_ratio": 2.0}, -2.0),
-        ("cispo", {"max_ratio": 2.0}, -2.0),
-    ],
-)
-def test_a_ratio_beyond_fp32_is_let_go_or_capped(name: str, options: dict[str, Any], slope: float) -> None:
-    logprobs_N = torch.tensor([-0.1], requires_grad=True)
-    loss_N = load_loss(name, **options)(terms(logprobs_N, torch.ones(1), torch.tensor([-120.0]))).loss_N
-    assert math.isfinite(float(loss_N.detach()))
-    assert values_of(grad(loss_N.sum(), logprobs_N)) == pytest.approx([slope], rel=1e-4)
+BEYOND: dict[str, tuple[str, dict[str, Any], float | None, float | None]] = {
+    "ppo_clip": ("ppo_clip", {}, 0.0, None),
+    "dual clip": ("ppo_clip", {"dual_clip": 3.0}, 0.0, 0.0),
+    "of an episode": ("ppo_clip", {"level": "episode"}, 0.0, None),
+    "dapo": ("dapo", {}, 0.0, None),
+    "dr_grpo": ("dr_grpo", {}, 0.0, None),
+    "gspo": ("gspo", {}, 0.0, None),
+    "sapo": ("sapo", {}, 0.0, 0.0),
+    "dppo_tv": ("dppo_tv", {}, 0.0, None),
+    "importance_sampling": ("importance_sampling", {}, None, None),
+    "capped": ("importance_sampling", {"max_ratio": 2.0}, -2.0, 2.0),
+    "cispo": ("cispo", {"max_ratio": 2.0}, -2.0, 2.0),
+}
+"""Loss, options, and the slopes of two tokens whose ratio is beyond fp32, a good one and a bad one; None: any
+that is finite."""
+
+
+@pytest.mark.parametrize("case", BEYOND)
+def test_a_ratio_beyond_fp32_is_let_go_or_bounded_and_never_nan(case: str) -> None:
+    """Of a good, a bad and an indifferent token, each the only one of its episode, beside an ordinary one."""
+    name, options, *slopes = BEYOND[case]
+    engine_N = torch.tensor([-120.0, -120.0, -120.0, -2.0])
+    logprobs_N = torch.tensor([-0.1, -0.1, -0.1, -2.0], requires_grad=True)
+    tokens = terms(logprobs_N, torch.tensor([1.0, -1.0, 0.0, 1.0]), engine_N, row_N=torch.arange(4))
+    found = Objective(loss=load_loss(name, **options))(tokens)
+    by_logprob = values_of(grad(found.loss_N.sum(), logprobs_N))
+    assert all(map(math.isfinite, [*values_of(found.loss_N), *by_logprob]))
+    assert all(math.isfinite(each) for means in found.means.values() for each in values_of(means))
+    assert by_logprob[2:] == pytest.approx([0.0, -1.0])
+    for ours, slope in zip(by_logprob, slopes, strict=False):
+        assert slope is None or ours == pytest.approx(slope, rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["k2", "k3"])
+@pytest.mark.parametrize("level", ["token", "episode"])
+def test_the_penalty_of_a_token_that_was_let_go_or_found_is_finite(kind: Any, level: Any) -> None:
+    """Its ratio is 0 in fp32 and exp(-d) inf, whose product is an ordinary number; or the ratio is inf."""
+    logprobs_N = torch.tensor([-150.0, -0.1, -0.1], requires_grad=True)
+    anchor_N, ref_N = torch.tensor([-1.0, -150.0, -0.1]), torch.tensor([-2.0, -150.0, -150.0])
+    tokens = terms(logprobs_N, torch.zeros(3), anchor_N, ref_logprobs_N=ref_N, row_N=torch.arange(3))
+    kl_N = KlPenalty(coefficient=1.0, kind=kind, level=level)(tokens)
+    slopes = values_of(grad(kl_N.sum(), logprobs_N))
+    assert all(map(math.isfinite, [*values_of(kl_N), *slopes]))
+    assert (slopes[0], slopes[2]) == pytest.approx((0.0, 149.9), abs=1e-4)  # r * d
+    if kind == "k3":
+        assert values_of(kl_N)[0] == pytest.approx(math.exp(-1.0))  # exp(ref - anchor); the rest is 0
+
+
+@pytest.mark.parametrize("gap", [1e-4, -1e-4, 3e-3, -3e-3, 0.0, 0.7, -0.7, -30.0])
+def test_k3_is_exact_in_fp32_for_small_and_for_large_gaps(gap: float) -> None:
+    """exp(-d) + d - 1 is 5e-9 at d = 1e-4, and made of numbers that are rounded by 6e-8; r is exp(d) here."""
+    logprobs_N = torch.tensor([gap], requires_grad=True)
+    kl_N = KlPenalty(coefficient=1.0)(
+        terms(logprobs_N, torch.zeros(1), torch.zeros(1), ref_logprobs_N=torch.zeros(1))
+    )
+    exact = float(logprobs_N.detach().double())
+    expected = -math.expm1(exact) + exact * math.exp(exact)
+    assert values_of(kl_N) == pytest.approx([expected], rel=3e-3)
+    slope = exact * math.exp(exact)
+    assert values_of(grad(kl_N.sum(), logprobs_N)) == pytest.approx([slope], rel=1e-5, abs=1.2e-7)
 
 
 @pytest.mark.parametrize("options", [{"high": 0.9}, {"low": 1.1}, {"level": "row"}, {"kind": "clip"}])

@@ -225,6 +225,25 @@ def test_equal_rewards_have_advantage_exactly_zero(name: str) -> None:
     assert advantages([0.1] * 7, name) == [0.0] * 7
 
 
+@pytest.mark.parametrize("name", [*EPISODE, "max_rl", "monte_carlo", "turn_groups"])
+@pytest.mark.parametrize("size", [1.0, 1e6])
+def test_rewards_that_were_added_in_another_order_are_equal(name: str, size: float) -> None:
+    """0.1 + 0.2 is not 0.3; a millionth of them is another reward."""
+    rewards = [size * (0.1 + 0.2), size * 0.3, size * (0.2 + 0.1)]
+    assert len(set(rewards)) > 1
+    assert advantages(rewards, name) == [0.0] * 3
+    assert all(advantages([*rewards[:2], rewards[2] * (1 + 1e-6)], name))
+
+
+@pytest.mark.parametrize("normalise", [False, True])
+def test_opo_has_nothing_to_teach_a_group_that_sampled_no_token(normalise: bool) -> None:
+    empty = [Graded(reward=reward, num_tokens=0) for reward in (1.0, 0.0)]
+    assert load_advantage("opo", normalise=normalise)([empty, empty]) == [[0.0, 0.0]] * 2
+    assert load_advantage("weighted", parts={"opo": 2.0})([empty]) == [[0.0, 0.0]]
+    (found,) = load_advantage("opo")([[*empty, Graded(reward=0.5, num_tokens=3)]])
+    assert found == [0.5, -0.5, 0.0]  # with one that did, its reward is the baseline
+
+
 @pytest.mark.parametrize("name", sorted({*EPISODE} - {"reinforce_pp"}))
 @pytest.mark.parametrize("rewards", [[], [1.0]])
 def test_a_single_reward_is_no_advantage(name: str, rewards: list[float]) -> None:

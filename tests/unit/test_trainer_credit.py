@@ -65,6 +65,28 @@ def test_truncated_members_are_kept_or_dropped_as_the_policy_says() -> None:
     assert [(each.reason, each.detail) for each in found.rejected] == [(Reason.TRUNCATED, "max_turns")]
 
 
+def test_a_group_of_rewards_that_are_equal_but_for_rounding_is_dropped_and_counted() -> None:
+    groups = [make_group(0.1 + 0.2, 0.3), make_group(1.0, 0.0)]
+    groups[1] = replace(groups[1], members=tuple(_of_task(member, "u") for member in groups[1].members))
+    found = judge(groups, GrpoSection(), seed=0, step=0)
+    assert [each.reason for each in found.rejected] == [Reason.ZERO_VARIANCE] * 2
+    assert judgement_metrics(found)["zero_variance_share"] == 0.5
+
+
+def _of_task(member: Trajectory, task_id: str) -> Trajectory:
+    return replace(member, key=replace(member.key, task_id=task_id))
+
+
+def test_a_group_without_a_sampled_token_is_dropped_by_opo_and_does_not_end_the_run() -> None:
+    members = tuple(make_trajectory(at, reward, graph=make_graph()) for at, reward in enumerate((1.0, 0.0)))
+    for section in (
+        GrpoSection(advantage="opo"),
+        GrpoSection(advantage="weighted", advantage_options={"parts": {"opo": 1.0}}),
+    ):
+        found = judge([Group(task_id="t", members=members)], section, seed=0, step=0)
+        assert [each.reason for each in found.rejected] == [Reason.ZERO_VARIANCE] * 2
+
+
 def test_a_group_that_teaches_nothing_is_dropped_with_its_reason_or_kept_at_zero() -> None:
     group = make_group(0.5, 0.5, 0.5)
     assert [each.reason for each in credit(group).rejected] == [Reason.ZERO_VARIANCE] * 3

@@ -15,6 +15,8 @@ from palaestra.agents.trajectory import EpisodeKey
 from palaestra.trainer.batches.rows import make_batch
 from palaestra.trainer.config import LearnerConfig, LoraConfig
 from palaestra.trainer.learner import Learner
+from palaestra.trainer.objective.correction import Correction
+from palaestra.trainer.objective.kl import KlPenalty
 from palaestra.trainer.publisher import Publisher
 from palaestra.trainer.sampling import sample, sampled_row
 from palaestra.trainer.schedule import OptimizerConfig
@@ -76,6 +78,11 @@ def test_demonstrations_train_under_a_supervised_loss_only() -> None:
     with pytest.raises(ValueError, match=r"no engine has sampled.* train demonstrations with loss=.sft."):
         learner.forward_backward(batch, "ppo_clip")
     assert learner.forward_backward(batch, "sft").loss > 0
+    with_reference = replace(batch, rows=tuple(replace(row, ref_logprobs=(-1.0,) * 3) for row in batch.rows))
+    with pytest.raises(ValueError, match=r"no engine has sampled.* with loss=.sft., without a KL"):
+        learner.forward_backward(with_reference, "sft", kl=KlPenalty(coefficient=0.1))
+    with pytest.raises(ValueError, match="the loss is supervised: no policy sampled its tokens"):
+        learner.forward_backward(batch, "sft", correction=Correction(level="episode"))
 
 
 @pytest.mark.parametrize(("seed", "is_same"), [(0, True), (1, False)])

@@ -8,6 +8,8 @@ from typing import Protocol
 
 STD_FLOOR = 1e-4
 """Added to a standard deviation, as TRL does: it bounds the advantage of near-equal siblings."""
+ROUNDING = 1e-9
+"""Rewards that differ by less, of the largest or of 1, are equal: sums of the same parts in another order."""
 MAX_REWARD = 1e30
 """Of larger ones, advantages and losses overflow."""
 
@@ -41,10 +43,10 @@ class Advantage(Protocol):
 
 
 def centred(rewards: Sequence[float], baseline: float | None = None) -> list[float]:
-    """Differences to the mean, or to `baseline`; of equal rewards exactly 0, which a rounded mean is not.
+    """Differences to the mean, or to `baseline`; of rewards that are equal, but for rounding, exactly 0.
 
-    >>> centred([1.0, 0.0])
-    [0.5, -0.5]
+    >>> centred([1.0, 0.0]), centred([0.1 + 0.2, 0.3])
+    ([0.5, -0.5], [0.0, 0.0])
     """
     if not all(abs(reward) <= MAX_REWARD for reward in rewards):
         raise ValueError(
@@ -54,9 +56,14 @@ def centred(rewards: Sequence[float], baseline: float | None = None) -> list[flo
         if len(rewards) < 2:
             raise ValueError(f"{len(rewards)} reward(s) in the group; a baseline needs 2 or more")
         baseline = math.fsum(rewards) / len(rewards)
-    if min(rewards) == max(rewards) and math.isclose(rewards[0], baseline, rel_tol=1e-12):
+    if are_equal((*rewards, baseline)):
         return [0.0] * len(rewards)
     return [reward - baseline for reward in rewards]
+
+
+def are_equal(values: Sequence[float]) -> bool:
+    """Up to `ROUNDING`."""
+    return max(values) - min(values) <= ROUNDING * max(1.0, *map(abs, values))
 
 
 def scaled(differences: Sequence[float], rewards: Sequence[float]) -> list[float]:

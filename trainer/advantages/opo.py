@@ -21,9 +21,11 @@ class Opo:
 
     def _one(self, group: Group) -> list[float]:
         rewards = rewards_of(group)
+        if len(group) < 2:
+            raise ValueError(f"{len(group)} reward(s) in the group; a baseline needs 2 or more")
         total = sum(member.num_tokens for member in group)
-        if len(group) < 2 or not total:
-            raise ValueError(f"{len(group)} episode(s) with {total} tokens; a baseline needs 2 with tokens")
+        if not total:
+            return [0.0] * len(group)  # there is nothing that could learn
         baseline = math.fsum(member.reward * member.num_tokens / total for member in group)
         found = centred(rewards, baseline)
         return scaled(found, rewards) if self.normalise else found

@@ -233,7 +233,7 @@ def expect_sampled(rows: Sequence[Row]) -> None:
         if row.trained and all(row.tokens.versions[at] < 0 for at in row.trained):
             raise ValueError(
                 f"a row of {row.key} trains tokens that no engine has sampled, so that they have no "
-                'log-probabilities to compare with; train demonstrations with loss="sft"'
+                'log-probabilities to compare with; train demonstrations with loss="sft", without a KL'
             )
 
 

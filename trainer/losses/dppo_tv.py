@@ -8,7 +8,7 @@ has moved too far. A rare token may double; a common one may not.
 
 from dataclasses import dataclass
 
-from ..objective.terms import LossTerms, TokenTerms, log_ratio, watched
+from ..objective.terms import LossTerms, TokenTerms, ratio, watched
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,8 +21,8 @@ class DppoTv:
             raise ValueError(f"{self}: needs 0 < delta <= 1")
 
     def __call__(self, tokens: TokenTerms) -> LossTerms:
-        gap_N, advantages_N = log_ratio(tokens), tokens.advantages_N
+        ratio_N, advantages_N = ratio(tokens), tokens.advantages_N
         moved_N = (tokens.logprobs_N.exp() - tokens.anchor_logprobs_N.exp()).detach()
         is_let_go_N = (moved_N.abs() > self.delta) & (moved_N * advantages_N > 0)
-        loss_N = -gap_N.masked_fill(is_let_go_N, 0.0).exp() * advantages_N * ~is_let_go_N
-        return watched(tokens, gap_N.exp(), loss_N=loss_N, clip_fraction=is_let_go_N)
+        loss_N = -ratio_N.masked_fill(is_let_go_N, 0.0) * advantages_N
+        return watched(tokens, ratio_N, loss_N=loss_N, clip_fraction=is_let_go_N)

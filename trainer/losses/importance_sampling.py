@@ -1,4 +1,4 @@
-"""REINFORCE with importance sampling: nothing is clipped, and the variance has no bound.
+"""REINFORCE with importance sampling: nothing is clipped, and the variance has no bound that helps.
 
     loss_n = - r_n * A_n
 
@@ -9,12 +9,12 @@ token beyond it has a bounded pull but still one (arXiv 2506.13585 calls that CI
 import math
 from dataclasses import dataclass
 
-import torch
-
 from ..objective.terms import (
+    MAX_LOG_RATIO,
     Level,
     LossTerms,
     TokenTerms,
+    bounded_exp,
     check_level,
     log_ratio,
     watched,
@@ -33,8 +33,7 @@ class ImportanceSampling:
 
     def __call__(self, tokens: TokenTerms) -> LossTerms:
         gap_N = log_ratio(tokens, self.level)
-        over_N = torch.zeros_like(gap_N)
-        if self.max_ratio is not None:  # value min(r, C), and the gradient of sg(min(r, C)) * log pi
-            over_N = (gap_N.detach() - math.log(self.max_ratio)).clamp(min=0.0)
-        loss_N = -(gap_N - over_N).exp() * tokens.advantages_N
-        return watched(tokens, gap_N.exp(), loss_N=loss_N, clip_fraction=over_N > 0)
+        bound = MAX_LOG_RATIO if self.max_ratio is None else math.log(self.max_ratio)
+        over_N = (gap_N.detach() - bound).clamp(min=0.0)
+        loss_N = -(gap_N - over_N).exp() * tokens.advantages_N  # min(r, C), with the gradient of C * log pi
+        return watched(tokens, bounded_exp(gap_N), loss_N=loss_N, clip_fraction=over_N > 0)

@@ -11,8 +11,6 @@ geometric mean (GSPO).
 
 from dataclasses import dataclass
 
-import torch
-
 from ..objective.terms import (
     Level,
     LossTerms,
@@ -45,5 +43,5 @@ class PpoClip:
         if self.dual_clip is not None:
             plain_N = ratio_N.clamp(max=self.dual_clip) * advantages_N
         is_clipped_N = (clipped_N < plain_N) | (plain_N > ratio_N * advantages_N)
-        loss_N = -torch.minimum(plain_N, clipped_N)
+        loss_N = -plain_N.minimum(clipped_N)
         return watched(tokens, ratio_N, loss_N=loss_N, clip_fraction=is_clipped_N)

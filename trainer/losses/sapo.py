@@ -8,8 +8,6 @@ The gradient's weight is 4 * p * (1 - p) * r with p the sigmoid: 1 at r = 1, and
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
 from ..objective.terms import (
     Level,
     LossTerms,
@@ -34,8 +32,8 @@ class Sapo:
 
     def __call__(self, tokens: TokenTerms) -> LossTerms:
         ratio_N, advantages_N = ratio(tokens, self.level), tokens.advantages_N
-        positive_N = torch.full_like(advantages_N, self.tau_positive)
-        tau_N = torch.where(advantages_N > 0, positive_N, torch.full_like(advantages_N, self.tau_negative))
+        tau_N = advantages_N.new_full(advantages_N.shape, self.tau_negative)
+        tau_N = tau_N.masked_fill(advantages_N > 0, self.tau_positive)
         gate_N = (tau_N * (ratio_N - 1)).sigmoid()
         loss_N = -gate_N * 4 / tau_N * advantages_N
         return watched(tokens, ratio_N, loss_N=loss_N, gate=4 * gate_N * (1 - gate_N))

@@ -19,7 +19,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from .terms import Level, TokenTerms, mean_over, sum_over
+from .terms import Level, TokenTerms, bounded_exp, mean_over, sum_over
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,11 +49,11 @@ class Correction:
             gap_N = mean_over(gap_N, tokens.index("episode"))
         else:
             gap_N = sum_over(gap_N, tokens.index(self.level))
-        weight_N = gap_N.exp()
+        weight_N = bounded_exp(gap_N)
         if self.kind == "truncate":
             return weight_N.clamp(self.low, self.high)
-        is_kept_N = (weight_N >= self.low) & (weight_N <= self.high)
-        return weight_N.masked_fill(~is_kept_N, 0.0)  # a long episode's may be inf, and inf * 0 is no number
+        is_kept_N = (weight_N >= self.low) & (gap_N.exp() <= self.high)
+        return weight_N.masked_fill(~is_kept_N, 0.0)
 
 
 TOKEN_TIS = Correction()

@@ -19,11 +19,12 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from ...agents.trajectory import EpisodeKey
 from ..batches.rows import Row
-from .terms import Level, TokenTerms, check_level, ratio
+from .terms import Level, TokenTerms, bounded_exp, check_level, log_ratio
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,13 +51,22 @@ class KlPenalty:
             raise ValueError(
                 "a KL penalty needs rows with ref_logprobs; learner.reference_logprobs gives them"
             )
-        ratio_N = ratio(tokens, self.level)
-        if tokens.correction_N is not None:
-            ratio_N = ratio_N * tokens.correction_N
-        gap_N = tokens.logprobs_N - tokens.ref_logprobs_N
+        log_ratio_N, gap_N = log_ratio(tokens, self.level), tokens.logprobs_N - tokens.ref_logprobs_N
         if self.kind == "k2":
-            return ratio_N.detach() * gap_N.square() / 2
-        return ratio_N * ((-gap_N).exp() + gap_N - 1)
+            found_N = bounded_exp(log_ratio_N).detach() * gap_N.square() / 2
+        else:
+            found_N = _k3(log_ratio_N, gap_N)
+        return found_N if tokens.correction_N is None else found_N * tokens.correction_N
+
+
+def _k3(log_ratio_N: Tensor, gap_N: Tensor) -> Tensor:
+    """r * (exp(-d) + d - 1), exact near d = 0 as well. Where the policy has let a token go, r may be 0 and
+    exp(-d) inf, whose product is an ordinary number: there r * (exp(-d) - 1) is exp(log r - d) * (1 -
+    exp(d))."""
+    below_N = -torch.relu(-gap_N)  # d where that is negative, else 0
+    above_N = gap_N - below_N
+    grown_N = bounded_exp(log_ratio_N) * (torch.expm1(-above_N) + gap_N)
+    return grown_N - bounded_exp(log_ratio_N - below_N) * torch.expm1(below_N)
 
 
 def kl_in_reward(rows: Sequence[Row], coefficient: float) -> list[Row]:

@@ -17,10 +17,17 @@ class Objective:
 
     loss: Loss
     correction: Correction | None = TOKEN_TIS
-    """None: every token weighs 1."""
+    """None: every token weighs 1. Under a supervised loss there is nothing to correct."""
     kl: KlPenalty | None = None
     entropy_bonus: float = 0.0
     """The loss falls by this times the entropy of the whole distribution, nats (arXiv 1602.01783)."""
+
+    def __post_init__(self) -> None:
+        if traits(self.loss).is_supervised and self.correction not in (None, TOKEN_TIS):
+            raise ValueError(
+                f"correction is {self.correction}, and the loss is supervised: no policy sampled its tokens, "
+                "so there is nothing to correct; leave it out"
+            )
 
     @property
     def level(self) -> Level:
@@ -31,6 +38,11 @@ class Objective:
             "token" if self.kl is None else self.kl.level,
         }
         return max(levels, key=get_args(Level).index)
+
+    @property
+    def needs_sampled(self) -> bool:
+        """Whether it compares with the policy that sampled, which demonstrations do not have."""
+        return not traits(self.loss).is_supervised or self.kl is not None
 
     def __call__(self, tokens: TokenTerms) -> LossTerms:
         is_corrected = self.correction is not None and tokens.old_logprobs_N is not None

@@ -1,13 +1,24 @@
-"""What a loss reads and returns. N: trained tokens of some whole rows, row by row, in order."""
+"""What a loss reads and returns. N: trained tokens of some whole rows, row by row, in order.
+
+Imports without torch, as the losses do: a recipe is checked where there is none.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
-from torch import Tensor
+from ..batches.rows import Aggregation
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Level = Literal["token", "turn", "episode"]
 """What a ratio is of: a token, or the geometric mean over the tokens of a turn or of an episode."""
+MAX_LOG_RATIO = 20.0
+"""From here on a ratio stays at exp(20), 5e8, and has no gradient, as in verl: one that is inf makes a NaN of
+each 0 beside it, and with it of the whole update."""
 
 
 def check_level(level: str) -> None:
@@ -61,17 +72,18 @@ class LossTerms:
     """The learner weighs `loss_N` by the batch's normaliser and sums; a loss never averages."""
 
     loss_N: Tensor
-    means: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    means: Mapping[str, Tensor] = field(default_factory=dict[str, "Tensor"])
     """[N] each, without a gradient; reported as the mean over the step's trained tokens."""
-    maxima: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    maxima: Mapping[str, Tensor] = field(default_factory=dict[str, "Tensor"])
     """[N] each, without a gradient; reported as the maximum, under the name and "_max"."""
 
 
 class Loss(Protocol):
     """One number for each token. A class may have these attributes, read by `traits`:
 
-    `level`: how far a token's loss looks, "token" by default; `aggregation`: what its paper averages over,
-    "token" by default; `is_supervised`: no policy sampled its tokens, so nothing has to be corrected.
+    `level`: how far a token's loss looks, "token" by default; `aggregation`: what its paper averages over, a
+    value of `rows.Aggregation`, "token" by default; `is_supervised`: no policy sampled its tokens, so nothing
+    has to be corrected, and nothing is learned by reward.
     """
 
     def __call__(self, tokens: TokenTerms) -> LossTerms: ...
@@ -87,10 +99,13 @@ class Traits:
 
     def __post_init__(self) -> None:
         check_level(self.level)
+        if self.aggregation not in list(Aggregation):
+            raise ValueError(f"aggregation is {self.aggregation!r}; it is one of {', '.join(Aggregation)}")
 
 
 def traits(loss: Loss) -> Traits:
-    """The optional attributes of a loss. Raises `ValueError` for a level that there is not."""
+    """The optional attributes of a loss. Raises `ValueError` for a level or an aggregation that there is
+    not."""
     known = Traits()
     return Traits(
         level=getattr(loss, "level", known.level),
@@ -102,12 +117,16 @@ def traits(loss: Loss) -> Traits:
 def ratio(tokens: TokenTerms, level: Level = "token") -> Tensor:
     """[N] trained policy / anchor. At a higher level the geometric mean over it, the same for all its
     tokens."""
-    return log_ratio(tokens, level).exp()
+    return bounded_exp(log_ratio(tokens, level))
+
+
+def bounded_exp(gap_N: Tensor) -> Tensor:
+    """[N] exp, up to `MAX_LOG_RATIO`."""
+    return gap_N.clamp(max=MAX_LOG_RATIO).exp()
 
 
 def log_ratio(tokens: TokenTerms, level: Level = "token") -> Tensor:
-    """[N] the logarithm of `ratio`. What a loss leaves out it must leave out here: a ratio may be inf, and
-    inf * 0 is no number, in the value as in the gradient."""
+    """[N] the logarithm of `ratio`, without its bound."""
     return mean_over(tokens.logprobs_N - tokens.anchor_logprobs_N, tokens.index(level))
 
 
