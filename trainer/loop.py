@@ -98,7 +98,7 @@ class Trainer:
             **(overlong.metrics(groups) if (overlong := overlong_of(self.recipe.grpo)) else {}),
             **bias_metrics(groups, judgement, (self.min_reward, self.max_reward)),
             **update.metrics,
-            **({} if self.publisher.drift is None else {"engine_drift": self.publisher.drift}),
+            **self.publisher.metrics,
             **clock.laps,
             "step_s": sum(clock.laps.values()),
         }
