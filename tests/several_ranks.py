@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from trainer_builders import make_learner, make_llama_learner
@@ -73,6 +73,8 @@ class Case:
     config: LearnerConfig = field(default_factory=LearnerConfig)
     is_llama: bool = False
     """In fp32; otherwise the GPT-2 in fp64."""
+    has_round_norms: bool = False
+    """Do the weights of the layers' norms lose nothing in bfloat16, in which they travel?"""
     loss: str = "ppo_clip"
     options: dict[str, Any] = field(default_factory=dict[str, Any])
 
@@ -83,8 +85,22 @@ def loss_and_gradient(
     config = replace(case.config, micro_batch_tokens=40)
     base = torch.float32 if config.lora is None else getattr(torch, config.lora.base_dtype)
     learner = make_llama_learner(config, base, ranks=ranks) if case.is_llama else make_learner(config, ranks)
+    for name, parameter in learner.parameters.items() if case.has_round_norms else ():
+        if ".layers." in name and "norm" in name:
+            parameter.data.copy_(parameter.data.to(torch.bfloat16))
     report = learner.forward_backward(make_batch(rows), case.loss, **case.options)
     return report.loss, gradient(learner)
+
+
+def computing(ranks: Ranks, rows: Sequence[Row], dtype: Literal["float32", "bfloat16"]) -> Any:
+    """The precisions of the whole weights inside a pass, in a layer and outside, and of the gradients."""
+    learner = make_llama_learner(LearnerConfig(dtype=dtype), ranks=ranks)
+    inside: dict[str, torch.dtype] = {}
+    for name, module in learner.model.named_modules():
+        if name.endswith(("layers.0.mlp.up_proj", "layers.0.input_layernorm", "model.norm")):
+            module.register_forward_pre_hook(lambda m, _, name=name: inside.update({name: m.weight.dtype}))
+    learner.forward_backward(make_batch(rows))
+    return inside, {p.grad.dtype for p in learner.parameters.values() if p.grad is not None}
 
 
 def each_case(ranks: Ranks, share: list[list[Row]], cases: dict[str, Case]) -> Any:

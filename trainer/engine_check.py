@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ..agents.canary import canary
+from ..agents.canary import CanaryReport, DriftBound, canary
 from ..agents.engine import Engine, PolicyVersion, Sampling
 from ..agents.renderer import Renderer
 from ..agents.trajectory import EpisodeKey
@@ -18,7 +18,7 @@ from ..envs.worker_env import adopt
 from .arena import Arena
 from .parts import learner_config, load_renderer, make_plain_rollout, open_engine
 from .preflight import check_engine, check_oracle, preflight
-from .publisher import answer_logprobs
+from .publisher import answer_logprobs, drift_bound
 from .ranks.leader import open_learner
 from .recipe import Recipe, TinyModel
 from .reporting.progress import Progress
@@ -43,8 +43,15 @@ class EngineReport:
     """The same prompt and seed gave the same tokens, alone and in a batch."""
     drift: float
     """Largest difference of engine and learner log-probabilities, nats."""
-    bound: float
-    """The recipe's `engine.canary_bound`, nats."""
+    mean_drift: float
+    """The mean one."""
+    bound: DriftBound
+    """The recipe's `engine.canary_bound`, or what is usual for its `model.dtype`."""
+
+    @property
+    def is_close(self) -> bool:
+        """Would a run of the recipe take it for the same weights?"""
+        return self.bound.is_kept(largest=self.drift, mean=self.mean_drift)
 
 
 async def compare_engine(recipe: Recipe, model: Path | None, progress: Progress) -> EngineReport:
@@ -63,12 +70,14 @@ async def compare_engine(recipe: Recipe, model: Path | None, progress: Progress)
             prompts = [await _opening(recipe, arena, renderer, number) for number in numbers]
             async with open_engine(recipe, folder, progress) as engine:
                 progress.waiting("answers")
+                found = await _compare(recipe, engine, folder, prompts)
                 return EngineReport(
                     kind=recipe.engine.kind,
                     max_context=engine.max_context,
                     is_repeatable=await _is_repeatable(recipe, engine, renderer, prompts),
-                    drift=await _drift(recipe, engine, folder, prompts),
-                    bound=recipe.engine.canary_bound,
+                    drift=found.max_drift,
+                    mean_drift=found.mean_drift,
+                    bound=drift_bound(recipe),
                 )
 
 
@@ -109,15 +118,16 @@ async def _is_repeatable(
     return together == [await ask(prompt) for prompt in prompts]
 
 
-async def _drift(recipe: Recipe, engine: Engine, folder: Path, prompts: Sequence[tuple[int, ...]]) -> float:
+async def _compare(
+    recipe: Recipe, engine: Engine, folder: Path, prompts: Sequence[tuple[int, ...]]
+) -> CanaryReport:
     config = learner_config(recipe, recipe.optimizer, 1, model=folder, lora=recipe.lora)
     learner = await asyncio.to_thread(open_learner, folder, config)
-    report = await canary(
+    return await canary(
         engine,
         partial(answer_logprobs, learner),
         START,
         prompts,
-        math.inf,
+        DriftBound(largest=math.inf),
         temperature=recipe.sampling.temperature,
     )
-    return report.max_drift

@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ _FREE = {
     "checkpoint.keep",
     "checkpoint.keep_best",
     "engine.api_key_env",
+    "engine.canary_bound",
     "engine.max_in_flight",
     "engine.port",
     "engine.stuck_after_s",
@@ -59,6 +61,9 @@ QUESTION = "question"
 
 FILES = "files"
 """The fact in a run file that says what was in the files that its recipe names."""
+
+RUN = "run"
+"""The fact in a run file that tells the run from every other: a random word."""
 
 RECIPE = "recipe"
 """The fact in an evaluation's run file that holds its recipe, as far as it is no secret."""
@@ -96,6 +101,13 @@ def open_folder(recipe: Recipe, ledger: Ledger, model: Mapping[str, str] | None,
         write_whole(stored, _resolved(recipe))
     except OSError as error:
         raise _no_folder(f"cannot write {stored}", error) from error
+
+
+def run_id(ledger: Ledger) -> str:
+    """What tells this run from every other, wherever its folder is moved to."""
+    if (found := ledger.meta(RUN)) is None:
+        ledger.set_meta(RUN, found := secrets.token_hex(8))
+    return found
 
 
 def check_folder(recipe: Recipe, *, resume: bool) -> None:

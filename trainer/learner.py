@@ -37,14 +37,7 @@ from .reporting.reports import LossReport, StepReport, Tally
 from .schedule import OptimizerConfig, learning_rate
 from .weights.adapters import add_adapter, merged_state, parameter_groups, save_adapter
 from .weights.checks import expect_full_precision, prepare_model
-from .weights.fit import (
-    adapter_alpha,
-    base_hashes,
-    expect_alpha,
-    take_slots,
-    take_weights,
-    write_base,
-)
+from .weights.fit import base_hashes, saved_weights, take_slots, take_weights, write_base
 from .weights.model import write_model
 
 
@@ -70,7 +63,7 @@ class Learner:
         self._dtype = None if self.config.dtype == "float32" else torch.bfloat16
         self._policy = Policy(model, self._dtype)
         if ranks is not None:
-            shard(self._policy, ranks)
+            shard(self._policy, ranks, self.config.dtype)
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.reference: Reference | None = None
         """The trained parameters as `keep_reference` found them."""
@@ -263,13 +256,10 @@ class Learner:
     def load(self, folder: Path) -> None:
         """Go on from what `save` wrote for the same model and config, with a fresh optimizer.
 
-        For one that goes on exactly, see `checkpoint.py`. Raises `ValueError` for an adapter of another rank,
-        alpha or targets.
+        For one that goes on exactly, see `checkpoint.py`. Raises `ValueError` for what is no such folder, and
+        for an adapter on another model or of another rank, alpha or targets.
         """
-        if self._adapted is not None and (folder / "adapter_config.json").is_file():
-            expect_alpha(adapter_alpha(folder), self.config.lora, folder)
-        name = "model.safetensors" if self._adapted is None else "adapter_model.safetensors"
-        self.load_tensors(folder / name, None, 0)
+        self.load_tensors(saved_weights(folder, self.config.lora, self.model.name_or_path), None, 0)
 
     def _micro_batches(self, rows: Sequence[Row], level: Level, head: Head) -> list[MicroBatch]:
         return micro_batches(

@@ -7,6 +7,7 @@ before a model is loaded, and gives an `Advice` or None.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ..agents.canary import USUAL_BOUNDS
 from ..envs.graders import LambdaReward
 from ..envs.graders.lambda_reward import TIMEOUT_S
 from .arena import Arena
@@ -243,6 +244,17 @@ def _shuffled(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
     )
 
 
+def _canary_below_rounding(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
+    bound, usual = recipe.engine.canary_bound, USUAL_BOUNDS[recipe.model.dtype]
+    if bound is None or usual.mean is None or recipe.engine.kind == "local" or bound >= usual.largest:
+        return None
+    return (
+        "engine.canary_bound",
+        f"{bound:g} is less than rounding moves single tokens in {recipe.model.dtype}, so that the "
+        f"right weights may be refused; leave it out for a bound on the mean, {usual.mean:g}",
+    )
+
+
 RULES: dict[str, Rule] = {
     "nearly_greedy": _nearly_greedy,
     "rows_below_batch": _rows_below_batch,
@@ -261,5 +273,6 @@ RULES: dict[str, Rule] = {
     "late_ones_dropped": _late_ones_dropped,
     "no_second_call": _no_second_call,
     "not_repeatable": _not_repeatable,
+    "canary_below_rounding": _canary_below_rounding,
     "shuffled": _shuffled,
 }

@@ -117,7 +117,7 @@ class Trainer:
             **({} if overlong is None else overlong.metrics(groups)),
             **bias_metrics(groups, judgement, (self.min_reward, self.max_reward)),
             **update.metrics,
-            **({} if self.publisher.drift is None else {"engine_drift": self.publisher.drift}),
+            **self.publisher.metrics,
         }
 
     async def _groups(self, step: int) -> list[Group]:

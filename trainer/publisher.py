@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from ..agents.canary import PolicyDrift, canary
+from ..agents.canary import USUAL_BOUNDS, DriftBound, PolicyDrift, canary
 from ..agents.engine import Engine, PolicyVersion, WeightUpdate, policy_name
 from ..agents.trajectory import EpisodeKey
 from .folder import writing
 from .ranks.leader import AnyLearner
+from .recipe import Recipe
 from .warm_start import demonstration_row
 
 PROBE = EpisodeKey(split="canary", epoch=0, task_id="probe", sample=0)
@@ -20,6 +21,12 @@ def answer_logprobs(learner: AnyLearner, prompt: Sequence[int], answer: Sequence
     """[len(answer)] the learner's log-probabilities of an answer's tokens, nats."""
     row = demonstration_row(PROBE, [*prompt, *answer], [False] * len(prompt) + [True] * len(answer))
     return learner.logprobs([row])[0][len(prompt) :]
+
+
+def drift_bound(recipe: Recipe) -> DriftBound:
+    """How far the recipe lets its engine be from the learner."""
+    given = recipe.engine.canary_bound
+    return USUAL_BOUNDS[recipe.model.dtype] if given is None else DriftBound(largest=given)
 
 
 class Publisher:
@@ -32,18 +39,28 @@ class Publisher:
         *,
         adapters: Path | None,
         probes: Sequence[Sequence[int]] = (),
-        bound: float = 1e-3,
+        bound: DriftBound | None = None,
     ) -> None:
         """`adapters`: folder for what an engine in another process loads: adapters, or without `lora` whole
         models; None hands over the tensors.
 
-        `probes`: [num][T] prompts for the canary; empty for an engine that shares our arithmetic.
+        `probes`: [num][T] prompts for the canary; empty for an engine that shares our arithmetic. `bound`
+        None: what is usual for the learner's precision.
         """
         self._learner, self._engine, self._adapters = learner, engine, adapters
-        self._probes, self._bound = probes, bound
+        self._probes, self._bound = probes, bound or USUAL_BOUNDS[learner.config.dtype]
         self._newest: PolicyVersion | None = None
         self.drift: float | None = None
         """Largest difference of engine and learner at the last check, nats; None: nobody has looked."""
+        self.mean_drift: float | None = None
+        """The mean one."""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What the last check found; nothing where nobody has looked."""
+        if self.drift is None or self.mean_drift is None:
+            return {}
+        return {"engine_drift": self.drift, "engine_drift_mean": self.mean_drift}
 
     async def publish(self, version: PolicyVersion) -> None:
         """Bring the learner's weights to the engine. Raises `PolicyDrift` if others arrive."""
@@ -79,7 +96,7 @@ class Publisher:
             self._bound,
             temperature=temperature,
         )
-        self.drift = report.max_drift
+        self.drift, self.mean_drift = report.max_drift, report.mean_drift
 
     def _update(self, version: PolicyVersion) -> WeightUpdate:
         if self._adapters is None:

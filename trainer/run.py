@@ -24,7 +24,7 @@ from .batches.rows import Row
 from .beginning import START, Beginning
 from .early_stopping import STOPPED, Scores
 from .errors import NothingGraded
-from .folder import check_folder, make_folder, make_whole, open_folder
+from .folder import check_folder, make_folder, make_whole, open_folder, run_id
 from .grading import open_grading
 from .inputs import fingerprint
 from .interrupt import Interrupt, Interrupted
@@ -41,7 +41,7 @@ from .parts import (
     training_device,
 )
 from .preflight import preflight
-from .publisher import Publisher
+from .publisher import Publisher, drift_bound
 from .ranks.leader import AnyLearner, leading, open_learner
 from .ranks.processes import Ranks
 from .recipe import Recipe
@@ -221,13 +221,14 @@ class _Run:
                 engine,
                 adapters=recipe.folder / "adapters" if remote else None,
                 probes=probes if remote else (),
-                bound=recipe.engine.canary_bound,
+                bound=drift_bound(recipe),
             ),
             ledger=self.ledger,
             checkpoints=Checkpoints(
                 recipe.folder / "checkpoints",
                 keep=recipe.checkpoint.keep,
                 keep_best=recipe.checkpoint.keep_best,
+                run=run_id(self.ledger),
             ),
             metrics=MetricsFile(recipe.folder / "metrics.jsonl"),
             trackers=self.trackers,

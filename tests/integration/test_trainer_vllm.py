@@ -1,15 +1,15 @@
 """What the trainer writes is what vLLM serves: the model made on the spot, and its adapter."""
 
 import json
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import aiohttp
 import pytest
 from support import require, run_async, vllm_python
 
-from palaestra.agents.canary import PolicyDrift, canary
+from palaestra.agents.canary import USUAL_BOUNDS, CanaryReport, DriftBound, PolicyDrift, canary
 from palaestra.agents.engine import PolicyVersion, Sampling, WeightUpdate
 from palaestra.agents.engines.vllm import VllmEngine
 from palaestra.agents.engines.vllm_server import VllmServer
@@ -32,6 +32,7 @@ pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
 KEY = EpisodeKey(epoch=0, task_id="t", sample=0)
 TEMPERATURE = 0.7
+EXACT = DriftBound(largest=1e-4)
 
 
 @pytest.fixture
@@ -42,8 +43,11 @@ def model(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-def test_model_and_adapter_are_served_with_the_learners_own_logprobs(tmp_path: Path, model: Path) -> None:
-    run_async(compare(model.parent))
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_model_and_adapter_are_served_with_the_learners_own_logprobs(
+    tmp_path: Path, model: Path, dtype: Literal["float32", "bfloat16"]
+) -> None:
+    run_async(compare(model.parent, dtype))
 
 
 def tie(model: Path) -> None:
@@ -67,7 +71,7 @@ async def replace_whole(model: Path) -> None:
     first = Learner(load_model(model), lora)
 
     async def check(learner: Learner, version: int) -> None:
-        await canary(engine, partial(answer_logprobs, learner), PolicyVersion(version), prompts, 1e-4)
+        await canary(engine, partial(answer_logprobs, learner), PolicyVersion(version), prompts, EXACT)
 
     log = model.parent / "vllm.log"
     async with VllmServer(model, log=log, python=vllm_python(), max_lora_rank=None) as server:
@@ -80,7 +84,7 @@ async def replace_whole(model: Path) -> None:
             config = LearnerConfig(optimizer=OptimizerConfig(lr=1e-2))
             second = Learner(load_model(model.parent / "merged"), config)
             policies = model.parent / "policies"
-            publisher = Publisher(second, engine, adapters=policies, probes=prompts, bound=1e-4)
+            publisher = Publisher(second, engine, adapters=policies, probes=prompts, bound=EXACT)
             await publisher.publish(PolicyVersion(1))
             await check(first, 1)
             for version in (2, 3):
@@ -105,30 +109,39 @@ async def by_vllm_alone(url: str, model: Path) -> None:
                 assert response.status == 200, await response.text()
 
 
-async def compare(folder: Path) -> None:
+async def compare(folder: Path, dtype: Literal["float32", "bfloat16"]) -> None:
     renderer = Renderer.from_pretrained(folder / "model")
     prompts = [renderer.opening((UserMessage(text),), ()) for text in ("Calculate 1 - 2.", "hi")]
     optimizer = OptimizerConfig(lr=1e-2)
-    config = LearnerConfig(lora=LoraConfig(rank=8), temperature=TEMPERATURE, optimizer=optimizer)
+    lora = LoraConfig(rank=8)
+    config = LearnerConfig(lora=lora, dtype=dtype, temperature=TEMPERATURE, optimizer=optimizer)
     learner = Learner(load_model(folder / "model"), config)
+    log, bound = folder / "vllm.log", EXACT if dtype == "float32" else USUAL_BOUNDS[dtype]
 
-    def logprobs_of(prompt: Sequence[int], answer: Sequence[int]) -> list[float]:
-        mask = [False] * len(prompt) + [True] * len(answer)
-        (found,) = learner.logprobs([demonstration_row(KEY, [*prompt, *answer], mask)])
-        return list(found[len(prompt) :])
+    async def check(learner: Learner, version: int) -> CanaryReport:
+        told = partial(answer_logprobs, learner)
+        return await canary(
+            engine, told, PolicyVersion(version), prompts, bound, temperature=TEMPERATURE, max_tokens=32
+        )
 
-    log = folder / "vllm.log"
-    async with VllmServer(folder / "model", log=log, python=vllm_python(), max_lora_rank=8) as server:
+    async with VllmServer(
+        folder / "model", log=log, python=vllm_python(), dtype=dtype, max_lora_rank=8
+    ) as server:
         engine = VllmEngine(server.url, model=server.model)
         try:
             await engine.check()
-            await canary(engine, logprobs_of, PolicyVersion(0), prompts, 1e-4, temperature=TEMPERATURE)
-            before = logprobs_of(prompts[0], (5, 6, 7))
+            report = await check(learner, 0)
+            assert (report.max_drift > USUAL_BOUNDS["float32"].largest) == (dtype == "bfloat16")
+            before = answer_logprobs(learner, prompts[0], (5, 6, 7))
             train(learner)
-            assert logprobs_of(prompts[0], (5, 6, 7)) != pytest.approx(before, abs=0.1)
+            assert answer_logprobs(learner, prompts[0], (5, 6, 7)) != pytest.approx(before, abs=0.1)
             learner.export_adapter(folder / "adapter")
             await engine.publish(WeightUpdate(version=PolicyVersion(1), adapter=folder / "adapter"))
-            await canary(engine, logprobs_of, PolicyVersion(1), prompts, 1e-4, temperature=TEMPERATURE)
+            await check(learner, 1)
+            with pytest.raises(
+                PolicyDrift, match="the engine has other weights, or computes in another prec"
+            ):
+                await check(learner, 0)
         finally:
             await engine.close()
 

@@ -14,7 +14,7 @@ from processes import group, listening, wait_until_gone
 from support import require, run_async, vllm_python
 from tiny_models import logprobs_of, manual_seed, tiny_model
 
-from palaestra.agents.canary import PolicyDrift, canary
+from palaestra.agents.canary import USUAL_BOUNDS, PolicyDrift, canary
 from palaestra.agents.engine import Finish, Generation, PolicyVersion, Sampling, WeightUpdate
 from palaestra.agents.engines.vllm import VllmEngine
 from palaestra.agents.engines.vllm_server import VllmServer
@@ -186,12 +186,12 @@ def test_the_canary_passes_the_right_weights_and_refuses_others(hosted: Hosted) 
 
     async def test(engine: VllmEngine) -> None:
         await engine.publish(WeightUpdate(version=V1, adapter=hosted.folder / "canary-5"))
-        asked = prompts(3)
-        report = await canary(engine, lambda p, a: logprobs_of(model, list(p), list(a)), V1, asked, 1e-3)
+        asked, bound = prompts(3), USUAL_BOUNDS["float32"]
+        report = await canary(engine, lambda p, a: logprobs_of(model, list(p), list(a)), V1, asked, bound)
         assert report.num_tokens == 48
         assert report.max_drift < 1e-4
         with pytest.raises(PolicyDrift, match="other weights"):
-            await canary(engine, lambda p, a: logprobs_of(other, list(p), list(a)), V1, asked, 1e-3)
+            await canary(engine, lambda p, a: logprobs_of(other, list(p), list(a)), V1, asked, bound)
         await engine.retire(V1)
 
     hosted.run(test)

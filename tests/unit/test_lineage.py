@@ -142,6 +142,8 @@ def test_an_adapter_is_merged_into_the_model_that_it_was_trained_on_and_no_other
     again = Learner(load_model(tmp_path / "model"), learner.config)
     with pytest.raises(ValueError, match=r"another model than .* they differ in model\.safetensors"):
         load_checkpoint(adapters[1], again)
+    with pytest.raises(ValueError, match=r"another model than .* they differ in model\.safetensors"):
+        again.load(adapters[0])
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated")

@@ -17,7 +17,7 @@ from palaestra.trainer.trackers.aliases import FAMILIES
 from palaestra.trainer.update import Updater
 
 PAGE = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
-LOOP = ("step", "epoch", "engine_drift", "collect_s", "learn_s", "publish_s", "step_s")
+LOOP = ("step", "epoch", "engine_drift", "engine_drift_mean", "collect_s", "learn_s", "publish_s", "step_s")
 """What `trainer/loop.py` adds itself."""
 PATTERNS = {"component_NAME": r"component_\w+", "rejected_REASON": r"rejected_[a-z_]+"}
 

@@ -45,6 +45,10 @@ BROKEN: dict[str, dict[str, Any]] = {
         "reward": {"function": "lambda_function.py", "timeout_s": 31},
     },
     "not_repeatable": {"deterministic": True, "engine": {"kind": "vllm"}},
+    "canary_below_rounding": {
+        "model": {"tiny": {}, "dtype": "bfloat16"},
+        "engine": {"kind": "vllm", "canary_bound": 1e-3},
+    },
     "shuffled": {"grpo": {"shuffle_rewards": True}},
 }
 FINE = {"sampling": {"max_tokens": 64}, "checkpoint": {"every": 2}}

@@ -11,6 +11,7 @@ import torch
 from tiny_models import tiny_model
 from trainer_builders import make_llama_learner, on_policy, random_rows
 
+from palaestra.trainer import inputs
 from palaestra.trainer.batches.rows import make_batch
 from palaestra.trainer.config import LearnerConfig, LoraConfig
 from palaestra.trainer.errors import CorruptCheckpoint
@@ -205,6 +206,23 @@ def test_another_adapter_is_refused_before_a_weight_has_moved(
     fresh(LORA).load(tmp_path / "policy")
 
 
+def test_what_is_no_saved_policy_of_its_kind_is_refused_by_name(tmp_path: Path) -> None:
+    whole, adapted = fresh(), fresh(LORA)
+    whole.save(tmp_path / "whole")
+    adapted.save(tmp_path / "adapter")
+    save_checkpoint(tmp_path / "step", whole)
+    with pytest.raises(
+        ValueError, match=r"adapter holds an adapter, and the learner trains every parameter;"
+    ):
+        whole.load(tmp_path / "adapter")
+    with pytest.raises(ValueError, match=r"whole holds a model, and the learner trains an adapter; .*--cont"):
+        adapted.load(tmp_path / "whole")
+    with pytest.raises(ValueError, match=r"step holds a checkpoint, .*; take it by load_checkpoint"):
+        whole.load(tmp_path / "step")
+    with pytest.raises(ValueError, match="holds neither a model nor an adapter"):
+        adapted.load(tmp_path)
+
+
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "a", fresh())
     with pytest.raises(ValueError, match="holds a whole model, and the learner trains an adapter of rank 4"):
@@ -244,3 +262,40 @@ def test_the_best_ones_stay_beside_the_last_ones(tmp_path: Path) -> None:
     assert checkpoints.steps() == [2, 4, 5]
     assert checkpoints.scores() == {"2": 0.9, "4": 0.5, "5": 0.2}
     assert checkpoints.latest_good() == 5
+
+
+def test_a_checkpoint_knows_its_version_and_its_run_and_is_taken_for_no_other(tmp_path: Path) -> None:
+    learner = fresh()
+    ours, theirs = (Checkpoints(tmp_path / name, run=name) for name in ("ours", "theirs"))
+    for checkpoints in (ours, theirs):
+        checkpoints.save(1, learner)
+        train(learner, range(1))
+        checkpoints.save(2, learner)
+    before = [tensor.clone() for tensor in everything(learner)]
+    shutil.copytree(ours.path(1), ours.path(3))
+    with pytest.raises(CorruptCheckpoint, match=r"step-000003 is of version 1, .* belongs version 3: it was"):
+        ours.restore(learner)
+    shutil.rmtree(ours.path(3))
+    shutil.copytree(theirs.path(2), ours.path(2), dirs_exist_ok=True)
+    with pytest.raises(CorruptCheckpoint, match=r"of run theirs, .* run ours: .* remove it, or .*--continue"):
+        ours.restore(learner)
+    assert all(torch.equal(a, b) for a, b in zip(everything(learner), before, strict=True))
+    shutil.rmtree(ours.path(2))
+    assert ours.restore(learner) == 1
+
+
+def test_of_a_run_from_before_checkpoints_named_it_the_newest_one_is_taken(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "step-000004", fresh())
+    assert Checkpoints(tmp_path, run="x").restore(fresh()) == 4
+
+
+def test_to_restore_is_to_hash_each_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints, hashed = saved(tmp_path, 1, 2), list[str]()
+
+    def sha256(path: Path) -> str:
+        hashed.append(path.name)
+        return inputs.sha256(path)
+
+    monkeypatch.setattr(checkpoint, "sha256", sha256)
+    assert checkpoints.restore(fresh()) == 2
+    assert sorted(hashed) == [name for name in FILES if name != "manifest.json"]

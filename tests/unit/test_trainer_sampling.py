@@ -1,14 +1,16 @@
 """The imperative calls: samples of the weights of this moment, and what `save` wrote."""
 
 from dataclasses import replace
+from math import nan
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from support import run_async
 from tiny_models import tiny_model
 from trainer_builders import make_llama_learner, random_rows
 
-from palaestra.agents.canary import PolicyDrift
+from palaestra.agents.canary import USUAL_BOUNDS, DriftBound, PolicyDrift
 from palaestra.agents.engine import Sampling
 from palaestra.agents.engines.local import LocalEngine
 from palaestra.agents.trajectory import EpisodeKey
@@ -85,24 +87,46 @@ def test_demonstrations_train_under_a_supervised_loss_only() -> None:
         learner.forward_backward(batch, "sft", correction=Correction(level="episode"))
 
 
-@pytest.mark.parametrize(("seed", "is_same"), [(0, True), (1, False)])
-def test_an_engine_with_other_weights_is_seen_before_the_first_step(seed: int, is_same: bool) -> None:
-    async def main() -> None:
+def start_with(seed: int, dtype: Literal["float32", "bfloat16"], bound: DriftBound | None = None) -> float:
+    """The largest drift, of a learner in this precision and an engine in float32."""
+
+    async def main() -> float:
         engine = LocalEngine(tiny_model("llama", num_hidden_layers=1, seed=seed), slots=4)
-        publisher = Publisher(learner_of(LORA), engine, adapters=None, probes=PROMPTS)
+        learner = make_llama_learner(LearnerConfig(lora=LORA, dtype=dtype))
+        publisher = Publisher(learner, engine, adapters=None, probes=PROMPTS, bound=bound)
         try:
-            if is_same:
-                await publisher.expect_start()
-                assert publisher.drift is not None and 0 <= publisher.drift < 1e-4
-            else:
-                with pytest.raises(
-                    PolicyDrift, match=r"before the first step: .* the engine has other weights"
-                ):
-                    await publisher.expect_start()
+            await publisher.expect_start()
         finally:
             await engine.close()
+        assert publisher.metrics["engine_drift_mean"] <= publisher.metrics["engine_drift"]
+        return publisher.metrics["engine_drift"]
 
-    run_async(main())
+    return run_async(main())
+
+
+def test_an_engine_with_other_weights_is_seen_before_the_first_step() -> None:
+    assert 0 <= start_with(0, "float32") < 1e-4
+    for dtype in ("float32", "bfloat16"):
+        with pytest.raises(PolicyDrift, match=r"before the first step: .* the engine has other weights"):
+            start_with(1, dtype)
+
+
+def test_half_precision_is_allowed_its_rounding_and_a_tight_bound_says_what_it_may_be() -> None:
+    assert 1e-3 < start_with(0, "bfloat16") < 0.1
+    words = (
+        r"up to 0\.0\d+ nats, .* \(bound 0\.001\): .* another precision than model\.dtype; engine\.canary_"
+    )
+    with pytest.raises(PolicyDrift, match=words):
+        start_with(0, "bfloat16", USUAL_BOUNDS["float32"])
+
+
+def test_a_bound_is_kept_by_neither_nan_nor_a_mean_over_it() -> None:
+    bound = DriftBound(largest=1.0, mean=0.1)
+    assert bound.is_kept(largest=0.9, mean=0.1)
+    assert not any(
+        bound.is_kept(largest=x, mean=y) for x, y in ((0.9, 0.2), (1.1, 0.1), (nan, 0.0), (0.5, nan))
+    )
+    assert not DriftBound(largest=1.0).is_kept(largest=nan, mean=0.0)
 
 
 @pytest.mark.parametrize("lora", [None, LORA])

@@ -65,8 +65,9 @@ class EngineSection(Section):
     """Episodes played at the same time."""
     stuck_after_s: PositiveFloat = 300.0
     """Seconds without a finished episode after which the run says what its episodes wait for."""
-    canary_bound: PositiveFloat = 1e-3
-    """Largest difference of engine and learner log-probabilities after a publish, nats (vllm)."""
+    canary_bound: PositiveFloat | None = None
+    """Largest difference of engine and learner log-probabilities before the first step and after a publish,
+    nats (vllm). None: what is usual for `model.dtype`, in bfloat16 a bound on the mean."""
 
 
 class SamplingSection(Section):

@@ -21,7 +21,7 @@ from ..errors import CorruptCheckpoint
 from ..folder import write_whole, writing
 from ..inputs import sha256
 from ..ranks.leader import AnyLearner
-from .fit import expect_alpha, other_base
+from .fit import expect_alpha, expect_base
 
 _RNG = "torch_rng"
 _SCORES = "scores.json"
@@ -105,7 +105,12 @@ def load_checkpoint(folder: Path, learner: AnyLearner) -> dict[str, Any]:
     """
     _bring_back(folder)
     verify_checkpoint(folder)
-    counters: Any = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    return _take(folder, learner)
+
+
+def _take(folder: Path, learner: Learner) -> dict[str, Any]:
+    """As `load_checkpoint`, of one that has just been verified."""
+    counters = _counters(folder)
     if counters["has_reference"] and learner.reference is None:
         raise ValueError(
             f"the run of {folder} had a reference policy, which a checkpoint does not hold: call "
@@ -113,10 +118,7 @@ def load_checkpoint(folder: Path, learner: AnyLearner) -> dict[str, Any]:
         )
     if counters["lora"] is not None:
         expect_alpha(counters["lora"]["alpha"], learner.config.lora, folder)
-    base = learner.model.name_or_path
-    hashes: dict[str, str] = {} if learner.config.lora is None else counters.get("base_sha256", {})
-    if base and (odd := other_base(Path(base), hashes)):
-        raise ValueError(f"{folder} is an adapter on another model than {base}: they differ in {odd}")
+        expect_base(counters.get("base_sha256", {}), learner.model.name_or_path, folder)
     learner.load_tensors(
         folder / "weights.safetensors", folder / "optimizer.safetensors", counters["num_steps"]
     )
@@ -124,6 +126,10 @@ def load_checkpoint(folder: Path, learner: AnyLearner) -> dict[str, Any]:
     version, internal, gauss = counters["python_rng"]
     random.setstate((version, tuple(internal), gauss))
     return cast(dict[str, Any], counters["state"])
+
+
+def _counters(folder: Path) -> dict[str, Any]:
+    return cast(dict[str, Any], json.loads((folder / "state.json").read_text(encoding="utf-8")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +145,8 @@ class Checkpoints:
     """How many to keep; older ones are deleted after a new one is on disk."""
     keep_best: int = field(default=0, kw_only=True)
     """How many to keep beside them: those with the best scores (`rate`)."""
+    run: str | None = field(default=None, kw_only=True)
+    """The run's id, which each checkpoint of it holds; None: nobody asks for it."""
 
     def path(self, step: int) -> Path:
         return self.folder / f"step-{step:06d}"
@@ -147,9 +155,10 @@ class Checkpoints:
         """Steps with a checkpoint, newest last."""
         return sorted(int(path.name[5:]) for path in self.folder.glob("step-*") if path.name[5:].isdigit())
 
-    def save(self, step: int, learner: AnyLearner, state: Mapping[str, Any] | None = None) -> None:
+    def save(self, step: int, learner: AnyLearner) -> None:
+        """Policy version `step`, as everything else of the run numbers it."""
         with writing(self.path(step)):
-            save_checkpoint(self.path(step), learner, state)
+            save_checkpoint(self.path(step), learner, {"version": step, "run": self.run})
         self._prune()
 
     def rate(self, step: int, score: float) -> None:
@@ -195,7 +204,8 @@ class Checkpoints:
         """Bring the learner to the latest good checkpoint; returns its step, 0 without one.
 
         Newer ones, which are corrupt, get the suffix ".corrupt" and do not count any more. Raises
-        `CorruptCheckpoint` when there are checkpoints and none is whole.
+        `CorruptCheckpoint` when there are checkpoints and none is whole, and for one of another run or
+        version than its place says, before a weight has moved.
         """
         step = self.latest_good()
         if step is None:
@@ -204,12 +214,24 @@ class Checkpoints:
                     f"no checkpoint in {self.folder} is whole; remove them to start again"
                 )
             return 0
-        load_checkpoint(self.path(step), learner)
+        self._expect_own(step)
+        _take(self.path(step), learner)
         for corrupt in (self.path(newer) for newer in self.steps() if newer > step):
             aside = corrupt.with_name(f"{corrupt.name}.corrupt")
             shutil.rmtree(aside, ignore_errors=True)
             corrupt.rename(aside)
         return step
+
+    def _expect_own(self, step: int) -> None:
+        """A folder that was copied or renamed is not what the run did in that step."""
+        told = _counters(self.path(step))["state"]  # nothing in those from before there was such a thing
+        for name, ours in (("version", step), ("run", self.run)):
+            theirs = told.get(name, ours)
+            if ours is not None and theirs != ours:
+                raise CorruptCheckpoint(
+                    f"{self.path(step)} is of {name} {theirs}, and in its place belongs {name} {ours}: it "
+                    "was copied or renamed; remove it, or begin a run on it with palaestra train --continue"
+                )
 
 
 def _fsync(path: Path) -> None:

@@ -13,6 +13,7 @@ from ..config import LoraConfig
 from ..inputs import fingerprint
 from ..ranks.sharding import like
 from .adapters import own_name
+from .lineage import kind_of
 
 _CURE = "give LearnerConfig.lora the same, or begin a new run on it with palaestra train --continue"
 BASE = "base.json"
@@ -86,6 +87,32 @@ def adapter_alpha(folder: Path) -> float:
     """Of an adapter in peft's format."""
     settings: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     return float(settings["lora_alpha"])
+
+
+def saved_weights(folder: Path, config: LoraConfig | None, base: str | None) -> Path:
+    """The file that a learner of this config, on the model folder `base`, has saved there.
+
+    Raises `ValueError`, which names what the folder holds, where it is of another kind, alpha or base.
+    """
+    wanted, kind = "model" if config is None else "adapter", kind_of(folder)
+    if kind != wanted:
+        cure = "take it by load_checkpoint" if kind == "checkpoint" else _CURE
+        found = "neither a model nor an adapter" if kind is None else f"a{'n' * (kind == 'adapter')} {kind}"
+        trains = "every parameter" if config is None else "an adapter"
+        raise ValueError(f"{folder} holds {found}, and the learner trains {trains}; {cure}")
+    if config is None:
+        return folder / "model.safetensors"
+    expect_alpha(adapter_alpha(folder), config, folder)
+    told = folder / BASE
+    known: dict[str, Any] = json.loads(told.read_text(encoding="utf-8")) if told.is_file() else {}
+    expect_base(known.get("sha256", {}), base, folder)
+    return folder / "adapter_model.safetensors"
+
+
+def expect_base(hashes: Mapping[str, str], base: str | None, folder: Path) -> None:
+    """Raise `ValueError` for an adapter on another model than the one in `base`."""
+    if base and (odd := other_base(Path(base), hashes)):
+        raise ValueError(f"{folder} is an adapter on another model than {base}: they differ in {odd}")
 
 
 def base_hashes(model: str | None) -> dict[str, str]:

@@ -46,9 +46,8 @@ def find_origin(path: Path, field: str = "model.start") -> Origin:
 
     Raises `RecipeError`, which names `field`, where there are none.
     """
-    for name, kind in _KINDS.items():
-        if (path / name).is_file():
-            return Origin(kind=kind, folder=path, run=_run_of(path))
+    if (kind := kind_of(path)) is not None:
+        return Origin(kind=kind, folder=path, run=_run_of(path))
     if (path / "recipe.yaml").is_file():
         if (path / "policy").is_dir():
             return find_origin(path / "policy", field)
@@ -59,6 +58,11 @@ def find_origin(path: Path, field: str = "model.start") -> Origin:
         f"{field}: {path} is no run, checkpoint, model or adapter; give a folder such as runs/NAME, "
         "runs/NAME/checkpoints/step-000020 or runs/NAME/policy"
     )
+
+
+def kind_of(folder: Path) -> Literal["model", "adapter", "checkpoint"] | None:
+    """What a folder holds, by the file that each kind has and no other. None: none of them."""
+    return next((kind for name, kind in _KINDS.items() if (folder / name).is_file()), None)
 
 
 def base_of(origin: Origin) -> Path | None:
