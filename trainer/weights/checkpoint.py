@@ -7,7 +7,6 @@ on disk. No pickle is read or written.
 """
 
 import json
-import os
 import random
 import shutil
 import warnings
@@ -18,7 +17,7 @@ from typing import Any, cast
 
 from .._torch import random_state, read_tensors, set_random_state, write_tensors
 from ..errors import CorruptCheckpoint
-from ..folder import write_whole, writing
+from ..folder import bring_back, replace_folder, write_whole, writing
 from ..inputs import sha256
 from ..learner import Learner
 from .fit import expect_alpha, other_base
@@ -59,26 +58,7 @@ def save_checkpoint(folder: Path, learner: Learner, state: Mapping[str, Any] | N
     (partial / "state.json").write_text(json.dumps(counters), encoding="utf-8")
     manifest = {"version": 1, "sha256": {name: sha256(partial / name) for name in _FILES}}
     (partial / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    for path in (*partial.iterdir(), partial):
-        _fsync(path)
-    _bring_back(folder)
-    if folder.exists():
-        folder.rename(_aside(folder))
-    partial.rename(folder)
-    _fsync(folder.parent)
-    shutil.rmtree(_aside(folder), ignore_errors=True)
-
-
-def _aside(folder: Path) -> Path:
-    """Where the old one waits until the new one has its name."""
-    return folder.with_name(f".{folder.name}.old")
-
-
-def _bring_back(folder: Path) -> None:
-    """A kill between the two moves left the old one aside."""
-    if not folder.exists() and _aside(folder).is_dir():
-        _aside(folder).rename(folder)
-    shutil.rmtree(_aside(folder), ignore_errors=True)
+    replace_folder(partial, folder)
 
 
 def verify_checkpoint(folder: Path) -> None:
@@ -103,7 +83,7 @@ def load_checkpoint(folder: Path, learner: Learner) -> dict[str, Any]:
 
     Raises `CorruptCheckpoint`, and `ValueError` for a learner of another model, or with another adapter.
     """
-    _bring_back(folder)
+    bring_back(folder)
     verify_checkpoint(folder)
     counters: Any = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     if counters["has_reference"] and learner.reference is None:
@@ -151,6 +131,11 @@ class Checkpoints:
         with writing(self.path(step)):
             save_checkpoint(self.path(step), learner, state)
         self._prune()
+
+    def state(self, step: int) -> dict[str, Any]:
+        """What `save` was told beside the learner."""
+        counters: Any = json.loads((self.path(step) / "state.json").read_text(encoding="utf-8"))
+        return cast(dict[str, Any], counters["state"])
 
     def rate(self, step: int, score: float) -> None:
         """Say how good a checkpoint is: more is better."""
@@ -210,11 +195,3 @@ class Checkpoints:
             shutil.rmtree(aside, ignore_errors=True)
             corrupt.rename(aside)
         return step
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
