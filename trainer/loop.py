@@ -21,9 +21,9 @@ from ..agents.ledger import Ledger
 from ..agents.trajectory import Group, Trajectory
 from ..envs import TaskSet
 from ..envs.backoff import backoff_s
-from .errors import NothingGraded
+from .errors import Diverged, NothingGraded
 from .interrupt import Interrupt
-from .judge import judge, overlong_of
+from .judge import Judgement, judge, overlong_of
 from .publisher import Publisher
 from .recipe import Recipe
 from .reporting.metrics import (
@@ -35,13 +35,14 @@ from .reporting.metrics import (
 )
 from .reporting.progress import Progress
 from .trackers.several import Trackers
-from .update import Updater
+from .update import Update, Updater
 from .weights.checkpoint import Checkpoints
 
 MAX_OUTAGE_TRIES = 10
 """Of a step in which nobody could play for a passing reason: several minutes at the usual pauses."""
 MAX_BLIND_STEPS = 3
-"""After so many steps in which nobody could play or grade for a lasting reason, ask a person."""
+"""After so many steps in which nobody could play or grade for a lasting reason, or in which every update was
+left out, ask a person."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -52,6 +53,8 @@ class Trainer:
     """Steps that the learner's weights have behind them; policy version n is the one after n steps."""
     blind_steps: int = 0
     """Steps up to now, in a row and since this start, in which no episode had a number."""
+    lost_steps: int = 0
+    """Steps with updates up to now, in a row and since this start, of which each update was left out."""
 
     recipe: Recipe
     tasks: TaskSet
@@ -93,10 +96,7 @@ class Trainer:
         metrics = {
             "step": self.num_steps,
             "epoch": step * self.recipe.grpo.tasks_per_step // len(self.tasks),
-            **episode_metrics(groups, self.max_reward),
-            **judgement_metrics(judgement),
-            **(overlong.metrics(groups) if (overlong := overlong_of(self.recipe.grpo)) else {}),
-            **bias_metrics(groups, judgement, (self.min_reward, self.max_reward)),
+            **self._numbers_of(groups, judgement),
             **update.metrics,
             **({} if self.publisher.drift is None else {"engine_drift": self.publisher.drift}),
             **clock.laps,
@@ -115,6 +115,17 @@ class Trainer:
         if self.num_steps % self.recipe.checkpoint.every == 0:
             await self.checkpoint()
         self._expect_numbers(groups)
+        self._expect_updates(update)
+
+    def _numbers_of(self, groups: Sequence[Group], judgement: Judgement) -> dict[str, float]:
+        """What was collected, and who was trained on."""
+        overlong = overlong_of(self.recipe.grpo)
+        return {
+            **episode_metrics(groups, self.max_reward),
+            **judgement_metrics(judgement),
+            **({} if overlong is None else overlong.metrics(groups)),
+            **bias_metrics(groups, judgement, (self.min_reward, self.max_reward)),
+        }
 
     async def _groups(self, step: int) -> list[Group]:
         """The step's groups. While nobody can play for a passing reason, its samples get new tries: a step
@@ -146,6 +157,18 @@ class Trainer:
             raise NothingGraded(
                 f"no episode of the last {MAX_BLIND_STEPS} steps has a number, so that nothing is learned: "
                 f"{_most(members)}; mend that and go on with --resume"
+            )
+
+    def _expect_updates(self, update: Update) -> None:
+        """Raise `Diverged` after a few steps in a row in which every update was left out."""
+        if update.record["updates"]:  # without one, nothing is known of the gradient
+            self.lost_steps = self.lost_steps + 1 if update.is_lost else 0
+        if self.lost_steps == MAX_BLIND_STEPS:
+            raise Diverged(
+                f"every update of the last {MAX_BLIND_STEPS} steps with one was left out, its gradient not "
+                f"being finite (the last loss is {update.metrics['loss']:g}), so that nothing is learned; "
+                "look at grpo.loss and its options, set model.dtype to float32, or start a new run with a "
+                "lower optimizer.lr"
             )
 
     async def checkpoint(self) -> None:
