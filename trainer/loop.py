@@ -31,6 +31,7 @@ from .reporting.metrics import (
     bias_metrics,
     episode_metrics,
     judgement_metrics,
+    overlong_metrics,
     troubles,
 )
 from .reporting.progress import Progress
@@ -119,11 +120,10 @@ class Trainer:
 
     def _numbers_of(self, groups: Sequence[Group], judgement: Judgement) -> dict[str, float]:
         """What was collected, and who was trained on."""
-        overlong = overlong_of(self.recipe.grpo)
         return {
             **episode_metrics(groups, self.max_reward),
             **judgement_metrics(judgement),
-            **({} if overlong is None else overlong.metrics(groups)),
+            **overlong_metrics(groups, overlong_of(self.recipe.grpo)),
             **bias_metrics(groups, judgement, (self.min_reward, self.max_reward)),
         }
 
