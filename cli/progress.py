@@ -20,7 +20,13 @@ from rich.text import Text
 from ..agents.trajectory import Trajectory
 from .console import printable
 
-SHOWN = {"reward": "reward", "pass_rate": "pass rate", "entropy": "entropy", "kl": "KL"}
+SHOWN = {
+    "reward": "reward",
+    "pass_rate": "pass rate",
+    "entropy": "entropy",
+    "kl": "KL",
+    "sft_loss": "SFT loss",
+}
 """Metrics of a step, and their names for people."""
 
 

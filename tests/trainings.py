@@ -116,6 +116,8 @@ class Result:
     """Outcome, tokens and messages."""
     steps: list[tuple[int, dict[str, Any]]]
     metrics: list[dict[str, Any]]
+    supervised: list[dict[str, Any]]
+    """Of the steps of the warm start."""
     summary: dict[str, Any]
 
 
@@ -123,13 +125,19 @@ def result(run: Training) -> Result:
     rows = run.query(f"SELECT {KEY}, outcome, graph, json_extract(episode, '$.messages') FROM episodes")
     steps = [(step, json.loads(record)) for step, record in run.query("SELECT * FROM steps ORDER BY step")]
     summary: dict[str, Any] = json.loads((run.run / "summary.json").read_text())
-    lines = (run.run / "metrics.jsonl").read_text().splitlines()
     return Result(
         episodes={row[:5]: row[5:] for row in rows},
         steps=[(step, record | {"metrics": timeless(record["metrics"])}) for step, record in steps],
-        metrics=[timeless(json.loads(line)) for line in lines],
+        metrics=lines_of(run.run / "metrics.jsonl"),
+        supervised=lines_of(run.run / "sft" / "metrics.jsonl"),
         summary={name: found for name, found in summary.items() if name not in ("name", "seconds")},
     )
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    """Of a file of metrics; none where there is none."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [timeless(json.loads(line)) for line in lines]
 
 
 def timeless(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 Each part is in the run's folder when it is done, and is not made again.
 """
 
-import asyncio
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,8 @@ from .ranks.processes import Ranks
 from .recipe import Recipe, WarmStartSection
 from .recipe_file import RecipeError
 from .reporting.progress import Progress
-from .warm_start import demonstrate, oracle_texts, warm_start
+from .supervised import SupervisedStage, forget_checkpoints
+from .warm_start import demonstrate, oracle_texts
 from .weights.lineage import find_origin, read_lineage, write_start
 from .weights.tiny import make_tiny_model
 
@@ -77,6 +77,7 @@ class Beginning:
         """The folder of the model after its supervised start."""
         folder = self.recipe.folder / "warm-start"
         if folder.exists():
+            forget_checkpoints(self.recipe)
             return folder
         renderer = load_renderer(self.recipe, model)
         demonstrations = await self._demonstrations(section.demonstrations)
@@ -87,17 +88,17 @@ class Beginning:
             self.ranks,
             device=self.device,
         )
-        self.progress.phase("warm start", section.steps)
-        self.progress.waiting("learner")
-
-        def on_skip(step: int) -> None:
-            self.progress.note(f"warm start, step {step}: a gradient was not finite, its update is left out")
-
-        for _ in warm_start(learner, rows, section, seed=self.recipe.seed, on_skip=on_skip):
-            self.progress.advance()
-            await asyncio.sleep(0)
-            self.interrupt.check()
+        stage = SupervisedStage(
+            recipe=self.recipe,
+            section=section,
+            learner=learner,
+            demonstrations=rows,
+            progress=self.progress,
+            interrupt=self.interrupt,
+        )
+        await stage.run()
         make_whole(folder, learner.export_merged)
+        forget_checkpoints(self.recipe)
         return folder
 
     async def _demonstrations(self, number: int) -> list[Trajectory]:

@@ -4,7 +4,7 @@ RecipeError         what was asked for cannot be run (`recipe_file.py`)
 DiskError           a file of the run cannot be written
 CorruptCheckpoint   a checkpoint is not what was written
 NothingGraded       nobody could play, or nobody could grade
-Diverged            the weights are broken
+Diverged            the weights are broken, or no gradient is finite any more
 RankLost            another rank of the run has failed, or is gone
 """
 
@@ -22,7 +22,8 @@ class NothingGraded(Exception):
 
 
 class Diverged(Exception):
-    """An optimizer step broke the weights, which are neither published nor kept."""
+    """An optimizer step broke the weights, which are neither published nor kept, or updates are only left
+    out."""
 
 
 class RankLost(Exception):

@@ -205,17 +205,51 @@ def write_whole(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+    _fsync(path.parent)
 
 
 def make_whole(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Make a folder by `fill` so that after a crash it is there with all of its files, or not there."""
+    """Make a folder by `fill` so that after a crash it is there with all of its files, or not there; one that
+    was there before is there until then."""
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     with writing(folder):
         partial.mkdir(parents=True)
         fill(partial)
-        for path in (path for path in partial.rglob("*") if path.is_file()):
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.replace(folder)
+        replace_folder(partial, folder)
+
+
+def replace_folder(partial: Path, folder: Path) -> None:
+    """Give a folder its name when all of it is on disk, in the place of one that has it.
+
+    After a crash between the two moves neither has the name: `bring_back` finds the old one.
+    """
+    for path in (*partial.rglob("*"), partial):
+        _fsync(path)
+    bring_back(folder)
+    if folder.exists():
+        folder.rename(_aside(folder))
+    partial.rename(folder)
+    _fsync(folder.parent)
+    shutil.rmtree(_aside(folder), ignore_errors=True)
+
+
+def bring_back(folder: Path) -> None:
+    """A crash between two moves has left the old one aside: give it its name again."""
+    if not folder.exists() and _aside(folder).is_dir():
+        _aside(folder).rename(folder)
+    shutil.rmtree(_aside(folder), ignore_errors=True)
+
+
+def _aside(folder: Path) -> Path:
+    """Where the old one waits until the new one has its name."""
+    return folder.with_name(f".{folder.name}.old")
+
+
+def _fsync(path: Path) -> None:
+    """Have a file, or the names in a folder, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -21,7 +21,7 @@ from ..agents.ledger import Ledger
 from ..agents.trajectory import Group, Trajectory
 from ..envs import TaskSet
 from ..envs.backoff import backoff_s
-from .errors import NothingGraded
+from .errors import Diverged, NothingGraded
 from .interrupt import Interrupt
 from .judge import Judgement, judge, overlong_of
 from .publisher import Publisher
@@ -31,6 +31,7 @@ from .reporting.metrics import (
     bias_metrics,
     episode_metrics,
     judgement_metrics,
+    overlong_metrics,
     troubles,
 )
 from .reporting.progress import Progress
@@ -41,7 +42,8 @@ from .weights.checkpoint import Checkpoints
 MAX_OUTAGE_TRIES = 10
 """Of a step in which nobody could play for a passing reason: several minutes at the usual pauses."""
 MAX_BLIND_STEPS = 3
-"""After so many steps in which nobody could play or grade for a lasting reason, ask a person."""
+"""After so many steps in which nobody could play or grade for a lasting reason, or in which every update was
+left out, ask a person."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -52,6 +54,8 @@ class Trainer:
     """Steps that the learner's weights have behind them; policy version n is the one after n steps."""
     blind_steps: int = 0
     """Steps up to now, in a row and since this start, in which no episode had a number."""
+    lost_steps: int = 0
+    """Steps with updates up to now, in a row and since this start, of which each update was left out."""
 
     recipe: Recipe
     tasks: TaskSet
@@ -104,17 +108,17 @@ class Trainer:
         if self.num_steps % self.recipe.checkpoint.every == 0:
             await self.checkpoint()
         self._expect_numbers(groups)
+        self._expect_updates(update)
 
     def _numbers(self, groups: Sequence[Group], judgement: Judgement, update: Update) -> dict[str, float]:
         """Of the step that has just been made."""
         section = self.recipe.grpo
-        overlong = overlong_of(section)
         return {
             "step": self.num_steps,
             "epoch": (self.num_steps - 1) * section.tasks_per_step // len(self.tasks),
             **episode_metrics(groups, self.max_reward),
             **judgement_metrics(judgement),
-            **({} if overlong is None else overlong.metrics(groups)),
+            **overlong_metrics(groups, overlong_of(section)),
             **bias_metrics(groups, judgement, (self.min_reward, self.max_reward)),
             **update.metrics,
             **self.publisher.metrics,
@@ -150,6 +154,18 @@ class Trainer:
             raise NothingGraded(
                 f"no episode of the last {MAX_BLIND_STEPS} steps has a number, so that nothing is learned: "
                 f"{_most(members)}; mend that and go on with --resume"
+            )
+
+    def _expect_updates(self, update: Update) -> None:
+        """Raise `Diverged` after a few steps in a row in which every update was left out."""
+        if update.record["updates"]:  # without one, nothing is known of the gradient
+            self.lost_steps = self.lost_steps + 1 if update.is_lost else 0
+        if self.lost_steps == MAX_BLIND_STEPS:
+            raise Diverged(
+                f"every update of the last {MAX_BLIND_STEPS} steps with one was left out, its gradient not "
+                f"being finite (the last loss is {update.metrics['loss']:g}), so that nothing is learned; "
+                "look at grpo.loss and its options, set model.dtype to float32, or start a new run with a "
+                "lower optimizer.lr"
             )
 
     async def checkpoint(self) -> None:

@@ -11,7 +11,6 @@ what counts as a pass, is the grader's alone; a recipe whose advantage tells by 
 cache_tokens 4096. Imports without torch.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -49,22 +48,6 @@ class Overlong:
         """The groups with the penalty in each reward that there is."""
         return [replace(group, members=tuple(map(self._shaped, group.members))) for group in groups]
 
-    def metrics(self, groups: Sequence[Group]) -> dict[str, float]:
-        """What it does to some groups as they were graded; nothing where nothing has a number."""
-        scored = [
-            (m.reward, self(m.graph.num_sampled)) for g in groups for m in g.members if m.reward is not None
-        ]
-        if not scored:
-            return {}
-        rewards = [reward + penalty for reward, penalty in scored]
-        return {
-            "reward_shaped": mean(rewards),
-            "reward_shaped_min": min(rewards),
-            "reward_shaped_max": max(rewards),
-            "overlong_penalty": mean([penalty for _, penalty in scored]),
-            "overlong_share": mean([float(penalty < 0) for _, penalty in scored]),
-        }
-
     def _shaped(self, member: Trajectory) -> Trajectory:
         penalty = self(member.graph.num_sampled)
         if not isinstance(member.outcome, Scored) or not penalty:
@@ -76,12 +59,3 @@ class Overlong:
                 member.outcome, reward=member.outcome.reward + penalty, turns=(*before, last + penalty)
             ),
         )
-
-
-def mean(values: Sequence[float]) -> float:
-    """Of rewards whose sum may overflow.
-
-    >>> mean([1.7e308, 1.7e308])
-    1.7e+308
-    """
-    return math.fsum(value / len(values) for value in values)

@@ -218,9 +218,15 @@ def learner_config(
 
 
 @asynccontextmanager
-async def open_trackers(recipe: Recipe, progress: Progress) -> AsyncGenerator[Trackers, None]:
-    """The recipe's trackers. Raises `RecipeError` for one that there is not."""
-    run = RunInfo(name=recipe.name, folder=recipe.folder, recipe=redacted(recipe.model_dump(mode="json")))
+async def open_trackers(
+    recipe: Recipe, progress: Progress, *, phase: str | None = None
+) -> AsyncGenerator[Trackers, None]:
+    """The recipe's trackers. `phase`: a stage of the run whose steps are counted by themselves; to a tracker
+    it is a run beside it, in a folder of that name. Raises `RecipeError` for a tracker that there is not."""
+    name, folder = recipe.name, recipe.folder
+    if phase is not None:
+        name, folder = f"{name}-{phase}", folder / phase
+    run = RunInfo(name=name, folder=folder, recipe=redacted(recipe.model_dump(mode="json")))
     opened: dict[str, Tracker] = {}
     for section in recipe.trackers:
         try:

@@ -5,6 +5,7 @@ runs/<name>/
     run.sqlite      every episode and step         policy/        what came out
     metrics.jsonl   one line a step                summary.json   how good it is
     model/ start/ warm-start/   what training started from; start/lineage.json: whose weights they were
+    sft/            the steps of the warm start, as the run's own are kept (`supervised.py`)
 """
 
 import asyncio

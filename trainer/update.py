@@ -4,6 +4,7 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from statistics import fmean
 from typing import Any
 
@@ -32,9 +33,14 @@ class Update:
 
     metrics: dict[str, float]
     """Over the step's updates: the largest of what ends in "_max", sums of counts, the mean of `PER_UPDATE`,
-    and of all else the mean over trained tokens."""
+    and of all else the mean over trained tokens; by lag and by turn, over those of all updates together."""
     record: dict[str, Any]
     """Enough to compute the losses again without the model (`replay.py`)."""
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether there were updates, and each was left out for a gradient that is not finite."""
+        return 0 < len(self.record["updates"]) == self.metrics["skipped"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,25 +69,30 @@ class Updater:
         the policy's version."""
         updates: list[dict[str, Any]] = []
         metrics: list[dict[str, float]] = []
+        logprobs: list[Sequence[float]] = []
         speed = Speed()
-        for part, rows in enumerate(self._parts(accepted)):
+        parts = self._parts(accepted, speed)
+        for part, rows in enumerate(parts):
             is_fresh = part == 0 and self.section.old_policy == "learner"
             batch = whole_batch(rows, self.section, is_fresh=is_fresh)
             with speed.timing():
                 report = self.learner.forward_backward(batch, **objective_options(self.section))
-                speed.add(report)
+                speed.add(report, num_forward=_num_forward(rows))
                 sft = self._imitate(random.Random(f"{self.seed}/{step}/{part}/sft"), speed)
                 stepped = self.learner.optim_step()
             updates.append(
                 update_record(batch, report, with_entropy=bool(self.section.entropy_coefficient)) | sft
             )
-            metrics.append(_metrics(batch, report, stepped) | off_policy_metrics(rows, report.logprobs, step))
+            metrics.append(_metrics(batch, report, stepped))
+            logprobs += report.logprobs
             if sft:
                 metrics[-1]["sft_loss"] = sft["sft"]["value"] / self.section.sft_coefficient
             if part == 0:
                 metrics[0]["engine_gap_max"] = engine_gap_max(rows, report.logprobs)
         return Update(
-            metrics=over_updates(metrics) | speed.metrics(self.peak_flops),
+            metrics=over_updates(metrics)
+            | off_policy_metrics(list(chain(*parts)), logprobs, step)
+            | speed.metrics(self.peak_flops),
             record={
                 "loss": self.section.loss,
                 "loss_options": self.section.loss_options,
@@ -90,17 +101,19 @@ class Updater:
             },
         )
 
-    def _parts(self, accepted: Sequence[Accepted]) -> list[list[Row]]:
+    def _parts(self, accepted: Sequence[Accepted], speed: Speed) -> list[list[Row]]:
         """The rows of each optimizer step, with everything that has to be known before the first."""
         number, found = self.section.updates_per_step, list[list[Row]]()
         for rows in (training_rows(accepted[part::number]) for part in range(number)):
             if not rows:
                 continue
             if self.section.has_reference:
-                logprobs = self.learner.reference_logprobs(rows)
+                with speed.timing():
+                    logprobs = self.learner.reference_logprobs(rows)
                 rows = [replace(row, ref_logprobs=each) for row, each in zip(rows, logprobs, strict=True)]
             if found and self.section.old_policy == "learner":  # the first part's are made on the way
-                logprobs = self.learner.logprobs(rows)
+                with speed.timing():
+                    logprobs = self.learner.logprobs(rows)
                 rows = [replace(row, old_logprobs=each) for row, each in zip(rows, logprobs, strict=True)]
             found.append(with_kl_in_reward(rows, self.section))
         return found
@@ -116,6 +129,11 @@ class Updater:
         )
         speed.add(report)
         return {"sft": sft_record(report.loss, rows, report.logprobs)}
+
+
+def _num_forward(rows: Sequence[Row]) -> int:
+    """Passes without a gradient that the rows have behind them: of the reference, of the policy before."""
+    return (rows[0].ref_logprobs is not None) + (rows[0].old_logprobs is not None)
 
 
 def objective_options(section: GrpoSection) -> dict[str, Any]:

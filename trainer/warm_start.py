@@ -2,9 +2,9 @@
 
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import count
+from itertools import count, islice
 
 from ..agents.formats import tool_format
 from ..agents.renderer import Renderer
@@ -16,6 +16,7 @@ from .batches.rows import Row, make_batch
 from .errors import Diverged
 from .ranks.leader import AnyLearner
 from .recipe import Recipe, WarmStartSection
+from .reporting.speed import Speed
 
 
 def oracle_texts(recipe: Recipe, demonstrations: Iterable[Trajectory]) -> Iterator[str]:
@@ -69,47 +70,70 @@ def warm_start(
     section: WarmStartSection,
     *,
     seed: int = 0,
-    on_skip: Callable[[int], None] = lambda step: None,
-) -> Iterator[float]:
-    """Train on demonstrations; yields the loss of each step, nats a token.
+    done: Sequence[Mapping[str, float]] = (),
+) -> Iterator[dict[str, float]]:
+    """Train on demonstrations; yields the numbers of each step: `step`, from 1, `sft_loss`, nats a token,
+    `lr`, `grad_norm`, `skipped`, which is 1.0 where the gradient was not finite and is thrown away, and how
+    fast it was (`Speed`).
 
-    The demonstrations are shuffled anew each time that all were seen. `on_skip` hears of steps, from 1, whose
-    gradient is not finite and thrown away. Raises `Diverged` for a loss that is not finite, and where no
-    gradient was.
+    `done`: the steps before, for a learner that has them behind it; the others follow bit for bit. The
+    demonstrations are shuffled anew each time that all were seen. Raises `Diverged` for a loss that is not
+    finite, and where no gradient was.
     """
-    source, smooth, num_steps = _shuffled_forever(rows, seed), None, 0
-    for step in range(1, section.steps + 1):
-        batch = make_batch([next(source) for _ in range(section.batch_size)])
-        report = learner.forward_backward(batch, loss="sft", temperature=1.0)
-        if not math.isfinite(report.loss):
-            raise Diverged(
-                f"warm start, step {step}: the loss is {report.loss}; look at the weights that it "
-                "started from, or lower warm_start.optimizer.lr"
-            )
-        if learner.optim_step().is_skipped:
-            on_skip(step)
-        else:
-            num_steps += 1
-        smooth = report.loss if smooth is None else 0.8 * smooth + 0.2 * report.loss
-        yield report.loss
-        if section.target_loss is not None and smooth <= section.target_loss:
+    source, smooth = _shuffled_forever(rows, seed, skip=len(done) * section.batch_size), None
+    for row in done:
+        smooth = _smoothed(smooth, row["sft_loss"])
+    for step in range(len(done) + 1, section.steps + 1):
+        if smooth is not None and section.target_loss is not None and smooth <= section.target_loss:
             break
-    if not num_steps:
+        row = {"step": step, **_imitate(learner, [next(source) for _ in range(section.batch_size)], step)}
+        smooth = _smoothed(smooth, row["sft_loss"])
+        yield row
+    if not learner.num_steps:
         raise Diverged(
             "warm start: no gradient was finite, so that nothing was learned; set "
             "model.dtype to float32, or lower warm_start.optimizer.lr"
         )
 
 
-def _shuffled_forever(rows: Sequence[Row], seed: int) -> Iterator[Row]:
+def _imitate(learner: Learner, rows: Sequence[Row], step: int) -> dict[str, float]:
+    """One optimizer step, and its numbers."""
+    speed = Speed()
+    with speed.timing():
+        report = learner.forward_backward(make_batch(rows), loss="sft", temperature=1.0)
+        if not math.isfinite(report.loss):
+            raise Diverged(
+                f"warm start, step {step}: the loss is {report.loss}; look at the weights that it "
+                "started from, or lower warm_start.optimizer.lr"
+            )
+        stepped = learner.optim_step()
+    speed.add(report)
+    return {
+        "sft_loss": report.loss,
+        "lr": stepped.lr,
+        "grad_norm": stepped.grad_norm,
+        "skipped": float(stepped.is_skipped),
+        "trained_tokens": float(report.num_tokens),
+        **speed.metrics(),
+    }
+
+
+def _smoothed(before: float | None, loss: float) -> float:
+    """Over about five steps."""
+    return loss if before is None else 0.8 * before + 0.2 * loss
+
+
+def _shuffled_forever(rows: Sequence[Row], seed: int, *, skip: int = 0) -> Iterator[Row]:
+    """Each pass over the rows in an order of its own, but for the first `skip`."""
     if not rows:
         raise ValueError(
             "no demonstrations to warm up on; does the environment have an oracle that succeeds?"
         )
     order = random.Random(seed)
-    for epoch in count():  # a batch may hold the end of one pass and the start of the next
-        own = [_alone(row, epoch, at) for at, row in enumerate(rows)]
-        yield from order.sample(own, len(own))
+    # A batch may hold the end of one pass and the start of the next.
+    places = ((at, epoch) for epoch in count() for at in order.sample(range(len(rows)), len(rows)))
+    for at, epoch in islice(places, skip, None):
+        yield _alone(rows[at], epoch, at)
 
 
 def _alone(row: Row, epoch: int, sample: int) -> Row:

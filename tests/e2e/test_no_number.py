@@ -69,3 +69,27 @@ def test_damaged_metrics_are_made_again_from_the_run_file(tmp_path: Path) -> Non
             path.write_bytes(damaged)
         assert forked("train", recipe, "--resume", cwd=tmp_path).code == 0
         assert path.read_bytes() == whole
+
+
+def recipe_with_loss(folder: Path, tiny_run: TinyRun, **options: Any) -> Path:
+    """Six steps with a loss that is mostly no number."""
+    grpo = {"tasks_per_step": 4, "group_size": 4, "steps": 6, "loss": "broken_losses:NoNumber"}
+    model = {"path": str(tiny_run.folder / "model"), "tool_format": "none"}
+    return write_recipe(folder, model=model, warm_start=None, grpo={**grpo, "loss_options": options})
+
+
+def test_a_run_whose_every_update_is_thrown_away_ends_and_says_so(tmp_path: Path, tiny_run: TinyRun) -> None:
+    done = forked("train", recipe_with_loss(tmp_path, tiny_run), cwd=tmp_path)
+    assert done.code == 2 and done.stderr.count("\n") == 1, done
+    assert "every update of the last 3 steps with one was left out" in done.stderr
+    assert "nan" in done.stderr and "model.dtype" in done.stderr
+    assert [line["skipped"] for line in metrics(tmp_path)] == [1] * 3
+    assert not (tmp_path / "runs" / "tiny" / "policy").exists()
+
+
+def test_updates_that_are_thrown_away_now_and_then_do_not_end_a_run(
+    tmp_path: Path, tiny_run: TinyRun
+) -> None:
+    done = forked("train", recipe_with_loss(tmp_path, tiny_run, good=3), cwd=tmp_path)
+    assert done.code == 0, done
+    assert [line["skipped"] for line in metrics(tmp_path)] == [1, 1, 0, 1, 1, 0]

@@ -19,6 +19,11 @@ pytestmark = pytest.mark.timeout(600)
 RECIPE: dict[str, Any] = TINY_RECIPE | {
     "warm_start": {"demonstrations": 6, "steps": 3, "batch_size": 4, "optimizer": {"lr": 1e-2}},
 }
+TEN_STEPS: dict[str, Any] = RECIPE | {
+    "grpo": TINY_RECIPE["grpo"] | {"steps": 10},
+    "evaluation": {},
+    "checkpoint": {"every": 5},
+}
 LORA: dict[str, Any] = RECIPE | {
     "name": "lora",
     "lora": {"rank": 4},
@@ -45,6 +50,23 @@ def test_on_two_ranks_a_killed_run_ends_with_the_bits_of_one_that_was_not(
         sorted(path.name for path in (each.run / "checkpoints").iterdir()) for each in (run, whole)
     )
     assert ours == theirs
+
+
+@pytest.mark.acceptance
+@pytest.mark.parametrize("lora", [None, {"rank": 4}], ids=["full", "lora"])
+def test_on_two_ranks_ten_steps_are_five_and_a_kill_and_five(
+    tmp_path: Path, lora: dict[str, Any] | None
+) -> None:
+    whole, run = (
+        Training(tmp_path / name, TEN_STEPS | {"lora": lora}, ranks=2) for name in ("whole", "killed")
+    )
+    for each in (whole, run):
+        each.folder.mkdir()
+    assert whole.start().wait() == 0, whole.log()
+    assert run.start().stop_when(lambda: run.num_finished("train") > 5 * 4) == -signal.SIGKILL
+    assert run.start().wait() == 0, run.log()
+    assert "going on after step 5\n" in run.log()
+    check_same(run, whole)
 
 
 def test_two_ranks_learn_what_one_learns(tmp_path: Path) -> None:

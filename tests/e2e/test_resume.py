@@ -2,10 +2,12 @@
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -40,6 +42,7 @@ def test_a_run_that_is_killed_in_every_stage_ends_with_the_same_bits(
         after("demonstrations", chance.randint(1, 5)),
         inside("model", chance.randint(1, 5)),
         after("baseline", 4),  # in the middle of the warm start
+        inside("sft/checkpoints/.step-000006", chance.randint(1, 4)),
         inside("warm-start", chance.randint(1, 5)),
         after("train", chance.randint(1, 7)),
         inside("checkpoints/.step-000002", chance.randint(1, 4)),
@@ -79,6 +82,53 @@ def test_a_run_that_is_over_can_be_resumed_and_stays_as_it_is(reference: Trainin
     before = result(reference)
     assert go_on(reference, lambda run: run.start().wait()) == 0
     assert result(reference) == before
+
+
+TEN_STEPS: dict[str, Any] = TINY_RECIPE | {
+    "warm_start": TINY_RECIPE["warm_start"] | {"steps": 5},
+    "grpo": TINY_RECIPE["grpo"] | {"steps": 10},
+    "evaluation": {},
+    "checkpoint": {"every": 5},
+}
+
+
+@pytest.mark.parametrize("lora", [None, {"rank": 4}], ids=["full", "lora"])
+def test_ten_steps_are_five_and_a_kill_and_five(tmp_path: Path, lora: dict[str, Any] | None) -> None:
+    whole, run = (Training(tmp_path / name, TEN_STEPS | {"lora": lora}) for name in ("whole", "killed"))
+    for each in (whole, run):
+        each.folder.mkdir()
+    assert whole.start().wait() == 0, whole.log()
+    check_whole(whole, steps=10)
+    assert go_on(run, after("train", 5 * 4 + 1)) == -signal.SIGKILL  # in the sixth step
+    assert go_on(run, lambda run: run.start().wait()) == 0, run.log()
+    assert run.log().count("going on after step 5\n") == 1
+    check_same(run, whole)
+
+
+SUPERVISED: dict[str, Any] = TINY_RECIPE | {
+    "warm_start": TINY_RECIPE["warm_start"] | {"steps": 12, "lora": {"rank": 4}},
+    "grpo": {"steps": 0},
+    "evaluation": {},
+    "checkpoint": {"every": 5},
+    "trackers": ["csv"],
+}
+
+
+def test_a_supervised_stage_goes_on_from_its_checkpoint_and_keeps_its_numbers(tmp_path: Path) -> None:
+    whole, run = (Training(tmp_path / name, SUPERVISED) for name in ("whole", "killed"))
+    for each in (whole, run):
+        each.folder.mkdir()
+    assert whole.start().wait() == 0, whole.log()
+    assert [line["step"] for line in result(whole).supervised] == [*range(1, 13)]
+    kills = [inside("sft/checkpoints/.step-000010", 2), inside("warm-start", 3)]
+    assert [go_on(run, kill) for kill in kills] == [-signal.SIGKILL] * len(kills)
+    assert go_on(run, lambda run: run.start().wait()) == 0, run.log()
+    found = re.findall(r"warm start: going on after step (\d+)", run.log())
+    assert found == ["5", "12"]
+    check_same(run, whole)
+    header, *rows = (run.run / "sft" / "steps.csv").read_text().splitlines()
+    assert header.startswith("step,sft_loss,lr,grad_norm") and len(rows) == 12
+    assert not (run.run / "sft" / "checkpoints").exists()
 
 
 @pytest.mark.acceptance

@@ -1,5 +1,6 @@
 """What a training pass computes, against torch's own counter, and what is known of devices."""
 
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -165,3 +166,40 @@ def test_the_benchmark_of_a_gpu_says_what_a_run_would_say(is_adapter: bool) -> N
     tokens = found["tokens_per_s"] * found["train_s"]
     assert 4 * 12 <= tokens <= 4 * 15
     assert found["flops_per_s"] * found["train_s"] > (4 if is_adapter else 6) * body * tokens
+
+
+def test_looking_at_rows_takes_what_torch_counts_without_a_gradient() -> None:
+    learner, rows = make_llama_learner(), random_rows(5)
+    with FlopCounterMode(display=False) as counter:
+        learner.logprobs(rows)
+    counts = counter.get_flop_counts()["Global"]
+    linear = sum(number for op, number in counts.items() if not any(word in str(op) for word in ATTENTION))
+    shape = shape_of(learner.model)
+    assert shape is not None
+    tokens, trained = sum(row.trained_until for row in rows), sum(len(row.trained) for row in rows)
+    assert linear == shape.flops(num_tokens=tokens, num_pairs=0, num_trained=trained, has_gradient=False)
+
+
+def test_what_the_reference_and_the_policy_before_say_is_in_the_seconds_and_the_operations(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    accepted = credit(make_group(1.0, 0.0, 0.25, 0.0)).accepted  # two updates of two rows of one length
+
+    def spent(**options: Any) -> tuple[float, float]:
+        learner = make_llama_learner()
+        look = learner.reference_logprobs
+
+        def slow(rows: Any) -> Any:
+            time.sleep(0.1)
+            return look(rows)
+
+        monkeypatch.setattr(learner, "reference_logprobs", slow)
+        section = GrpoSection.model_validate({"updates_per_step": 2} | options)
+        found = Updater(learner=learner, section=section).update(accepted).metrics
+        return found["train_s"], found["flops_per_s"] * found["train_s"]
+
+    _, trained = spent(old_policy="engine")  # 3 units of each update: forward, and twice that backward
+    seconds, looked = spent(old_policy="engine", reference=True)
+    assert seconds >= 0.2 and looked == pytest.approx(trained * 8 / 6)
+    _, both = spent(reference=True)
+    assert both == pytest.approx(trained * 9 / 6)

@@ -296,7 +296,7 @@ def test_the_parts_of_an_objective_add_up() -> None:
     loss = load_loss("importance_sampling")
     whole = Objective(loss=loss, kl=KlPenalty(coefficient=2.0), entropy_bonus=4.0)(tokens())
     plain = Objective(loss=loss)(tokens())
-    kl_N = values_of(whole.means["kl"])
+    kl_N = values_of(whole.means["kl_penalty"])
     expected = [
         value + 2.0 * kl - 4.0 * entropy
         for value, kl, entropy in zip(values_of(plain.loss_N), kl_N, (0.5, 0.25), strict=True)

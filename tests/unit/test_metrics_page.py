@@ -12,7 +12,12 @@ from palaestra.envs import Failed, Ungraded
 from palaestra.trainer.judge import judge, overlong_of
 from palaestra.trainer.losses import loss_names
 from palaestra.trainer.recipe import GrpoSection
-from palaestra.trainer.reporting.metrics import bias_metrics, episode_metrics, judgement_metrics
+from palaestra.trainer.reporting.metrics import (
+    bias_metrics,
+    episode_metrics,
+    judgement_metrics,
+    overlong_metrics,
+)
 from palaestra.trainer.trackers.aliases import FAMILIES
 from palaestra.trainer.update import Updater
 
@@ -48,16 +53,15 @@ def said() -> set[str]:
                 "aggregation_tokens": 8 if loss == "dr_grpo" else None,
                 "sft_coefficient": 0.5,
                 "reference": True,
+                "kl_coefficient": 0.1 if loss == "ppo_clip" else 0.0,
                 "overlong": {"max_tokens": 2, "cache_tokens": 1},
                 "updates_per_step": 2,
             }
         )
         judgement = judge([group], section, seed=0, step=0)
         updater = Updater(learner=learner, section=section, demonstrations=shown, peak_flops=1e12)
-        overlong = overlong_of(section)
-        assert overlong is not None
         found |= updater.update(judgement.accepted, step=1).metrics.keys()
-        found |= judgement_metrics(judgement).keys() | overlong.metrics([group]).keys()
+        found |= judgement_metrics(judgement).keys() | overlong_metrics([group], overlong_of(section)).keys()
         found |= (
             bias_metrics([group], judgement, (0.0, 1.0)).keys() | episode_metrics([group], math.inf).keys()
         )

@@ -52,6 +52,6 @@ def test_before_the_first_step_an_adapter_is_the_base_model_and_nothing_is_clipp
     report = learner.forward_backward(batch, loss, kl=KlPenalty(coefficient=0.5))
     with_penalty = gradients(learner)
     assert report.metrics["ratio"] == report.metrics["ratio_max"] == report.metrics["correction"] == 1.0
-    assert report.metrics["kl"] == 0.0 and report.metrics.get("clip_fraction", 0.0) == 0.0
+    assert report.metrics["kl_penalty"] == 0.0 and report.metrics.get("clip_fraction", 0.0) == 0.0
     learner.forward_backward(batch, loss)
     assert float((with_penalty - gradients(learner)).abs().max()) <= 1e-6 * float(with_penalty.abs().max())

@@ -17,7 +17,12 @@ from palaestra.trainer.overlong import Overlong
 from palaestra.trainer.preflight import check_advantage
 from palaestra.trainer.recipe import GrpoSection
 from palaestra.trainer.recipe_file import RecipeError
-from palaestra.trainer.reporting.metrics import bias_metrics, episode_metrics, judgement_metrics
+from palaestra.trainer.reporting.metrics import (
+    bias_metrics,
+    episode_metrics,
+    judgement_metrics,
+    overlong_metrics,
+)
 
 DAPO = Overlong(max_tokens=20480, cache_tokens=4096)
 
@@ -75,7 +80,7 @@ def test_long_episodes_are_worth_less_to_the_loss_and_as_much_to_the_report() ->
     mean = sum(shaped) / 3
     assert [each.advantage for each in found.accepted] == pytest.approx([value - mean for value in shaped])
     overlong = overlong_of(section())
-    assert overlong is not None and overlong.metrics([group]) == pytest.approx(
+    assert overlong is not None and overlong_metrics([group], overlong) == pytest.approx(
         {
             "reward_shaped": mean,
             "reward_shaped_min": -1.0,
@@ -85,7 +90,7 @@ def test_long_episodes_are_worth_less_to_the_loss_and_as_much_to_the_report() ->
         }
     )
     assert bias_metrics([group], found, (0.0, 1.0))["reward_kept"] == pytest.approx(2 / 3)
-    assert overlong.metrics([group_of(make_trajectory(0, Ungraded(reason="x")))]) == {}
+    assert overlong_metrics([group_of(make_trajectory(0, Ungraded(reason="x")))], overlong) == {}
 
 
 def test_equal_rewards_of_different_lengths_teach_and_equal_lengths_do_not() -> None:
@@ -161,6 +166,13 @@ def test_an_episode_whose_last_answer_was_cut_is_a_truncated_one() -> None:
     found = credit(group, policy=GroupPolicy(truncated="mask"))
     assert [(each.key.sample, each.detail) for each in found.rejected] == [(1, "the last answer's length")]
     assert episode_metrics([group], maximum=1.0)["truncated_share"] == 1 / 3
+
+
+@pytest.mark.parametrize("stop", [stop for stop in StopReason if stop is not StopReason.FAILED])
+def test_what_ran_out_of_turns_or_time_was_not_cut_at_a_length(stop: StopReason) -> None:
+    found = episode_metrics([group_of(make_trajectory(0, 1.0, stop=stop))], maximum=1.0)
+    assert found["cut_share"] == float(stop in ("max_tokens", "context"))
+    assert found["truncated_share"] == float(stop != "done")
 
 
 def test_a_group_of_equals_is_dropped_and_not_masked() -> None:

@@ -13,6 +13,7 @@ from palaestra.agents.ledger import Ledger
 from palaestra.trainer import run
 from palaestra.trainer.folder import (
     QUESTION,
+    bring_back,
     check_folder,
     make_folder,
     make_whole,
@@ -346,3 +347,50 @@ def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
     write_whole(tmp_path / "f", "old")
     write_whole(tmp_path / "f", "new")
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("f", "new")]
+
+
+@pytest.mark.parametrize("dies_at", ["old", "new"])
+def test_a_folder_that_is_made_anew_is_not_lost_between_two_moves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_at: str
+) -> None:
+    model, move = tmp_path / "model", Path.rename
+    make_whole(model, lambda folder: (folder / "old").touch())
+
+    def rename(self: Path, target: Path) -> Path:
+        if (self == model) == (dies_at == "old"):
+            raise KeyboardInterrupt
+        return move(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", rename)
+        with pytest.raises(KeyboardInterrupt):
+            make_whole(model, lambda folder: (folder / "new").touch())
+    bring_back(model)
+    assert [path.name for path in model.iterdir()] == ["old"]
+    make_whole(model, lambda folder: (folder / "new").touch())
+    assert [path.name for path in model.iterdir()] == ["new"]
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_what_is_whole_has_its_name_on_disk_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced, sync = dict[str, bool](), os.fsync
+
+    def fsync(descriptor: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        synced[str(path.relative_to(tmp_path))] = any(
+            (tmp_path / name).exists() for name in ("file", "model")
+        )
+        sync(descriptor)
+
+    def fill(folder: Path) -> None:
+        (folder / "part").mkdir()
+        (folder / "part" / "weights").write_text("1")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_whole(tmp_path / "file", "text")
+    assert synced == {"file.partial": False, ".": True}
+    (tmp_path / "file").unlink()
+    synced.clear()
+    make_whole(tmp_path / "model", fill)
+    inner = ("model.partial", "model.partial/part", "model.partial/part/weights")
+    assert synced == {**dict.fromkeys(inner, False), ".": True}

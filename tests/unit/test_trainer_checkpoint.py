@@ -135,7 +135,7 @@ def test_only_the_last_ones_are_kept(tmp_path: Path) -> None:
     assert saved(tmp_path, 1, 2, 3, keep=2).steps() == [2, 3]
 
 
-@pytest.mark.parametrize("dies_in", ["write_tensors", "sha256", "_fsync"])
+@pytest.mark.parametrize("dies_in", ["write_tensors", "sha256", "replace_folder"])
 def test_a_save_that_dies_halfway_leaves_the_older_ones_and_no_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_in: str
 ) -> None:

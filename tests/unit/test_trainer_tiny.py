@@ -163,7 +163,7 @@ def test_a_warm_start_learns_its_demonstrations(folder: Path) -> None:
     learner = Learner(load_model(folder), LearnerConfig(optimizer=OptimizerConfig(lr=1e-2)))
     row = demonstration(folder)
     twin = replace(row, key=EpisodeKey(epoch=0, task_id="u", sample=0))
-    losses = list(warm_start(learner, [row, twin], section))
+    losses = [row["sft_loss"] for row in warm_start(learner, [row, twin], section)]
     assert len(losses) == learner.num_steps == 40
     assert losses[0] > 3
     assert losses[-1] < 0.3
@@ -186,7 +186,7 @@ def test_a_warm_start_on_broken_weights_ends_at_its_first_step(folder: Path) -> 
 def test_gradients_of_a_warm_start_that_are_not_finite_are_told_and_one_has_to_be(
     folder: Path, broken: int
 ) -> None:
-    learner, skipped = Learner(load_model(folder)), list[int]()
+    learner, skipped = Learner(load_model(folder)), list[float]()
     factors = iter([math.inf] * broken + [1.0] * (3 - broken))
     untyped: Any = learner.parameters["model.norm.weight"]
 
@@ -195,10 +195,11 @@ def test_gradients_of_a_warm_start_that_are_not_finite_are_told_and_one_has_to_b
 
     untyped.register_hook(spoil)
     section = WarmStartSection(steps=3, batch_size=1)
-    steps = warm_start(learner, [demonstration(folder)], section, on_skip=skipped.append)
-    if broken == 3:
-        with pytest.raises(Diverged, match="no gradient was finite"):
-            list(steps)
+    try:
+        for row in warm_start(learner, [demonstration(folder)], section):
+            skipped.append(row["skipped"])
+    except Diverged as error:
+        assert broken == 3 and "no gradient was finite" in str(error)
     else:
-        assert len(list(steps)) == 3 and learner.num_steps == 2
-    assert skipped == [1, 2, 3][:broken]
+        assert broken == 1 and learner.num_steps == 2
+    assert skipped == [1.0] * broken + [0.0] * (3 - broken)

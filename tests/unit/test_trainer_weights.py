@@ -34,7 +34,7 @@ def test_a_fresh_adapter_changes_nothing_and_has_no_divergence() -> None:
         for row, ref in zip(rows, learner.reference_logprobs(rows), strict=True)
     ]
     report = learner.forward_backward(make_batch(rows), kl=KlPenalty(coefficient=1.0))
-    assert report.metrics["kl"] == pytest.approx(0.0, abs=1e-12)
+    assert report.metrics["kl_penalty"] == pytest.approx(0.0, abs=1e-12)
     assert report.metrics["ratio"] == pytest.approx(1.0, abs=1e-6)
     assert all(name.count("lora_") == 1 for name in learner.parameters)
 

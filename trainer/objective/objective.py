@@ -57,7 +57,7 @@ class Objective:
         if self.kl is not None:
             kl_N = self.kl(tokens)
             loss_N = loss_N + self.kl.coefficient * kl_N
-            means["kl"] = kl_N.detach()
+            means["kl_penalty"] = kl_N.detach()
         if self.entropy_bonus:
             loss_N = loss_N - self.entropy_bonus * tokens.entropy_N
         return LossTerms(loss_N=loss_N, means=means, maxima=terms.maxima)

@@ -6,6 +6,7 @@ of its L * H features forward, and twice that backward:
 
     6 * N * T + 12 * L * H * pairs                 every weight is trained
     4 * N * T + 12 * L * H * pairs + 6 * A * T     N are frozen, beside an adapter of A weights
+    2 * N * T + 4 * L * H * pairs + 2 * A * T      nothing is trained: forward alone
 
 N: weights of the linear layers; H: heads times their width; T: tokens. The head counts on trained tokens
 alone, and what is computed again for activation checkpointing does not count. MFU is this over the seconds
@@ -59,24 +60,27 @@ class Shape:
         """What is trained now is an adapter, and nothing else."""
         return replace(self, adapter=sum(p.numel() for p in model.parameters() if p.requires_grad))
 
-    def flops(self, *, num_tokens: int, num_pairs: int, num_trained: int) -> float:
-        """Of a pass forward and backward over a line: its tokens, the pairs that its attention sees, and its
-        trained tokens.
+    def flops(self, *, num_tokens: int, num_pairs: int, num_trained: int, has_gradient: bool = True) -> float:
+        """Of a pass forward, and backward unless `has_gradient` is False, over a line: its tokens, the pairs
+        that its attention sees, and its trained tokens.
 
         >>> Shape(body=100, head=10, attention=1).flops(num_tokens=2, num_pairs=3, num_trained=1)
         1296.0
         """
-        each, adapter = (6, 0) if self.adapter is None else (4, self.adapter)
-        linear = each * (self.body * num_tokens + self.head * num_trained) + 6 * adapter * num_tokens
-        return float(linear + 12 * self.attention * num_pairs)
+        passes = 3 if has_gradient else 1
+        each = 4 if has_gradient and self.adapter is not None else 2 * passes
+        linear = each * (self.body * num_tokens + self.head * num_trained)
+        adapter = 2 * passes * (self.adapter or 0) * num_tokens
+        return float(linear + adapter + 4 * passes * self.attention * num_pairs)
 
-    def flops_of(self, micros: Sequence[MicroBatch]) -> float:
+    def flops_of(self, micros: Sequence[MicroBatch], *, has_gradient: bool = True) -> float:
         """Of a pass over each line; what rows share in a line is computed once, and counts once."""
         return sum(
             self.flops(
                 num_tokens=len(micro.inputs_T),
                 num_pairs=micro.layout.num_pairs,
                 num_trained=len(micro.trained.where),
+                has_gradient=has_gradient,
             )
             for micro in micros
         )

@@ -10,11 +10,11 @@ from typing import Any, cast
 
 from ...agents.evaluation import component_means, is_solved
 from ...agents.trajectory import EpisodeKey, Group, Trajectory
-from ...envs import Failed, Ungraded
+from ...envs import Episode, Failed, StopReason, Ungraded
 from ..advantages import Reason
 from ..folder import writing
 from ..judge import Judgement
-from ..overlong import mean
+from ..overlong import Overlong
 
 IN_BASELINE = (Reason.ZERO_VARIANCE, Reason.MASKED)
 """Why an episode may be left out of the loss, and yet its siblings are compared with it."""
@@ -61,7 +61,15 @@ def _lengths(members: Sequence[Trajectory]) -> dict[str, float]:
         "prompt_length": fmean(prompts),
         "prompt_length_max": max(prompts),
         "truncated_share": fmean(member.episode.is_truncated for member in played),
+        "cut_share": fmean(_is_cut(member.episode) for member in played),
     }
+
+
+def _is_cut(episode: Episode) -> bool:
+    """By a number of tokens: of its last answer, of all its answers, or of the context."""
+    last = episode.answers[-1].usage if episode.answers else None
+    is_at_limit = episode.stop in (StopReason.MAX_TOKENS, StopReason.CONTEXT)
+    return is_at_limit or (last is not None and last.finish == "length")
 
 
 def _waits(members: Sequence[Trajectory]) -> dict[str, float]:
@@ -146,6 +154,33 @@ def _refills(groups: Sequence[Group], lost: Collection[EpisodeKey]) -> dict[str,
     if first:
         found["refill_shift"] = mean([*first, *later]) - mean(first)
     return found
+
+
+def overlong_metrics(groups: Sequence[Group], overlong: Overlong | None) -> dict[str, float]:
+    """What it does to some groups as they were graded; nothing where there is none, or nothing has a
+    number."""
+    members = [member for group in groups for member in group.members]
+    scored = [] if overlong is None else [(m.reward, overlong(m.graph.num_sampled)) for m in members]
+    pairs = [(reward, penalty) for reward, penalty in scored if reward is not None]
+    if not pairs:
+        return {}
+    rewards = [reward + penalty for reward, penalty in pairs]
+    return {
+        "reward_shaped": mean(rewards),
+        "reward_shaped_min": min(rewards),
+        "reward_shaped_max": max(rewards),
+        "overlong_penalty": mean([penalty for _, penalty in pairs]),
+        "overlong_share": mean([float(penalty < 0) for _, penalty in pairs]),
+    }
+
+
+def mean(values: Sequence[float]) -> float:
+    """Of rewards whose sum may overflow.
+
+    >>> mean([1.7e308, 1.7e308])
+    1.7e+308
+    """
+    return math.fsum(value / len(values) for value in values)
 
 
 def strict_json(value: object, indent: int | None = None) -> str:

@@ -27,6 +27,8 @@ class LossReport:
     """Tokens that the model read; what rows share in a line counts once."""
     flops: float | None = None
     """Operations that this took (`flops.py`); None for a model whose arithmetic is another one."""
+    forward_flops: float | None = None
+    """Those of the forward passes: what it takes to look at the same rows without a gradient."""
     metrics: Mapping[str, float]
     """Means over the trained tokens, and maxima whose names end in "_max". Always has "entropy", nats."""
     logprobs: tuple[tuple[float, ...], ...] = field(repr=False)
@@ -68,6 +70,7 @@ def merge_reports(parts: Sequence[LossReport], places: Sequence[Sequence[int]]) 
         num_tokens=num_tokens,
         num_inputs=sum(part.num_inputs for part in parts),
         flops=_sum([part.flops for part in parts]),
+        forward_flops=_sum([part.forward_flops for part in parts]),
         metrics=metrics,
         logprobs=in_order([part.logprobs for part in parts]),
         entropies=in_order([part.entropies for part in parts]),
@@ -86,6 +89,7 @@ class Tally:
         self._rows, self._parts = rows, list[Trained]()
         self._num_inputs = sum(len(micro.inputs_T) for micro in micros)
         self._flops = None if shape is None else shape.flops_of(micros)
+        self._forward_flops = None if shape is None else shape.flops_of(micros, has_gradient=False)
         self._losses: list[Tensor] = []
         self._sums: dict[str, list[Tensor]] = {}
         self._maxima: dict[str, list[Tensor]] = {}
@@ -112,6 +116,7 @@ class Tally:
             num_tokens=num_tokens,
             num_inputs=self._num_inputs,
             flops=self._flops,
+            forward_flops=self._forward_flops,
             metrics={name: value / num_tokens for name, value in sums.items()} | maxima,
             logprobs=spread(self._parts, self._logprobs, self._rows),
             entropies=spread(self._parts, self._entropies, self._rows),

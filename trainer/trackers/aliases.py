@@ -28,7 +28,7 @@ SAGEMAKER = {
     "response_length/mean": "length",
     "response_length/max": "length_max",
     "response_length/min": "length_min",
-    "response_length/clip_ratio": "truncated_share",
+    "response_length/clip_ratio": "cut_share",
     "prompt_length/mean": "prompt_length",
     "prompt_length/max": "prompt_length_max",
     "actor/entropy": "entropy",

@@ -7,7 +7,6 @@ on disk. No pickle is read or written.
 """
 
 import json
-import os
 import random
 import shutil
 import warnings
@@ -18,7 +17,7 @@ from typing import Any, cast
 
 from .._torch import random_state, read_tensors, set_random_state, write_tensors
 from ..errors import CorruptCheckpoint
-from ..folder import write_whole, writing
+from ..folder import bring_back, replace_folder, write_whole, writing
 from ..inputs import sha256
 from ..ranks.leader import AnyLearner
 from .fit import expect_alpha, expect_base
@@ -59,26 +58,7 @@ def save_checkpoint(folder: Path, learner: AnyLearner, state: Mapping[str, Any] 
     (partial / "state.json").write_text(json.dumps(counters), encoding="utf-8")
     manifest = {"version": 1, "sha256": {name: sha256(partial / name) for name in _FILES}}
     (partial / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    for path in (*partial.iterdir(), partial):
-        _fsync(path)
-    _bring_back(folder)
-    if folder.exists():
-        folder.rename(_aside(folder))
-    partial.rename(folder)
-    _fsync(folder.parent)
-    shutil.rmtree(_aside(folder), ignore_errors=True)
-
-
-def _aside(folder: Path) -> Path:
-    """Where the old one waits until the new one has its name."""
-    return folder.with_name(f".{folder.name}.old")
-
-
-def _bring_back(folder: Path) -> None:
-    """A kill between the two moves left the old one aside."""
-    if not folder.exists() and _aside(folder).is_dir():
-        _aside(folder).rename(folder)
-    shutil.rmtree(_aside(folder), ignore_errors=True)
+    replace_folder(partial, folder)
 
 
 def verify_checkpoint(folder: Path) -> None:
@@ -103,12 +83,12 @@ def load_checkpoint(folder: Path, learner: AnyLearner) -> dict[str, Any]:
 
     Raises `CorruptCheckpoint`, and `ValueError` for a learner of another model, or with another adapter.
     """
-    _bring_back(folder)
+    bring_back(folder)
     verify_checkpoint(folder)
     return _take(folder, learner)
 
 
-def _take(folder: Path, learner: Learner) -> dict[str, Any]:
+def _take(folder: Path, learner: AnyLearner) -> dict[str, Any]:
     """As `load_checkpoint`, of one that has just been verified."""
     counters = _counters(folder)
     if counters["has_reference"] and learner.reference is None:
@@ -155,11 +135,15 @@ class Checkpoints:
         """Steps with a checkpoint, newest last."""
         return sorted(int(path.name[5:]) for path in self.folder.glob("step-*") if path.name[5:].isdigit())
 
-    def save(self, step: int, learner: AnyLearner) -> None:
-        """Policy version `step`, as everything else of the run numbers it."""
+    def save(self, step: int, learner: AnyLearner, state: Mapping[str, Any] | None = None) -> None:
+        """Policy version `step`, as everything else of the run numbers it, with what `state` will tell."""
         with writing(self.path(step)):
-            save_checkpoint(self.path(step), learner, {"version": step, "run": self.run})
+            save_checkpoint(self.path(step), learner, {"version": step, "run": self.run, **(state or {})})
         self._prune()
+
+    def state(self, step: int) -> dict[str, Any]:
+        """What `save` was told beside the learner."""
+        return cast(dict[str, Any], _counters(self.path(step))["state"])
 
     def rate(self, step: int, score: float) -> None:
         """Say how good a checkpoint is: more is better."""
@@ -232,11 +216,3 @@ class Checkpoints:
                     f"{self.path(step)} is of {name} {theirs}, and in its place belongs {name} {ours}: it "
                     "was copied or renamed; remove it, or begin a run on it with palaestra train --continue"
                 )
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
