@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -18,6 +17,7 @@ from ..trainer.ranks.launch import own_rank
 from ..trainer.recipe import Recipe
 from ..trainer.recipe_file import load_recipe
 from ..trainer.redaction import redacted
+from ..trainer.yaml_text import write_yaml
 from .console import only_json, open_console, print_json
 from .options import Json, RecipePath, Sets
 from .progress import TerminalProgress
@@ -110,7 +110,7 @@ def _plan(recipe: Recipe, as_json: bool) -> None:
     if as_json:
         print_json({"plan": plan, "recipe": resolved})
     else:
-        typer.echo(yaml.safe_dump({**resolved, "plan": plan}, sort_keys=False), nl=False)
+        typer.echo(write_yaml({**resolved, "plan": plan}), nl=False)
 
 
 def _show(console: Console, recipe: Recipe, summary: "Summary") -> None:

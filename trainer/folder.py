@@ -16,6 +16,7 @@ from .inputs import changed, fingerprints
 from .recipe import Recipe
 from .recipe_file import RecipeError
 from .redaction import redacted
+from .yaml_text import read_yaml, write_yaml
 
 _FREE = {
     "name",
@@ -118,10 +119,10 @@ def check_folder(recipe: Recipe, *, resume: bool) -> None:
 def _differences(stored: Path, recipe: Recipe) -> list[str]:
     """The fields that would make it another run, as "seed was 0, is 1"."""
     try:
-        before = _leaves(yaml.safe_load(stored.read_text(encoding="utf-8")))
+        before = _leaves(read_yaml(stored.read_text(encoding="utf-8")))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{stored} is not YAML any more: {error}") from error
-    now = _leaves(yaml.safe_load(_resolved(recipe)))
+    now = _leaves(read_yaml(_resolved(recipe)))
     free = _FREE - {"threads"} if recipe.deterministic else _FREE
     for name in now.keys() - before.keys():
         if now[name] in (*_NOTHING, _YOUNG.get(name)):  # a run that began before there was such a field
@@ -170,7 +171,7 @@ def _keep_files(recipe: Recipe, ledger: Ledger, *, resume: bool) -> None:
 
 def _resolved(recipe: Recipe) -> str:
     """The recipe as the run's folder keeps it."""
-    return yaml.safe_dump(redacted(recipe.model_dump(mode="json")), sort_keys=False)
+    return write_yaml(redacted(recipe.model_dump(mode="json")))
 
 
 def make_folder(folder: Path) -> None:
