@@ -52,7 +52,14 @@ threads is in the last bits, which count in deterministic mode.)"""
 
 _NOTHING = ("None", "{}", "[]")
 """How a field that nobody has set stands in a recipe."""
-_YOUNG = {"grpo.refill": "0", "lora.lr_ratio": "1.0"}
+_YOUNG = {
+    "evaluation.at_start": "True",
+    "evaluation.top_p": "1.0",
+    "grpo.refill": "0",
+    "lora.lr_ratio": "1.0",
+    "optimizer.eps": "1e-08",
+    "warm_start.optimizer.eps": "1e-08",
+}
 """Fields that a run may have begun before, and the value that they had then, where it is not nothing."""
 
 QUESTION = "question"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from ..envs.graders import LambdaReward
 from ..envs.graders.lambda_reward import TIMEOUT_S
 from .arena import Arena
+from .lint_evaluation import EVALUATION_RULES
 from .recipe import Recipe
 from .schedule import model_width, usual_rate
 from .weights.model_size import model_folder
@@ -61,23 +62,14 @@ def _rows_below_batch(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
 
 
 def _many_epochs(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
-    epochs = recipe.grpo.steps * recipe.grpo.tasks_per_step / len(arena.train)
+    seen = recipe.grpo.steps * recipe.grpo.tasks_per_step / len(arena.train)
+    epochs = seen if recipe.grpo.epochs is None else min(seen, recipe.grpo.epochs)
     if epochs <= 50:
         return None
     return (
         "grpo.steps",
         f"{recipe.grpo.steps} steps see each of the {len(arena.train)} training tasks {epochs:.0f} times; "
         "look at the held-out tasks as it goes (evaluation.every), or bring more tasks",
-    )
-
-
-def _few_held_out(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
-    if len(arena.held_out) >= 30:
-        return None
-    return (
-        f"{recipe.source_field}.held_out",
-        f"{len(arena.held_out)} tasks give an interval of +-{98 / len(arena.held_out) ** 0.5:.0f} points or "
-        "so around a pass rate of one half; 200 give +-7",
     )
 
 
@@ -180,26 +172,6 @@ def _never_overlong(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
     )
 
 
-def _never_stopped(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
-    section, every = recipe.evaluation.early_stopping, recipe.evaluation.every
-    if section is None or every is None or section.patience * every < recipe.grpo.steps:
-        return None
-    return (
-        "evaluation.early_stopping.patience",
-        f"{section.patience} evaluations, each {every} steps, are not over before grpo.steps="
-        f"{recipe.grpo.steps}, so that nothing is ever stopped; lower it, or evaluation.every",
-    )
-
-
-def _best_not_kept(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
-    if recipe.evaluation.early_stopping is None or recipe.checkpoint.keep_best:
-        return None
-    return (
-        "checkpoint.keep_best",
-        "0 keeps the policy at which training was stopped, and not the better one before it; set it to 1",
-    )
-
-
 def _late_ones_dropped(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
     if recipe.grading is None or recipe.grading.close == "wait":
         return None
@@ -221,6 +193,17 @@ def _no_second_call(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
         "reward.timeout_s",
         f"{call_s:g} is over half of data.grader_timeout_s={limit_s:g}: where one answer hangs a call of "
         "several, there is no time to ask for the others again; lower it, or raise data.grader_timeout_s",
+    )
+
+
+def _ends_before_its_epochs(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
+    epochs, seen = recipe.grpo.epochs, recipe.grpo.steps * recipe.grpo.tasks_per_step / len(arena.train)
+    if epochs is None or epochs <= seen:
+        return None
+    return (
+        "grpo.steps",
+        f"{recipe.grpo.steps} steps are {seen:.2g} of the {epochs:g} epochs, so that grpo.epochs says "
+        "nothing; raise grpo.steps, or leave grpo.epochs out",
     )
 
 
@@ -247,19 +230,18 @@ RULES: dict[str, Rule] = {
     "nearly_greedy": _nearly_greedy,
     "rows_below_batch": _rows_below_batch,
     "many_epochs": _many_epochs,
-    "few_held_out": _few_held_out,
     "empty_updates": _empty_updates,
     "pair_groups": _pair_groups,
     "answers_over_context": _answers_over_context,
     "rate_far_off": _rate_far_off,
     "never_kept": _never_kept,
-    "never_stopped": _never_stopped,
-    "best_not_kept": _best_not_kept,
     "long_ones_dropped": _long_ones_dropped,
     "lost_ones_replaced": _lost_ones_replaced,
     "never_overlong": _never_overlong,
     "late_ones_dropped": _late_ones_dropped,
     "no_second_call": _no_second_call,
+    "ends_before_its_epochs": _ends_before_its_epochs,
     "not_repeatable": _not_repeatable,
     "shuffled": _shuffled,
+    **EVALUATION_RULES,
 }

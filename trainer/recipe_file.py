@@ -1,5 +1,6 @@
 """Reading a recipe: file, command-line overrides, and errors that name the cure."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -98,6 +99,20 @@ def check_recipe(recipe: Recipe) -> None:
         _check_schedule("optimizer", recipe.optimizer, grpo.steps * grpo.updates_per_step)
     if warm is not None:
         _check_schedule("warm_start.optimizer", warm.optimizer, warm.steps)
+
+
+def settle(recipe: Recipe, num_tasks: int) -> Recipe:
+    """The recipe with as many steps as `grpo.epochs` over so many training tasks leave of them.
+
+    Raises `RecipeError` where a schedule has no time to fall in what is left.
+    """
+    grpo = recipe.grpo
+    if grpo.epochs is None:
+        return recipe
+    steps = min(grpo.steps, math.ceil(grpo.epochs * num_tasks / grpo.tasks_per_step))
+    if steps:
+        _check_schedule("optimizer", recipe.optimizer, steps * grpo.updates_per_step)
+    return recipe.model_copy(update={"grpo": grpo.model_copy(update={"steps": steps})})
 
 
 def _check_model(recipe: Recipe) -> None:

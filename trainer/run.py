@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..agents.collector import Collector
-from ..agents.engine import Engine, PolicyVersion
+from ..agents.engine import Engine, PolicyVersion, Sampling
 from ..agents.evaluation import Evaluation, evaluate
 from ..agents.grading.stage import Grading
 from ..agents.ledger import Ledger
@@ -45,6 +45,7 @@ from .publisher import Publisher
 from .ranks.leader import leading, open_learner
 from .ranks.processes import Ranks
 from .recipe import Recipe
+from .recipe_file import settle
 from .reporting.flops import peak_of
 from .reporting.metrics import MetricsFile
 from .reporting.progress import Progress
@@ -70,6 +71,7 @@ async def train(
     device = training_device(recipe)
     async with aclosing(await preflight(recipe)) as arena:
         check_folder(recipe, resume=resume)
+        settled = settle(recipe, len(arena.train))
         make_folder(recipe.folder)
         progress.waiting("the model's fingerprint")
         path = recipe.model.path
@@ -85,7 +87,7 @@ async def train(
                     open_grading(recipe, arena, ledger, recipe.folder) as grading,
                 ):
                     await _Run(
-                        recipe=recipe,
+                        recipe=settled,
                         arena=arena,
                         progress=progress,
                         ledger=ledger,
@@ -119,14 +121,16 @@ class _Run:
         beginning = self._beginning()
         model = await beginning.model()
         if self.recipe.warm_start is not None:
-            async with open_local_engine(self.recipe, model) as engine:
-                await self._evaluate("baseline", engine, model, START)
+            if self.recipe.evaluation.at_start:
+                async with open_local_engine(self.recipe, model) as engine:
+                    await self._evaluate("baseline", engine, model, START)
             model = await beginning.warm_start(model, self.recipe.warm_start)
         async with AsyncExitStack() as stack:
             starting = stack.enter_async_context(open_engine(self.recipe, model, self.progress))
             engine = self.wrap_engine(await self.interrupt.during(starting))
             first = "warm-start" if self.recipe.warm_start else "baseline"
-            self._keep_score(START, await self._evaluate(first, engine, model, START))
+            if self.recipe.evaluation.at_start:
+                self._keep_score(START, await self._evaluate(first, engine, model, START))
             last = await self._learn(engine, model, await beginning.imitated(model))
             await self._evaluate("final", engine, model, last)
 
@@ -215,7 +219,7 @@ class _Run:
             tasks=self.arena.train,
             max_reward=self.arena.env.reward_range[1],
             min_reward=self.arena.env.reward_range[0],
-            collector=self._player(engine, model, recipe.sampling.temperature),
+            collector=self._player(engine, model, recipe.training_sampling),
             updater=updater,
             publisher=Publisher(
                 learner,
@@ -236,9 +240,9 @@ class _Run:
             progress=self.progress,
         )
 
-    def _player(self, engine: Engine, model: Path, temperature: float) -> Collector:
+    def _player(self, engine: Engine, model: Path, sampling: Sampling) -> Collector:
         renderer = load_renderer(self.recipe, model)
-        rollout = make_rollout(self.recipe, self.arena, engine, renderer, temperature)
+        rollout = make_rollout(self.recipe, self.arena, engine, renderer, sampling)
         return make_collector(self.recipe, rollout, self.ledger, self.progress, grading=self.grading)
 
     async def _evaluate(self, split: str, engine: Engine, model: Path, version: PolicyVersion) -> Evaluation:
@@ -248,12 +252,13 @@ class _Run:
         self.progress.waiting("episodes")
         found = await self.interrupt.during(
             evaluate(
-                self._player(engine, model, self.recipe.evaluation_temperature),
+                self._player(engine, model, self.recipe.evaluation_sampling),
                 tasks,
                 split=split,
                 version=version,
                 samples=section.samples,
                 reward_range=self.arena.env.reward_range,
+                passing=section.passing,
                 on_group=lambda group: self.progress.advance(len(group.members)),
             )
         )
