@@ -40,6 +40,13 @@ def lint(recipe: Recipe, arena: Arena) -> list[Advice]:
     return [Advice(rule=name, field=found[0], text=found[1]) for name, found in broken if found is not None]
 
 
+def max_sampled(recipe: Recipe, arena: Arena) -> int | None:
+    """Tokens that the policy may sample in one episode; None: as many as the context has."""
+    budget = arena.env.budget.merged(recipe.source.budget)
+    turns = None if budget.max_turns is None else budget.max_turns * recipe.sampling.max_tokens
+    return min((limit for limit in (turns, budget.max_tokens) if limit is not None), default=None)
+
+
 def _nearly_greedy(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
     if recipe.sampling.temperature >= 0.3:
         return None
@@ -160,9 +167,7 @@ def _lost_ones_replaced(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
 
 def _never_overlong(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
     overlong = recipe.grpo.overlong
-    budget = arena.env.budget.merged(recipe.source.budget)
-    turns = None if budget.max_turns is None else budget.max_turns * recipe.sampling.max_tokens
-    most = min((n for n in (turns, budget.max_tokens) if n is not None), default=None)
+    most = max_sampled(recipe, arena)
     if overlong is None or most is None or most > overlong.max_tokens - overlong.cache_tokens:
         return None
     return (

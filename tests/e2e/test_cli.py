@@ -205,6 +205,7 @@ def test_a_recipe_is_checked_without_running_it(tiny_run: TinyRun, tmp_path: Pat
     assert found(palaestra("check", "recipe", recipe, "--json", cwd=tmp_path))["passed"]
     planned = found(palaestra("train", recipe, "--dry-run", "--json", cwd=tmp_path))
     assert planned["plan"]["episodes"] == 32 and planned["plan"]["train_tasks"] == 20
+    assert planned["plan"]["optimizer_updates"] == 2 and planned["plan"]["max_micro_batches_per_update"] == 1
     assert planned["recipe"]["grpo"]["steps"] == 2
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
 
