@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Callable
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -28,7 +29,7 @@ reasoningEffort evalInterval
 """
 THEIRS = NAMES.split()
 """Every leaf of the recipes that the page names, and of RFTHyperParameters; a section's name aside."""
-OPTIONS = {
+OPTIONS: dict[str, Callable[[], Any]] = {
     "grpo.advantage_options": lambda: load_advantage("monte_carlo"),
     "grpo.loss_options": lambda: load_loss("ppo_clip"),
 }
