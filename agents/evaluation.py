@@ -54,6 +54,16 @@ class Evaluation:
     """Mean reward of the first, second, ... answer, over the episodes whose grader told turns apart."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Passing:
+    """What counts as a success, and out of how many samples."""
+
+    threshold: float | None = None
+    """The reward from which an episode passes; None: the environment's maximum."""
+    ks: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    """The k of pass@k and pass^k, besides 1; those over the samples of a task are left out."""
+
+
 async def evaluate(
     collector: Collector,
     tasks: TaskSet,
@@ -62,6 +72,7 @@ async def evaluate(
     version: PolicyVersion,
     samples: int = 1,
     reward_range: tuple[float, float] = (0.0, 1.0),
+    passing: Passing = Passing(),
     on_group: Callable[[Group], None] | None = None,
 ) -> Evaluation:
     """Play every task `samples` times on `version`. What the run file holds is not played again."""
@@ -74,21 +85,24 @@ async def evaluate(
             groups.append(group)
             if on_group is not None:
                 on_group(group)
-    return summarize(split, groups, reward_range)
+    return summarize(split, groups, reward_range, passing)
 
 
-def summarize(split: str, groups: Sequence[Group], reward_range: tuple[float, float]) -> Evaluation:
-    """The evaluation of finished groups; an episode passes with the maximum reward."""
+def summarize(
+    split: str, groups: Sequence[Group], reward_range: tuple[float, float], passing: Passing = Passing()
+) -> Evaluation:
+    """The evaluation of finished groups."""
     floor, maximum = reward_range
+    enough = maximum if passing.threshold is None else passing.threshold
     members = [member for group in groups for member in group.members]
     graded = [[m.reward for m in group.members if m.reward is not None] for group in groups]
     rewards = [reward for group in graded for reward in group]
     missing = len(members) - len(rewards)
     graded = [group for group in graded if group]
-    passes = [(sum(is_solved(each, maximum) for each in group), len(group)) for group in graded]
+    passes = [(sum(is_solved(each, enough) for each in group), len(group)) for group in graded]
     floor, maximum = min([floor, *rewards]), max([maximum, *rewards])
     sizes = [n for _, n in passes]
-    ks = [k for k in (1, 2, 4, 8, 16, 32, 64) if sizes and k <= min(sizes)]
+    ks = [k for k in sorted({1, *passing.ks}) if sizes and k <= min(sizes)]
     return Evaluation(
         split=split,
         num_tasks=len(groups),

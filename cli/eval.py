@@ -99,6 +99,7 @@ class _Question:
             version=player.version,
             samples=self.samples,
             reward_range=player.arena.env.reward_range,
+            passing=self.recipe.evaluation.passing,
             on_group=lambda group: progress.advance(len(group.members)),
         )
 
@@ -110,7 +111,8 @@ class _Question:
             "seat": dataclasses.asdict(self.seat),
             "recipe": recipe.model_dump(mode="json", include=QUESTION_FIELDS),
             "max_context": recipe.engine.max_context,
-            "temperature": recipe.evaluation_temperature,
+            "temperature": recipe.evaluation_sampling.temperature,
+            **recipe.evaluation.model_dump(include={"top_p", "max_tokens"}, exclude_defaults=True),
             "model": None if model is None else await asyncio.to_thread(fingerprint, model),
         }
         if recipe.grading is not None:
@@ -140,8 +142,9 @@ def _show(console: Console, found: Evaluation, reasons: dict[str, int]) -> None:
     table.add_row("reward over graded", str(found.reward or "nothing was graded"))
     for k, rate in found.pass_at.items():
         table.add_row(f"pass@{k}", str(rate))
-    for k, rate in list(found.pass_hat.items())[1:]:
-        table.add_row(f"pass^{k}", str(rate))
+    for k, rate in found.pass_hat.items():
+        if k > 1:  # pass^1 is pass@1
+            table.add_row(f"pass^{k}", str(rate))
     if found.bounds is not None:
         low, high = found.bounds
         table.add_row("bounds: no number = floor, = maximum", f"{low:.3f}, {high:.3f}")

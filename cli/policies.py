@@ -70,10 +70,8 @@ async def open_player(recipe: Recipe, seat: Seat, progress: Progress) -> AsyncGe
                 served = recipe.model_copy(update={"runs_dir": Path(scratch)})  # for a server's log
                 async with open_engine(served, whole, progress) as engine:
                     renderer = load_renderer(recipe, whole)
-                    temperature = recipe.evaluation_temperature
-                    yield Player(
-                        arena=arena, rollout=make_rollout(recipe, arena, engine, renderer, temperature)
-                    )
+                    sampling = recipe.evaluation_sampling
+                    yield Player(arena=arena, rollout=make_rollout(recipe, arena, engine, renderer, sampling))
         elif seat.is_endpoint:
             async with _open_chat(recipe, seat) as chat:
                 yield Player(arena=arena, rollout=make_plain_rollout(recipe, arena, lambda task: chat))
@@ -93,7 +91,10 @@ def _whole_model(folder: Path, scratch: Path) -> Path:
 def _open_chat(recipe: Recipe, seat: Seat) -> ChatPolicy:
     if not seat.model_name:
         raise RecipeError(f"--policy {seat.policy}: needs --model-name, the model's name at the endpoint")
-    options = {"temperature": recipe.evaluation_temperature, "max_tokens": recipe.sampling.max_tokens}
+    sampling = recipe.evaluation_sampling
+    options = {"temperature": sampling.temperature, "max_tokens": sampling.max_tokens}
+    if sampling.top_p < 1:
+        options["top_p"] = sampling.top_p
     try:
         return ChatPolicy(seat.policy, seat.model_name, api_key_env=seat.api_key_env, options=options)
     except ValueError as error:

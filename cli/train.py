@@ -3,21 +3,20 @@
 import asyncio
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-import yaml
 from rich.console import Console
 from rich.table import Table
 
-from ..trainer.estimate import estimate
 from ..trainer.folder import check_folder
-from ..trainer.lint import lint
+from ..trainer.plan import plan
 from ..trainer.preflight import preflight
 from ..trainer.ranks.launch import own_rank
 from ..trainer.recipe import Recipe
 from ..trainer.recipe_file import load_recipe
 from ..trainer.redaction import redacted
+from ..trainer.yaml_text import write_yaml
 from .console import only_json, open_console, print_json
 from .options import Json, RecipePath, Sets
 from .progress import TerminalProgress
@@ -43,7 +42,8 @@ def train(
         ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check the recipe, print it resolved, stop.")
+        bool,
+        typer.Option("--dry-run", help="Check the recipe, print it and what it comes to, stop."),
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -89,28 +89,12 @@ def _plan(recipe: Recipe, as_json: bool) -> None:
     """What would be run, after every check that needs no model."""
     with only_json(as_json):
         arena = asyncio.run(preflight(recipe))
-    grpo, size, advice = recipe.grpo, estimate(recipe), lint(recipe, arena)
-    max_turns = arena.env.budget.merged(recipe.source.budget).max_turns
-    plan: dict[str, Any] = {
-        "folder": str(recipe.folder),
-        "train_tasks": len(arena.train),
-        "held_out_tasks": len(arena.held_out),
-        "episodes": grpo.steps * grpo.tasks_per_step * grpo.group_size,
-        "epochs": grpo.steps * grpo.tasks_per_step / len(arena.train),
-        "max_sampled_tokens_per_episode": None
-        if max_turns is None
-        else max_turns * recipe.sampling.max_tokens,
-        "parameters": None if size is None else size.parameters,
-        "trained_parameters": None if size is None else size.trained_parameters,
-        "memory_mb": None if size is None else size.memory_mb,
-        "memory_of": None if size is None else f"{size.largest_stage}, rank 0 of {size.ranks}",
-        "look_again": [str(each) for each in advice],
-    }
+        planned = plan(recipe, arena)
     resolved = redacted(recipe.model_dump(mode="json"))
     if as_json:
-        print_json({"plan": plan, "recipe": resolved})
+        print_json({"plan": planned, "recipe": resolved})
     else:
-        typer.echo(yaml.safe_dump({**resolved, "plan": plan}, sort_keys=False), nl=False)
+        typer.echo(write_yaml({**resolved, "plan": planned}), nl=False)
 
 
 def _show(console: Console, recipe: Recipe, summary: "Summary") -> None:

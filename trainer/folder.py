@@ -17,6 +17,7 @@ from .inputs import changed, fingerprints
 from .recipe import Recipe
 from .recipe_file import RecipeError
 from .redaction import redacted
+from .yaml_text import read_yaml, write_yaml
 
 _FREE = {
     "name",
@@ -53,7 +54,14 @@ threads is in the last bits, which count in deterministic mode.)"""
 
 _NOTHING = ("None", "{}", "[]")
 """How a field that nobody has set stands in a recipe."""
-_YOUNG = {"grpo.refill": "0", "lora.lr_ratio": "1.0"}
+_YOUNG = {
+    "evaluation.at_start": "True",
+    "evaluation.top_p": "1.0",
+    "grpo.refill": "0",
+    "lora.lr_ratio": "1.0",
+    "optimizer.eps": "1e-08",
+    "warm_start.optimizer.eps": "1e-08",
+}
 """Fields that a run may have begun before, and the value that they had then, where it is not nothing."""
 
 QUESTION = "question"
@@ -130,10 +138,10 @@ def check_folder(recipe: Recipe, *, resume: bool) -> None:
 def _differences(stored: Path, recipe: Recipe) -> list[str]:
     """The fields that would make it another run, as "seed was 0, is 1"."""
     try:
-        before = _leaves(yaml.safe_load(stored.read_text(encoding="utf-8")))
+        before = _leaves(read_yaml(stored.read_text(encoding="utf-8")))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{stored} is not YAML any more: {error}") from error
-    now = _leaves(yaml.safe_load(_resolved(recipe)))
+    now = _leaves(read_yaml(_resolved(recipe)))
     free = _FREE - {"threads"} if recipe.deterministic else _FREE
     for name in now.keys() - before.keys():
         if now[name] in (*_NOTHING, _YOUNG.get(name)):  # a run that began before there was such a field
@@ -182,7 +190,7 @@ def _keep_files(recipe: Recipe, ledger: Ledger, *, resume: bool) -> None:
 
 def _resolved(recipe: Recipe) -> str:
     """The recipe as the run's folder keeps it."""
-    return yaml.safe_dump(redacted(recipe.model_dump(mode="json")), sort_keys=False)
+    return write_yaml(redacted(recipe.model_dump(mode="json")))
 
 
 def make_folder(folder: Path) -> None:

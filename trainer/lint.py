@@ -11,6 +11,7 @@ from ..agents.canary import USUAL_BOUNDS
 from ..envs.graders import LambdaReward
 from ..envs.graders.lambda_reward import TIMEOUT_S
 from .arena import Arena
+from .lint_evaluation import EVALUATION_RULES
 from .recipe import Recipe
 from .schedule import model_width, usual_rate
 from .weights.model_size import model_folder
@@ -40,6 +41,13 @@ def lint(recipe: Recipe, arena: Arena) -> list[Advice]:
     return [Advice(rule=name, field=found[0], text=found[1]) for name, found in broken if found is not None]
 
 
+def max_sampled(recipe: Recipe, arena: Arena) -> int | None:
+    """Tokens that the policy may sample in one episode; None: as many as the context has."""
+    budget = arena.env.budget.merged(recipe.source.budget)
+    turns = None if budget.max_turns is None else budget.max_turns * recipe.sampling.max_tokens
+    return min((limit for limit in (turns, budget.max_tokens) if limit is not None), default=None)
+
+
 def _nearly_greedy(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
     if recipe.sampling.temperature >= 0.3:
         return None
@@ -62,23 +70,14 @@ def _rows_below_batch(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
 
 
 def _many_epochs(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
-    epochs = recipe.grpo.steps * recipe.grpo.tasks_per_step / len(arena.train)
+    seen = recipe.grpo.steps * recipe.grpo.tasks_per_step / len(arena.train)
+    epochs = seen if recipe.grpo.epochs is None else min(seen, recipe.grpo.epochs)
     if epochs <= 50:
         return None
     return (
         "grpo.steps",
         f"{recipe.grpo.steps} steps see each of the {len(arena.train)} training tasks {epochs:.0f} times; "
         "look at the held-out tasks as it goes (evaluation.every), or bring more tasks",
-    )
-
-
-def _few_held_out(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
-    if len(arena.held_out) >= 30:
-        return None
-    return (
-        f"{recipe.source_field}.held_out",
-        f"{len(arena.held_out)} tasks give an interval of +-{98 / len(arena.held_out) ** 0.5:.0f} points or "
-        "so around a pass rate of one half; 200 give +-7",
     )
 
 
@@ -169,35 +168,13 @@ def _lost_ones_replaced(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
 
 def _never_overlong(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
     overlong = recipe.grpo.overlong
-    budget = arena.env.budget.merged(recipe.source.budget)
-    turns = None if budget.max_turns is None else budget.max_turns * recipe.sampling.max_tokens
-    most = min((n for n in (turns, budget.max_tokens) if n is not None), default=None)
+    most = max_sampled(recipe, arena)
     if overlong is None or most is None or most > overlong.max_tokens - overlong.cache_tokens:
         return None
     return (
         "grpo.overlong",
         f"begins behind {overlong.max_tokens - overlong.cache_tokens} tokens, and an episode has {most} at "
         "most, so that nobody ever pays; lower max_tokens",
-    )
-
-
-def _never_stopped(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
-    section, every = recipe.evaluation.early_stopping, recipe.evaluation.every
-    if section is None or every is None or section.patience * every < recipe.grpo.steps:
-        return None
-    return (
-        "evaluation.early_stopping.patience",
-        f"{section.patience} evaluations, each {every} steps, are not over before grpo.steps="
-        f"{recipe.grpo.steps}, so that nothing is ever stopped; lower it, or evaluation.every",
-    )
-
-
-def _best_not_kept(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
-    if recipe.evaluation.early_stopping is None or recipe.checkpoint.keep_best:
-        return None
-    return (
-        "checkpoint.keep_best",
-        "0 keeps the policy at which training was stopped, and not the better one before it; set it to 1",
     )
 
 
@@ -222,6 +199,17 @@ def _no_second_call(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
         "reward.timeout_s",
         f"{call_s:g} is over half of data.grader_timeout_s={limit_s:g}: where one answer hangs a call of "
         "several, there is no time to ask for the others again; lower it, or raise data.grader_timeout_s",
+    )
+
+
+def _ends_before_its_epochs(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
+    epochs, seen = recipe.grpo.epochs, recipe.grpo.steps * recipe.grpo.tasks_per_step / len(arena.train)
+    if epochs is None or epochs <= seen:
+        return None
+    return (
+        "grpo.steps",
+        f"{recipe.grpo.steps} steps are {seen:.2g} of the {epochs:g} epochs, so that grpo.epochs says "
+        "nothing; raise grpo.steps, or leave grpo.epochs out",
     )
 
 
@@ -259,20 +247,19 @@ RULES: dict[str, Rule] = {
     "nearly_greedy": _nearly_greedy,
     "rows_below_batch": _rows_below_batch,
     "many_epochs": _many_epochs,
-    "few_held_out": _few_held_out,
     "empty_updates": _empty_updates,
     "pair_groups": _pair_groups,
     "answers_over_context": _answers_over_context,
     "rate_far_off": _rate_far_off,
     "never_kept": _never_kept,
-    "never_stopped": _never_stopped,
-    "best_not_kept": _best_not_kept,
     "long_ones_dropped": _long_ones_dropped,
     "lost_ones_replaced": _lost_ones_replaced,
     "never_overlong": _never_overlong,
     "late_ones_dropped": _late_ones_dropped,
     "no_second_call": _no_second_call,
+    "ends_before_its_epochs": _ends_before_its_epochs,
     "not_repeatable": _not_repeatable,
     "canary_below_rounding": _canary_below_rounding,
     "shuffled": _shuffled,
+    **EVALUATION_RULES,
 }

@@ -32,17 +32,20 @@ def load_renderer(recipe: Recipe, model: Path) -> Renderer:
     section = recipe.model
     try:
         return Renderer.from_pretrained(
-            model, format=section.tool_format, history=section.history, describe_tools=section.describe_tools
+            model,
+            format=section.tool_format,
+            history=section.history,
+            describe_tools=section.describe_tools,
+            template_kwargs=section.template_options,
         )
     except ValueError as error:
         raise RecipeError(f"model.path: {error}") from error
 
 
 def make_rollout(
-    recipe: Recipe, arena: Arena, engine: Engine, renderer: Renderer, temperature: float
+    recipe: Recipe, arena: Arena, engine: Engine, renderer: Renderer, sampling: Sampling
 ) -> Rollout:
     """How this run plays an episode."""
-    sampling = Sampling(temperature=temperature, max_tokens=recipe.sampling.max_tokens)
     limits = arena.env.budget.merged(recipe.source.budget)
 
     def make_policy(task: Task, version: PolicyVersion, seed: int) -> EnginePolicy:

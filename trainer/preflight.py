@@ -33,6 +33,7 @@ async def preflight(recipe: Recipe, *, trains: bool = True) -> Arena:
     await _check_env_options(arena)
     await _check_reward(arena.env.grader)
     await _check_grading(recipe.grading)
+    _check_success(recipe, arena.env.reward_range)
     if trains:
         if not arena.train:
             raise RecipeError(
@@ -53,6 +54,17 @@ async def preflight(recipe: Recipe, *, trains: bool = True) -> Arena:
         async with open_sandbox(arena.env.sandbox):
             pass
     return arena
+
+
+def _check_success(recipe: Recipe, reward_range: tuple[float, float]) -> None:
+    """Raise `RecipeError` for a threshold that every episode passes, or none."""
+    threshold, (floor, maximum) = recipe.evaluation.success_threshold, reward_range
+    if threshold is not None and not floor < threshold <= maximum:
+        raise RecipeError(
+            f"evaluation.success_threshold: {threshold:g} is where an episode passes, and the environment's "
+            f"rewards are from {floor:g} to {maximum:g}; set it to a reward over the first and up to the "
+            "second"
+        )
 
 
 async def _check_grading(section: GradingSection | None) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from ..agents.engine import Sampling
 from .sections.base import AnyPath, Section
 from .sections.grading import GradingSection
 from .sections.grpo import CorrectionSection, GrpoSection, OverlongSection
@@ -88,10 +89,19 @@ class Recipe(Section):
         return "data" if self.env is None else "env"
 
     @property
-    def evaluation_temperature(self) -> float:
-        """Of every evaluation's sampling."""
-        chosen = self.evaluation.temperature
-        return self.sampling.temperature if chosen is None else chosen
+    def training_sampling(self) -> Sampling:
+        """How training samples."""
+        return Sampling(temperature=self.sampling.temperature, max_tokens=self.sampling.max_tokens)
+
+    @property
+    def evaluation_sampling(self) -> Sampling:
+        """How every evaluation samples."""
+        chosen, usual = self.evaluation, self.sampling
+        return Sampling(
+            temperature=usual.temperature if chosen.temperature is None else chosen.temperature,
+            top_p=chosen.top_p,
+            max_tokens=chosen.max_tokens or usual.max_tokens,
+        )
 
     @property
     def late_groups(self) -> Literal["keep", "drop"]:

@@ -1,22 +1,22 @@
 """Reading a recipe: file, command-line overrides, and errors that name the cure."""
 
-import difflib
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from ..agents.formats import tool_format
 from ..envs.options import from_options
 from ..sandboxes import SandboxSpec
 from .recipe import CorrectionSection, GradingSection, GrpoSection, OptimizerSection, Recipe, TinyModel
+from .recipe_explain import explain
 from .sections.tasks import spelled_out
+from .yaml_text import read_yaml
 
-CUTS = ("top_p", "top_k", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty")
-"""Settings of sampling under which the engine draws from another distribution than the learner trains."""
 BIASED_FLAGS = ("--logprobs-mode", "--override-generation-config")
 """Of vLLM: raw logprobs are those before the temperature; a generation config may hold `CUTS`."""
 
@@ -38,7 +38,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe, also one whose run is over and whose model may be gone."""
     try:
-        data: object = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data: object = read_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RecipeError(f"cannot read the recipe {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -54,7 +54,7 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         return _beside(path.parent, Recipe.model_validate(fields))
     except ValidationError as error:
-        lines = "\n".join(_explain(detail) for detail in error.errors())
+        lines = "\n".join(explain(detail) for detail in error.errors())
         raise RecipeError(f"{path} cannot be run:\n{lines}") from error
 
 
@@ -99,6 +99,20 @@ def check_recipe(recipe: Recipe) -> None:
         _check_schedule("optimizer", recipe.optimizer, grpo.steps * grpo.updates_per_step)
     if warm is not None:
         _check_schedule("warm_start.optimizer", warm.optimizer, warm.steps)
+
+
+def settle(recipe: Recipe, num_tasks: int) -> Recipe:
+    """The recipe with as many steps as `grpo.epochs` over so many training tasks leave of them.
+
+    Raises `RecipeError` where a schedule has no time to fall in what is left.
+    """
+    grpo = recipe.grpo
+    if grpo.epochs is None:
+        return recipe
+    steps = min(grpo.steps, math.ceil(grpo.epochs * num_tasks / grpo.tasks_per_step))
+    if steps:
+        _check_schedule("optimizer", recipe.optimizer, steps * grpo.updates_per_step)
+    return recipe.model_copy(update={"grpo": grpo.model_copy(update={"steps": steps})})
 
 
 def _check_model(recipe: Recipe) -> None:
@@ -263,38 +277,6 @@ def _apply(data: dict[str, Any], override: str) -> None:
             raise RecipeError(f"--set {override!r}: {parent!r} holds a value, not a section")
         at = at[parent]
     try:
-        at[last] = yaml.safe_load(text)
+        at[last] = read_yaml(text)
     except yaml.YAMLError as error:
         raise RecipeError(f"--set {override!r}: {text!r} is not YAML; quote it as text") from error
-
-
-def _explain(detail: Any) -> str:
-    """One line for one wrong field."""
-    if not detail["loc"]:  # something between fields
-        return f"  {detail['msg'].removeprefix('Value error, ')}"
-    where = ".".join(str(part) for part in detail["loc"])
-    if detail["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        if where in [f"sampling.{name}" for name in CUTS]:
-            return (
-                f"  {where}: cannot be set: the learner trains the whole distribution, and a part of it, or "
-                "another one, sampled by the engine would bias every ratio; leave it out"
-            )
-        close = difflib.get_close_matches(str(detail["loc"][-1]), _fields(detail["loc"][:-1]), n=1)
-        cure = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(_fields(detail['loc'][:-1]))}"
-        return f"  {where}: no such field; {cure}"
-    if detail["type"] == "missing":
-        return f"  {where}: is missing"
-    return f"  {where}: {detail['input']!r}: {detail['msg']}"
-
-
-def _fields(path: Sequence[Any]) -> list[str]:
-    """The field names of the section at `path`."""
-    section: Any = Recipe
-    for name in path:
-        annotation = section.model_fields[name].annotation
-        options = [annotation, *getattr(annotation, "__args__", ())]
-        models = [kind for kind in options if isinstance(kind, type) and issubclass(kind, BaseModel)]
-        if not models:
-            return list(getattr(annotation, "__slots__", ()))
-        section = models[0]
-    return sorted(section.model_fields)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..agents.collector import Collector
-from ..agents.engine import Engine, PolicyVersion
+from ..agents.engine import Engine, PolicyVersion, Sampling
 from ..agents.evaluation import Evaluation, evaluate
 from ..agents.grading.stage import Grading
 from ..agents.ledger import Ledger
@@ -46,6 +46,7 @@ from .publisher import Publisher, drift_bound
 from .ranks.leader import AnyLearner, leading, open_learner
 from .ranks.processes import Ranks
 from .recipe import Recipe
+from .recipe_file import settle
 from .reporting.flops import peak_of
 from .reporting.metrics import MetricsFile
 from .reporting.progress import Progress
@@ -71,6 +72,7 @@ async def train(
     device = training_device(recipe)
     async with aclosing(await preflight(recipe)) as arena:
         check_folder(recipe, resume=resume)
+        settled = settle(recipe, len(arena.train))
         make_folder(recipe.folder)
         progress.waiting("the model's fingerprint")
         path = recipe.model.path
@@ -86,7 +88,7 @@ async def train(
                     open_grading(recipe, arena, ledger, recipe.folder) as grading,
                 ):
                     await _Run(
-                        recipe=recipe,
+                        recipe=settled,
                         arena=arena,
                         progress=progress,
                         ledger=ledger,
@@ -120,14 +122,16 @@ class _Run:
         beginning = self._beginning()
         model = await beginning.model()
         if self.recipe.warm_start is not None:
-            async with open_local_engine(self.recipe, model) as engine:
-                await self._evaluate("baseline", engine, model, START)
+            if self.recipe.evaluation.at_start:
+                async with open_local_engine(self.recipe, model) as engine:
+                    await self._evaluate("baseline", engine, model, START)
             model = await beginning.warm_start(model, self.recipe.warm_start)
         async with AsyncExitStack() as stack:
             starting = stack.enter_async_context(open_engine(self.recipe, model, self.progress))
             engine = self.wrap_engine(await self.interrupt.during(starting))
             first = "warm-start" if self.recipe.warm_start else "baseline"
-            self._keep_score(START, await self._evaluate(first, engine, model, START))
+            if self.recipe.evaluation.at_start:
+                self._keep_score(START, await self._evaluate(first, engine, model, START))
             last = await self._learn(engine, model, await beginning.imitated(model))
             await self._evaluate("final", engine, model, last)
 
@@ -215,7 +219,7 @@ class _Run:
             tasks=self.arena.train,
             max_reward=self.arena.env.reward_range[1],
             min_reward=self.arena.env.reward_range[0],
-            collector=self._player(engine, model, recipe.sampling.temperature),
+            collector=self._player(engine, model, recipe.training_sampling),
             updater=updater,
             publisher=Publisher(
                 learner,
@@ -242,9 +246,9 @@ class _Run:
         peak = peak_of(learner.model.device, dtype, given=self.recipe.peak_tflops)
         return None if peak is None else peak * (1 if self.ranks is None else self.ranks.world)
 
-    def _player(self, engine: Engine, model: Path, temperature: float) -> Collector:
+    def _player(self, engine: Engine, model: Path, sampling: Sampling) -> Collector:
         renderer = load_renderer(self.recipe, model)
-        rollout = make_rollout(self.recipe, self.arena, engine, renderer, temperature)
+        rollout = make_rollout(self.recipe, self.arena, engine, renderer, sampling)
         return make_collector(self.recipe, rollout, self.ledger, self.progress, grading=self.grading)
 
     async def _evaluate(self, split: str, engine: Engine, model: Path, version: PolicyVersion) -> Evaluation:
@@ -254,12 +258,13 @@ class _Run:
         self.progress.waiting("episodes")
         found = await self.interrupt.during(
             evaluate(
-                self._player(engine, model, self.recipe.evaluation_temperature),
+                self._player(engine, model, self.recipe.evaluation_sampling),
                 tasks,
                 split=split,
                 version=version,
                 samples=section.samples,
                 reward_range=self.arena.env.reward_range,
+                passing=section.passing,
                 on_group=lambda group: self.progress.advance(len(group.members)),
             )
         )

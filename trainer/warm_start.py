@@ -96,7 +96,7 @@ def warm_start(
         )
 
 
-def _imitate(learner: Learner, rows: Sequence[Row], step: int) -> dict[str, float]:
+def _imitate(learner: AnyLearner, rows: Sequence[Row], step: int) -> dict[str, float]:
     """One optimizer step, and its numbers."""
     speed = Speed()
     with speed.timing():

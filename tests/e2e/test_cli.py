@@ -14,6 +14,7 @@ from command import Done, TinyRun, forked, leave_as_reader, palaestra, write_rec
 from support import run_async
 from two_rows import two_rows
 
+from palaestra.agents.ledger import Ledger
 from palaestra.cli.console import print_json
 from palaestra.trainer.engine_check import compare_engine
 from palaestra.trainer.recipe_file import load_recipe
@@ -204,6 +205,7 @@ def test_a_recipe_is_checked_without_running_it(tiny_run: TinyRun, tmp_path: Pat
     assert found(palaestra("check", "recipe", recipe, "--json", cwd=tmp_path))["passed"]
     planned = found(palaestra("train", recipe, "--dry-run", "--json", cwd=tmp_path))
     assert planned["plan"]["episodes"] == 32 and planned["plan"]["train_tasks"] == 20
+    assert planned["plan"]["optimizer_updates"] == 2 and planned["plan"]["max_micro_batches_per_update"] == 1
     assert planned["recipe"]["grpo"]["steps"] == 2
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
 
@@ -255,3 +257,32 @@ def test_help_names_every_command(tmp_path: Path) -> None:
     done = palaestra("--help", cwd=tmp_path)
     assert done.code == 0
     assert all(name in done.stdout for name in ("train", "eval", "play", "replay", "check"))
+
+
+def test_a_run_is_as_long_as_its_epochs_and_evaluated_as_it_was_told(tmp_path: Path) -> None:
+    recipe = write_recipe(
+        tmp_path,
+        grpo={"steps": 9, "epochs": 0.5, "tasks_per_step": 4, "group_size": 2},
+        evaluation={
+            "at_start": False,
+            "max_tokens": 2,
+            "samples": 3,
+            "pass_at": [3],
+            "success_threshold": 1e-3,
+        },
+    )
+    summary = found(forked("train", recipe, "--json", cwd=tmp_path))
+    assert summary["steps"] == 3  # of 4 tasks each: 10 of the 20 are half an epoch
+    assert list(summary["evaluations"]) == ["final"]
+    assert list(summary["evaluations"]["final"]["pass_at"]) == ["1", "3"]
+    with Ledger(tmp_path / "runs" / "tiny", read_only=True) as ledger:
+        longest = {
+            split: max(
+                len(call.completion_ids)
+                for each in ledger.trajectories(split)
+                for segment in each.graph.segments
+                for call in segment.calls
+            )
+            for split in ("train", "final")
+        }
+    assert longest["final"] == 2 < longest["train"]

@@ -170,7 +170,7 @@ def test_a_run_keeps_the_tokens_of_an_episode_to_its_budget(override: dict[str, 
     recipe = Recipe.model_validate(fields | {"env": {"id": "x", "budget": override}})
     tasks = TaskSet([Task(id="a", messages=(UserMessage("a"),))])
     arena = Arena(Endless, tasks, tasks)
-    rollout = make_rollout(recipe, arena, says("a long story"), renderer(), 1.0)
+    rollout = make_rollout(recipe, arena, says("a long story"), renderer(), recipe.training_sampling)
     found = asyncio.run(rollout(EpisodeKey(epoch=0, task_id="a", sample=0), tasks[0], PolicyVersion(0)))
     assert (found.graph.num_sampled, found.episode.stop) == (sampled, StopReason.MAX_TOKENS)
 

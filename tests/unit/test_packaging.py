@@ -64,6 +64,7 @@ def _room_of(path: Path, node: ast.ImportFrom) -> str | None:
         "palaestra.agents",
         "palaestra.cli",
         "palaestra.cli.main",
+        "palaestra.trainer",
         "palaestra.trainer.recipe",
     ],
 )

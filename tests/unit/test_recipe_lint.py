@@ -44,6 +44,10 @@ BROKEN: dict[str, dict[str, Any]] = {
         "data": {"path": "rows.jsonl", "held_out": 50},
         "reward": {"function": "lambda_function.py", "timeout_s": 31},
     },
+    "ends_before_its_epochs": {"grpo": {"steps": 3, "tasks_per_step": 16, "epochs": 1}},
+    "same_samples": {"evaluation": {"samples": 2, "temperature": 0}},
+    "never_told": {"evaluation": {"samples": 4, "pass_at": [2, 8]}},
+    "cut_shorter": {"evaluation": {"max_tokens": 32}},
     "not_repeatable": {"deterministic": True, "engine": {"kind": "vllm"}},
     "canary_below_rounding": {
         "model": {"tiny": {}, "dtype": "bfloat16"},

@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from ...agents.evaluation import Evaluation, summarize
+from ...agents.evaluation import Evaluation, Passing, summarize
 from ...agents.ledger import Ledger
 from ...agents.trajectory import Group, Trajectory
 from ..early_stopping import STOPPED
@@ -59,14 +59,14 @@ def summarize_run(recipe: Recipe, reward_range: tuple[float, float], ledger: Led
     """Read the run file."""
     splits = [split for split in ledger.splits() if split not in ("train", "demonstrations")]
     records = [record for step in ledger.step_numbers() if (record := ledger.step(step)) is not None]
-    counts = ledger.counts("train")
+    counts, passing = ledger.counts("train"), recipe.evaluation.passing
     return Summary(
         name=recipe.name,
         seed=recipe.seed,
         steps=len(records),
         stopped=ledger.meta(STOPPED),
         seconds=float(ledger.meta("seconds") or 0.0),
-        evaluations={split: evaluation_of(ledger, split, reward_range) for split in splits},
+        evaluations={split: evaluation_of(ledger, split, reward_range, passing) for split in splits},
         train={
             "issued": counts.total(),
             "scored": counts["scored"],
@@ -80,7 +80,9 @@ def summarize_run(recipe: Recipe, reward_range: tuple[float, float], ledger: Led
     )
 
 
-def evaluation_of(ledger: Ledger, split: str, reward_range: tuple[float, float]) -> Evaluation:
+def evaluation_of(
+    ledger: Ledger, split: str, reward_range: tuple[float, float], passing: Passing
+) -> Evaluation:
     """The evaluation that the run file holds under a name; of a retried sample the last try counts."""
     last: dict[tuple[str, int], Trajectory] = {}
     for trajectory in ledger.trajectories(split):  # ordered by key, so that a later attempt replaces
@@ -90,4 +92,4 @@ def evaluation_of(ledger: Ledger, split: str, reward_range: tuple[float, float])
         Group(task_id=task_id, members=tuple(found))
         for task_id, found in groupby(members, key=lambda member: member.key.task_id)
     ]
-    return summarize(split, groups, reward_range)
+    return summarize(split, groups, reward_range, passing)

@@ -32,6 +32,8 @@ class GrpoSection(Section):
 
     steps: Annotated[int, Field(ge=0)] = 100
     """0 ends with the warm start: supervised fine-tuning only."""
+    epochs: PositiveFloat | None = None
+    """End after so many passes over the training tasks, if that is before `steps`; None: take them all."""
     tasks_per_step: PositiveInt = 16
     group_size: Annotated[int, Field(ge=2)] = 8
     """Episodes of one task; the baseline is their mean."""

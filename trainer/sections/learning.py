@@ -20,6 +20,7 @@ class OptimizerSection(Section):
     """Where a falling schedule ends, as a part of `lr`."""
     weight_decay: NonNegativeFloat = 0.0
     betas: tuple[Beta, Beta] = (0.9, 0.999)
+    eps: PositiveFloat = 1e-8
     max_grad_norm: PositiveFloat = 1.0
 
 

@@ -1,8 +1,8 @@
 """Models, and the engine that samples from one. Part of the recipe's schema."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt
 
 from .base import AnyPath, Section
 
@@ -25,6 +25,12 @@ class TinyModel(Section):
     """Positions that the model is made for."""
 
 
+def _not_ours(options: dict[str, Any]) -> dict[str, Any]:
+    if taken := sorted(options.keys() & {"messages", "tools", "add_generation_prompt"}):
+        raise ValueError(f"{taken[0]} is what the conversation is rendered from; leave it out")
+    return options
+
+
 class ModelSection(Section):
     """Exactly one of `path`, `start` and `tiny`."""
 
@@ -43,6 +49,9 @@ class ModelSection(Section):
     """Tell the model its tools. A model that was warmed up on one set of tools may know them."""
     history: Literal["append", "template"] = "append"
     """"append" never re-renders; "template" does, as the chat template wants, and forks where it must."""
+    template_options: Annotated[dict[str, Any], AfterValidator(_not_ours)] = Field(default_factory=dict)
+    """Of the chat template, such as {enable_thinking: false} or {reasoning_effort: high}; what it has no
+    use for, it does not read."""
 
 
 class EngineSection(Section):

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
+from ...agents.evaluation import Passing
 from .base import Section
 
 
@@ -23,8 +24,23 @@ class EvaluationSection(Section):
     """Evaluate each so many steps; None: before, after the warm start, and at the end."""
     temperature: NonNegativeFloat | None = None
     """None: as in training."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    max_tokens: PositiveInt | None = None
+    """Tokens of one answer; None: as in training."""
+    at_start: bool = True
+    """Evaluate what training starts from, before and after a warm start."""
+    success_threshold: float | None = None
+    """The reward from which an episode of an evaluation passes; None: the environment's maximum."""
+    pass_at: tuple[PositiveInt, ...] | None = None
+    """The k of pass@k and pass^k; 1 is always told, and none over `samples`; None: 2, 4 ... 64."""
     early_stopping: EarlyStoppingSection | None = None
     """None takes all of `grpo.steps`; needs `every`."""
+
+    @property
+    def passing(self) -> Passing:
+        """What counts as a success, and of how many."""
+        usual = Passing()
+        return Passing(threshold=self.success_threshold, ks=self.pass_at or usual.ks)
 
 
 class CheckpointSection(Section):

@@ -1,0 +1,110 @@
+"""What a recipe comes to, in numbers, before a model is loaded: `palaestra train --dry-run`.
+
+    episodes = steps x tasks x group size         each has at most turns x tokens of an answer
+    updates  = steps x updates of a step          each takes at most so many micro-batches
+
+Bounds, not guesses: None where a recipe leaves something open. Imports without torch.
+"""
+
+import json
+from math import ceil
+from statistics import fmean
+from typing import Any
+
+from ..agents.template import TemplateRefuses
+from ..envs import ToolEnv
+from .arena import Arena
+from .estimate import estimate
+from .lint import lint, max_sampled
+from .parts import load_renderer
+from .ranks.launch import world_size
+from .recipe import Recipe
+from .recipe_file import RecipeError, settle
+from .weights.model_size import model_folder
+
+NUM_PROMPTS = 16
+"""Tasks whose prompts are looked at."""
+
+
+def plan(given: Recipe, arena: Arena) -> dict[str, Any]:
+    """Everything that would be run. Raises `RecipeError` where a prompt cannot be rendered."""
+    recipe = settle(given, len(arena.train))
+    grpo, size = recipe.grpo, estimate(recipe)
+    per_step = grpo.tasks_per_step * grpo.group_size
+    evaluations = _num_evaluations(recipe)
+    prompts, sampled = _prompt_tokens(recipe, arena), max_sampled(recipe, arena)
+    longest = _longest_row(recipe, arena, None if prompts is None else prompts["max"], sampled)
+    return {
+        "folder": str(recipe.folder),
+        "train_tasks": len(arena.train),
+        "held_out_tasks": len(arena.held_out),
+        "steps": grpo.steps,
+        "episodes": grpo.steps * per_step,
+        "epochs": grpo.steps * grpo.tasks_per_step / len(arena.train),
+        "evaluations": evaluations,
+        "evaluated_episodes": evaluations * recipe.evaluation.samples * len(arena.held_out),
+        "warm_start_updates": 0 if recipe.warm_start is None else recipe.warm_start.steps,
+        "optimizer_updates": grpo.steps * grpo.updates_per_step,
+        "prompt_tokens": prompts,
+        "max_sampled_tokens_per_episode": sampled,
+        "max_sampled_tokens_per_step": _times(per_step, sampled),
+        "max_sampled_tokens": _times(grpo.steps * per_step, sampled),
+        "max_row_tokens": longest,
+        "max_micro_batches_per_update": None if longest is None else _micro_batches(recipe, longest),
+        "parameters": None if size is None else size.parameters,
+        "trained_parameters": None if size is None else size.trained_parameters,
+        "memory_mb": None if size is None else size.memory_mb,
+        "memory_of": None if size is None else f"{size.largest_stage}, rank 0 of {size.ranks}",
+        "look_again": [str(each) for each in lint(recipe, arena)],
+    }
+
+
+def _num_evaluations(recipe: Recipe) -> int:
+    """Before training, on the way, and the last one."""
+    section = recipe.evaluation
+    first = (1 if recipe.warm_start is None else 2) if section.at_start else 0
+    on_the_way = 0 if section.every is None else len(range(section.every, recipe.grpo.steps, section.every))
+    return first + on_the_way + 1
+
+
+def _prompt_tokens(recipe: Recipe, arena: Arena) -> dict[str, float] | None:
+    """Of the first training tasks as they are shown at first, without what `reset` may add to them; None for
+    a tiny model, whose tokenizer is made by training."""
+    folder = model_folder(recipe)
+    if folder is None:
+        return None
+    renderer = load_renderer(recipe, folder)
+    offered = arena.env.offered if issubclass(arena.env, ToolEnv) else {}
+    usual = tuple(tool.spec for tool in offered.values())
+    lengths: list[int] = []
+    for task in arena.train[:NUM_PROMPTS]:
+        try:
+            lengths.append(len(renderer.opening(task.messages, task.tools or usual)))
+        except TemplateRefuses as error:
+            raise RecipeError(f"{recipe.source_field}: task {task.id!r}: {error}") from error
+    return {"tasks": len(lengths), "min": min(lengths), "mean": fmean(lengths), "max": max(lengths)}
+
+
+def _longest_row(recipe: Recipe, arena: Arena, prompt: float | None, sampled: int | None) -> int | None:
+    """Tokens of the longest episode: the whole context, or less of it where it is one question and answer."""
+    budget, folder = arena.env.budget.merged(recipe.source.budget), model_folder(recipe)
+    limits: list[int | None] = [recipe.engine.max_context, budget.max_context]
+    if recipe.model.tiny is not None:
+        limits.append(recipe.model.tiny.max_context)
+    elif folder is not None:
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        limits.append(config.get("text_config", config).get("max_position_embeddings"))
+    if budget.max_turns == 1 and prompt is not None and sampled is not None:
+        limits.append(int(prompt) + sampled)
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _micro_batches(recipe: Recipe, longest: int) -> int:
+    """Forward and backward passes of an update on each rank, if every episode is one row of that length."""
+    grpo = recipe.grpo
+    rows = ceil(grpo.tasks_per_step * grpo.group_size / grpo.updates_per_step / world_size())
+    return ceil(rows / max(1, grpo.micro_batch_tokens // longest))
+
+
+def _times(number: int, tokens: int | None) -> int | None:
+    return None if tokens is None else number * tokens
