@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from support import require
 
+pytestmark = pytest.mark.alone
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 EMBEDDED = ("namespaces", "landlock")
 OURS = (*EMBEDDED, "docker agent")
