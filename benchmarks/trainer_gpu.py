@@ -6,6 +6,7 @@ weights are frozen under an adapter; the head on the trained positions only; att
 
 import random
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,12 @@ PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 """Dense bf16, by a part of the device's name."""
 PACK, ROW, TRAINED = 16_384, 2_048, 0.5
 STEPS = 5
+BARS = {
+    "Qwen3-4B LoRA r16: tokens_per_s": 6_200.0,
+    "Qwen3-4B LoRA r16: mfu": 0.217,
+    "Qwen3-0.6B LoRA r16: tokens_per_s": 13_300.0,
+}
+"""At least so much on one H100."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,4 +143,22 @@ def measure_gpu() -> dict[str, Any]:
             if peak is not None:
                 found["mfu"] = found["flops_per_s"] / peak
             results[f"{title} {'LoRA r16' if is_adapter else 'full'}"] = found
-    return {"device": name, "torch": torch.__version__, "pack": PACK, "row": ROW, "results": results}
+    conditions = {"torch": torch.__version__, "pack": PACK, "row": ROW}
+    return {"device": name, "bars": verdicts(name, results), "conditions": conditions, "results": results}
+
+
+def verdicts(device: str, results: Mapping[str, Any]) -> dict[str, str]:
+    """Of each bar.
+
+    >>> verdicts("NVIDIA H100 80GB HBM3", {"Qwen3-4B LoRA r16": {"mfu": 0.22}})["Qwen3-4B LoRA r16: mfu"]
+    'pass'
+    """
+    found: dict[str, str] = {}
+    for bar, least in BARS.items():
+        title, figure = bar.split(": ")
+        value = results.get(title, {}).get(figure)
+        if value is None or "H100" not in device:
+            found[bar] = "not measured"
+        else:
+            found[bar] = "pass" if value >= least else "FAIL"
+    return found
