@@ -11,7 +11,7 @@ INSTALLED := $(VENV)/installed
 # The five folders stand at the root: without this, `python -m` would let agents/ shadow other packages.
 export PYTHONSAFEPATH = 1
 
-.PHONY: help install quickstart test check acceptance peers vllm-cpu format clean
+.PHONY: help install quickstart test check acceptance gpu peers vllm-cpu format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -45,6 +45,10 @@ format: $(INSTALLED)  ## mend what the formatter and the linter can mend
 
 acceptance: $(INSTALLED)  ## the whole bars: about an hour
 	$(PYTEST) -m acceptance --timeout 7200
+
+gpu: $(INSTALLED)  ## on a CUDA device: its tests, then tokens/s and MFU against the bars for one H100
+	PALAESTRA_REQUIRE=gpu $(PYTEST) -m gpu
+	$(BIN)/python benchmarks/trainer.py --device cuda --json benchmarks/results/trainer_gpu.json
 
 peers:  ## other projects whose packages do not fit beside ours, in .venv-peers
 	PYTHON=$(PYTHON) .ci/peers .venv-peers
