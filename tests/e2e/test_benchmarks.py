@@ -107,8 +107,8 @@ BARS_OF_THE_TRAINER = (
 
 @pytest.mark.timeout(600)
 def test_an_optimizer_step_is_as_fast_as_bare_torch_and_takes_less_memory(tmp_path: Path) -> None:
-    # Two episodes in place of eight. In processor time bare takes 1.23 to 1.36 of ours there, from step to step:
-    # the bar itself leaves room for what else a machine does.
+    # Two episodes in place of eight. In processor time bare takes 1.23 to 1.36 of ours there: the bar itself
+    # leaves room for what else a machine does.
     short = ("--only", "palaestra", "bare", "--episodes", "2", "--rounds", "3")
     found = figures("trainer.py", tmp_path, *short)
     assert [found["bars"][bar] for bar in BARS_OF_THE_TRAINER] == ["not measured"] * 2 + ["pass"], found
