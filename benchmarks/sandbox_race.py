@@ -16,6 +16,9 @@ LOST_AFTER_S = 120.0
 
 REST_S = 2.0
 """The longest rest between two turns."""
+LOOK_S = 0.05
+IDLE = 0.2
+"""Of one processor. Who takes no more has nothing left to work off: looking takes some of it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,9 +146,9 @@ async def _rest(who: Contestant) -> None:
     """What a contestant still works off after its last answer is not to slow the next one."""
     until = time.perf_counter() + REST_S
     before = -math.inf
-    while (now := who.cpu_s()) > before and time.perf_counter() < until:
+    while (now := who.cpu_s()) - before > IDLE * LOOK_S and time.perf_counter() < until:
         before = now
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(LOOK_S)
 
 
 def _cpu_ms(turns: Sequence[Turn]) -> float:

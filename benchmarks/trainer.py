@@ -6,7 +6,8 @@
 Same model (24 M parameters, 151,936 tokens), same multi-turn episodes, same loss. Each contestant is a
 process of its own and they take turns, step by step, so that a busy machine is busy for all; a ratio is the
 median of the rounds' ratios. Memory is a process's peak less what it held before it made the model. That the
-work is the same is checked: the loss and the gradient norm of everybody's first step agree.
+work is the same is checked: the loss and the gradient norm of everybody's first step agree, and are shown. A
+run that began at a load over its threads says that it was `busy`.
 """
 
 import argparse
@@ -61,7 +62,10 @@ class Contestant:
 
     role: str
     process: "subprocess.Popen[str]"
+    first: dict[str, float] | None = None
+    """The first step of all, timed or not."""
     steps: list[dict[str, float]] = field(default_factory=list[dict[str, float]])
+    """Those that are timed."""
 
     @classmethod
     def start(cls, role: str, workload: str, settings: Settings) -> "Contestant":
@@ -89,6 +93,7 @@ class Contestant:
         for line in answers:
             if line.startswith("step "):
                 self.steps.append(json.loads(line.removeprefix("step ")))
+                self.first = self.first or self.steps[0]
                 return
         raise SystemExit(
             f"{self.role} ended with {self.process.wait()}; run trainer_contestants.py to see why"
@@ -116,7 +121,7 @@ def race(workload: str, roles: Sequence[str], ends: float, settings: Settings) -
         for who in field_:
             if not who.role.startswith("trl"):  # its own step is long enough to be warm
                 who.step()
-                who.steps = [{**who.steps[0], "seconds": math.nan}]
+                who.steps.clear()
         for number in range(settings.rounds):
             if number and time.monotonic() > ends:
                 break
@@ -126,14 +131,13 @@ def race(workload: str, roles: Sequence[str], ends: float, settings: Settings) -
                     who.step()
     for who in field_:
         _expect_same_work(who, field_[0])
-    for who in field_:
-        who.steps = [step for step in who.steps if not math.isnan(step["seconds"])]
     return field_
 
 
 def _expect_same_work(who: Contestant, first: Contestant) -> None:
+    assert who.first is not None and first.first is not None
     for name in ("loss", "grad_norm"):
-        mine, theirs = who.steps[0][name], first.steps[0][name]
+        mine, theirs = who.first[name], first.first[name]
         if not math.isclose(mine, theirs, rel_tol=1e-3):
             raise SystemExit(f"{who.role} and {first.role} do other work: {name} is {mine} and {theirs}")
 
@@ -150,25 +154,28 @@ def measure(settings: Settings) -> dict[str, Any]:
             continue
         found = {w.role: w for w in race(workload, roles, ends, settings)}
         trained = sum(sum(row.tokens.mask) for row in make_rows(workload, settings.episodes))
-        rows[workload] = {
-            role: {
-                "trained_tokens_per_s": round(trained / who.seconds, 1),
-                "step_s": round(who.seconds, 3),
-                "steps": len(who.steps),
-                "peak_mb": round(who.peak_mb),
-                "loss": who.steps[0]["loss"],
-                "grad_norm": who.steps[0]["grad_norm"],
-            }
-            for role, who in found.items()
-        }
+        rows[workload] = {role: _row(who, trained) for role, who in found.items()}
         pairs = [(OURS, TRL), (OURS, BARE), (OURS, LEAN)] if workload == "turns" else [(SHARED, OURS)]
         for left, right in pairs:
             if left in found and right in found:
                 ratios |= _ratios(workload, found[left], found[right])
     return {
+        "busy": load[0] > settings.threads,
         "ratios": ratios,
         "bars": {name: _verdict(ratios.get(name), *limits) for name, limits in BARS.items()},
         "conditions": conditions(settings) | {"load": [load, os.getloadavg()], "rows": rows},
+    }
+
+
+def _row(who: Contestant, trained: int) -> dict[str, float]:
+    assert who.first is not None
+    return {
+        "trained_tokens_per_s": round(trained / who.seconds, 1),
+        "step_s": round(who.seconds, 3),
+        "steps": len(who.steps),
+        "peak_mb": round(who.peak_mb),
+        "first_loss": who.first["loss"],
+        "first_grad_norm": who.first["grad_norm"],
     }
 
 
@@ -226,11 +233,16 @@ def _shape(workload: str, episodes: int) -> dict[str, Any]:
 
 def print_table(found: dict[str, Any]) -> None:
     for workload, contestants in found["conditions"]["rows"].items():
-        print(f"{workload:32}{'trained tokens/s':>18}{'peak MB':>10}{'steps':>8}")
+        print(
+            f"{workload:32}{'trained tokens/s':>18}{'peak MB':>10}{'steps':>8}{'first loss':>13}{'norm':>10}"
+        )
         for role, row in contestants.items():
-            print(f"  {role:30}{row['trained_tokens_per_s']:18}{row['peak_mb']:10}{row['steps']:8}")
+            work = f"{row['first_loss']:13.6f}{row['first_grad_norm']:10.5f}"
+            print(f"  {role:30}{row['trained_tokens_per_s']:18}{row['peak_mb']:10}{row['steps']:8}{work}")
     for name, ratio in found["ratios"].items():
         print(f"{found['bars'].get(name, ''):6}{name}: {ratio}")
+    if found["busy"]:
+        print("busy: the load was over the threads when it began; measure again on a quiet machine")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -12,7 +12,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -116,16 +116,10 @@ def ours(rows: list[Row], **options: Any) -> Step:
         **options,
     )
     learner = Learner(make_model(), config)
-    known = learner.logprobs(rows)  # as an engine that is in step with the learner would report them
-    batch = make_batch(
-        [
-            replace(row, tokens=replace(row.tokens, logprobs=found))
-            for row, found in zip(rows, known, strict=True)
-        ]
-    )
+    batch = make_batch(rows, is_fresh=True)  # ratios to its own logprobs of each step: everybody's objective
 
     def step() -> tuple[float, float]:
-        loss = learner.forward_backward(batch).loss
+        loss = learner.forward_backward(batch, correction=None).loss
         return loss, learner.optim_step().grad_norm
 
     return step

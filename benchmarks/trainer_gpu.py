@@ -20,6 +20,12 @@ from palaestra.trainer.reporting.speed import Speed
 
 PACK, ROW, TRAINED = 16_384, 2_048, 0.5
 STEPS = 5
+BARS = {
+    "Qwen3-4B LoRA r16: tokens_per_s": 6_200.0,
+    "Qwen3-4B LoRA r16: mfu": 0.217,
+    "Qwen3-0.6B LoRA r16: tokens_per_s": 13_300.0,
+}
+"""At least so much on one H100."""
 COMMON: Mapping[str, int] = {"vocab_size": VOCAB, "num_key_value_heads": 8, "head_dim": 128}
 MODELS: Mapping[str, Mapping[str, int]] = {
     "Qwen3-0.6B": {
@@ -110,4 +116,27 @@ def measure_gpu() -> dict[str, Any]:
                 continue
             results[name] = measure_one(sizes, is_adapter=is_adapter, device="cuda")
     device = torch.cuda.get_device_name()
-    return {"device": device, "torch": torch.__version__, "pack": PACK, "row": ROW, "results": results}
+    conditions = {"torch": torch.__version__, "pack": PACK, "row": ROW}
+    return {
+        "device": device,
+        "bars": verdicts(device, results),
+        "conditions": conditions,
+        "results": results,
+    }
+
+
+def verdicts(device: str, results: Mapping[str, Any]) -> dict[str, str]:
+    """Of each bar.
+
+    >>> verdicts("NVIDIA H100 80GB HBM3", {"Qwen3-4B LoRA r16": {"mfu": 0.22}})["Qwen3-4B LoRA r16: mfu"]
+    'pass'
+    """
+    found: dict[str, str] = {}
+    for bar, least in BARS.items():
+        title, figure = bar.split(": ")
+        value = results.get(title, {}).get(figure)
+        if value is None or "H100" not in device:
+            found[bar] = "not measured"
+        else:
+            found[bar] = "pass" if value >= least else "FAIL"
+    return found

@@ -61,7 +61,7 @@ def leaves_nothing(tier: str) -> Iterator[None]:
     before = mounts()
     yield
     keeper = zygote(tier)
-    until = time.monotonic() + 2
+    until = time.monotonic() + 10
     while left := (_children(keeper.pid), directories()):
         if not any(left):
             break
@@ -81,6 +81,20 @@ def _children(pid: int) -> str:
 
 
 def directories() -> list[str]:
-    """Workspaces on the host that sandboxes of this process's pid namespace own."""
+    """Workspaces on the host that sandboxes of this process's pid namespace own, but for those of tests that
+    run beside these in another worker of pytest-xdist."""
     mark = f"palaestra-{os.stat('/proc/self/ns/pid').st_ino}-"
-    return [name for base in ("/dev/shm", "/tmp") for name in os.listdir(base) if name.startswith(mark)]
+    names = [name for base in ("/dev/shm", "/tmp") for name in os.listdir(base) if name.startswith(mark)]
+    return [name for name in names if not _is_of_another_worker(int(name.split("-")[2]))]
+
+
+def _is_of_another_worker(pid: int) -> bool:
+    """Whether a process descends from the one that started this worker, and not from this worker."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return False
+    while pid > 1 and pid not in (os.getpid(), os.getppid()):
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except FileNotFoundError:  # whose it was cannot be told any more
+            return False
+    return pid == os.getppid()

@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import Callable, Coroutine
 from functools import cache
+from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,8 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def require(*needs: str) -> None:
-    """Skip the test, with the reason, on a machine that lacks one of "data", "docker", "peers", "trl",
-    "vllm".
+    """Skip the test, with the reason, on a machine that lacks one of "data", "docker", "gpu", "peers",
+    "trl", "vllm".
 
     A need that PALAESTRA_REQUIRE names (comma-separated) fails instead: a skip would hide a broken setup.
     """
@@ -87,9 +88,14 @@ def _lack_of_docker() -> str:
     return ""
 
 
+def _lack_of_gpu() -> str:
+    return "" if import_module("torch").cuda.is_available() else "torch sees no CUDA device"
+
+
 _LACKS: dict[str, Callable[[], str]] = {
     "data": _lack_of_data,
     "docker": _lack_of_docker,
+    "gpu": _lack_of_gpu,
     "peers": _lack_of_peers,
     "trl": _lack_of_trl,
     "vllm": _lack_of_vllm,

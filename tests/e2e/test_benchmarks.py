@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from support import require
 
+pytestmark = pytest.mark.alone
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 EMBEDDED = ("namespaces", "landlock")
 OURS = (*EMBEDDED, "docker agent")
@@ -105,13 +107,15 @@ BARS_OF_THE_TRAINER = (
 
 @pytest.mark.timeout(600)
 def test_an_optimizer_step_is_as_fast_as_bare_torch_and_takes_less_memory(tmp_path: Path) -> None:
-    # Two episodes in place of eight: of the fixed costs of a step they carry more.
-    short = ("--only", "palaestra", "bare", "--episodes", "2", "--rounds", "2")
+    # Two episodes in place of eight. In processor time bare takes 1.23 to 1.36 of ours there: the bar itself
+    # leaves room for what else a machine does.
+    short = ("--only", "palaestra", "bare", "--episodes", "2", "--rounds", "3")
     found = figures("trainer.py", tmp_path, *short)
-    ratios = found["ratios"]
-    assert ratios["turns: tokens/s, palaestra / bare"] > 0.75, found
-    assert ratios["turns: peak memory, palaestra / bare"] < 1.1, found
-    assert [found["bars"][bar] for bar in BARS_OF_THE_TRAINER[:2]] == ["not measured"] * 2
+    assert [found["bars"][bar] for bar in BARS_OF_THE_TRAINER] == ["not measured"] * 2 + ["pass"], found
+    assert found["ratios"]["turns: peak memory, palaestra / bare"] < 0.9, found
+    first = found["conditions"]["rows"]["turns"]
+    for figure in ("first_loss", "first_grad_norm"):
+        assert first["palaestra"][figure] == pytest.approx(first["bare"][figure], rel=1e-4)
 
 
 @pytest.mark.acceptance

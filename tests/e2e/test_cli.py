@@ -5,8 +5,11 @@ import re
 import shutil
 import sqlite3
 import sys
-from contextlib import closing
+from collections.abc import Generator
+from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -129,14 +132,36 @@ def test_runs_and_evaluations_do_not_take_each_others_folder(tmp_path: Path) -> 
     assert done.code == 2 and "runs/tiny.b holds a training run" in done.stderr
 
 
+@contextmanager
+def refusing() -> Generator[int, None, None]:
+    """The port of a server that refuses every question for good; one that is away would be asked again."""
+
+    class Refusal(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_error(400)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Nobody wants to read it."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusal) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
+
+
 def test_what_an_evaluation_was_asked_is_kept_without_a_password(tmp_path: Path) -> None:
-    endpoint = ("--policy", "http://me:c4n4ry@127.0.0.1:1/v1", "--model-name", "x")
     sets = ("--set", "grpo.max_attempts=1", "--set", "env.held_out=1")
-    done = forked("eval", write_recipe(tmp_path), *endpoint, *sets, cwd=tmp_path)
+    with refusing() as port:
+        endpoint = ("--policy", f"http://me:c4n4ry@127.0.0.1:{port}/v1", "--model-name", "x")
+        done = forked("eval", write_recipe(tmp_path), *endpoint, *sets, cwd=tmp_path)
     assert done.code == 1
     with closing(sqlite3.connect(tmp_path / "runs" / "tiny.eval" / "run.sqlite")) as db:
         ((question,),) = db.execute("SELECT value FROM meta WHERE key = 'question'")
-    assert "http://[redacted]@127.0.0.1:1/v1" in question and "c4n4ry" not in question
+    assert f"http://[redacted]@127.0.0.1:{port}/v1" in question and "c4n4ry" not in question
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from trainings import TINY_RECIPE, Training, check_same
 
 SMALL_KB, MORE_KB = 64, 192
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(600)]  # it mounts a file system
 
 
 @pytest.fixture

@@ -77,10 +77,22 @@ def test_it_reaches_its_bar_with_each_of_these_losses_off_policy(tmp_path: Path,
     options = (f"grpo.loss_options.{name}={value}" for name, value in LOSSES[loss].items())
     check_bar(quickstart(tmp_path, f"grpo.loss={loss}", *OFF_POLICY, *options))
     lines = (tmp_path / "quickstart" / "metrics.jsonl").read_text().splitlines()
-    assert fmean(held_back(json.loads(line)) for line in lines) > 0.01
+    assert held_back([json.loads(line) for line in lines]) > 0.01
 
 
-def held_back(metrics: dict[str, float]) -> float:
-    """The share of a step's tokens that the loss clipped; of SAPO, which clips none, the share of the weight
-    that its gate took."""
-    return metrics["clip_fraction"] if "clip_fraction" in metrics else 1 - metrics["gate"]
+def held_back(steps: list[dict[str, float]]) -> float:
+    """The share of all trained tokens that the loss clipped; of SAPO, which clips none, the share of the
+    weight that its gate took. A step in which no group taught trained on none and has neither metric."""
+    taught = [step for step in steps if step.get("trained_tokens")]
+    shares = [step["clip_fraction"] if "clip_fraction" in step else 1 - step["gate"] for step in taught]
+    return fmean(shares, [step["trained_tokens"] for step in taught])
+
+
+def test_what_is_held_back_is_a_share_of_tokens_and_a_step_that_taught_nothing_has_none() -> None:
+    steps = [
+        {"trained_tokens": 30.0, "clip_fraction": 0.5},
+        {"accepted": 0.0},
+        {"trained_tokens": 10.0, "clip_fraction": 0.1},
+    ]
+    assert held_back(steps) == pytest.approx(0.4)
+    assert held_back([{"trained_tokens": 5.0, "gate": 0.75}, {"accepted": 0.0}]) == 0.25

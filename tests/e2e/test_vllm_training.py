@@ -26,7 +26,7 @@ SMALL = (
 
 @pytest.mark.vllm
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("temperature", [pytest.param(1.0, marks=pytest.mark.acceptance), 0.7])
 def test_every_step_trains_what_vllm_sampled(tmp_path: Path, temperature: float) -> None:
     support.require("vllm")
     sets = (f"runs_dir={tmp_path}", f"sampling.temperature={temperature}", *SMALL)

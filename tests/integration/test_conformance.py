@@ -15,6 +15,8 @@ from palaestra.sandboxes.conformance import ROWS, Outcome, Target, Verdict, refu
 from palaestra.sandboxes.conformance.matrix import REFUSED_AS, cells
 from palaestra.sandboxes.refusals import REFUSED
 
+pytestmark = pytest.mark.alone
+
 EMBEDDED = ("namespaces", "landlock")
 MAY_REFUSE = {4, 5, 6, 7, 17}
 """Rows that a tier may refuse at all, and only landlock."""

@@ -8,6 +8,8 @@ from embedded_box import leaves_nothing, on_each_tier, play, printed, python, ru
 
 from palaestra.sandboxes import ExecStatus, Sandbox, SandboxFileError
 
+pytestmark = pytest.mark.alone
+
 SMALL = {"memory_mb": 96, "pids": 16, "disk_mb": 16}
 
 

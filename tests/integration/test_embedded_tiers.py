@@ -13,6 +13,8 @@ from support import run_async
 from palaestra.sandboxes import SandboxSpec, open_sandbox
 from palaestra.sandboxes.selftest import self_test
 
+pytestmark = pytest.mark.alone  # fork bombs, and limits that count all processes of a user
+
 DRIVER = """
 import asyncio, ctypes, json, os, struct, sys
 from palaestra.sandboxes import SandboxSpec, SandboxUnavailable, open_sandbox

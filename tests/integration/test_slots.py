@@ -26,6 +26,8 @@ from palaestra.envs import (
     Workspace,
 )
 
+pytestmark = pytest.mark.alone
+
 SLOTS, TASKS, SAMPLES = 16, 50, 4
 
 

@@ -71,7 +71,7 @@ class Hosted:
         return self.loop.run_until_complete(main())
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def hosted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosted]:
     require("vllm")
     from tokenizers import Tokenizer, models

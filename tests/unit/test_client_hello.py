@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+from itertools import count
 
 import pytest
 from hypothesis import example, given
@@ -126,6 +127,7 @@ def test_a_hello_with_unknown_and_encrypted_extensions_counts_by_its_open_name()
         hello_with(names(b"a.example")[:-1]),
         handshake(b"\x03\x03" + bytes(32)),
     ],
+    ids=count(),  # the hello is another in each process
 )
 def test_what_is_no_hello_with_one_name_is_refused(raw: bytes) -> None:
     with pytest.raises(Refused):

@@ -10,6 +10,8 @@ from sandbox_cpu import tree_cpu_s
 from sandbox_race import Race, turn
 from support import run_async
 
+pytestmark = pytest.mark.alone
+
 
 class Careless(Contestant):
     """Gives every third caller the output of another, and every fifth none."""
