@@ -1,4 +1,5 @@
-"""What a loss reads and returns. N: trained tokens of some whole rows, row by row, in order."""
+"""What a loss reads and returns. N: trained tokens, row by row, in order; of whole rows or episodes where
+the loss has such a `level`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -70,8 +71,9 @@ class LossTerms:
 class Loss(Protocol):
     """One number for each token. A class may have these attributes, read by `traits`:
 
-    `level`: how far a token's loss looks, "token" by default; `aggregation`: what its paper averages over,
-    "token" by default; `is_supervised`: no policy sampled its tokens, so nothing has to be corrected.
+    `level`: how far a token's loss looks, "token" by default: a row may be cut anywhere then;
+    `aggregation`: what its paper averages over, "token" by default;
+    `is_supervised`: no policy sampled its tokens, so nothing has to be corrected.
     """
 
     def __call__(self, tokens: TokenTerms) -> LossTerms: ...
