@@ -32,7 +32,7 @@ class Objective:
     @property
     def level(self) -> Level:
         """How far a token's loss looks, in any of its parts: what must go through the head together."""
-        levels = {
+        levels: set[Level] = {
             traits(self.loss).level,
             "token" if self.correction is None else self.correction.reach,
             "token" if self.kl is None else self.kl.level,

@@ -1,6 +1,5 @@
-"""What a loss reads and returns. N: trained tokens of some whole rows, row by row, in order.
-
-Imports without torch, as the losses do: a recipe is checked where there is none.
+"""What a loss reads and returns. N: trained tokens, row by row, in order; of whole rows or episodes where
+the loss has such a `level`. Imports without torch, as the losses do: a recipe is checked where there is none.
 """
 
 from __future__ import annotations
@@ -81,9 +80,9 @@ class LossTerms:
 class Loss(Protocol):
     """One number for each token. A class may have these attributes, read by `traits`:
 
-    `level`: how far a token's loss looks, "token" by default; `aggregation`: what its paper averages over, a
-    value of `rows.Aggregation`, "token" by default; `is_supervised`: no policy sampled its tokens, so nothing
-    has to be corrected, and nothing is learned by reward.
+    `level`: how far a token's loss looks, "token" by default: a row may be cut anywhere then; `aggregation`:
+    what its paper averages over, a value of `rows.Aggregation`, "token" by default; `is_supervised`: no policy
+    sampled its tokens, so nothing has to be corrected, and nothing is learned by reward.
     """
 
     def __call__(self, tokens: TokenTerms) -> LossTerms: ...
