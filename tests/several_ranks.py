@@ -74,6 +74,7 @@ class Case:
     is_llama: bool = False
     """In fp32; otherwise the GPT-2 in fp64."""
     loss: str = "ppo_clip"
+    aggregation: str = "token"
     options: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
@@ -83,7 +84,9 @@ def loss_and_gradient(
     config = replace(case.config, micro_batch_tokens=40)
     base = torch.float32 if config.lora is None else getattr(torch, config.lora.base_dtype)
     learner = make_llama_learner(config, base, ranks=ranks) if case.is_llama else make_learner(config, ranks)
-    report = learner.forward_backward(make_batch(rows), case.loss, **case.options)
+    max_tokens = 20 if case.aggregation == "constant" else None
+    batch = make_batch(rows, case.aggregation, max_tokens=max_tokens)
+    report = learner.forward_backward(batch, case.loss, **case.options)
     return report.loss, gradient(learner)
 
 

@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from trainer_builders import Found, found_by, gradients, make_learner, make_row, on_policy, random_rows
+from trainer_builders import (
+    Found,
+    found_by,
+    gradients,
+    make_learner,
+    make_row,
+    on_policy,
+    random_rows,
+    sibling_rows,
+)
 
 from palaestra.trainer.batches.packing import micro_batches
 from palaestra.trainer.batches.rows import Aggregation, Row, make_batch, split_batch
@@ -24,13 +33,19 @@ LAYOUTS = [
     {"loss": "ppo_clip", "correction": Correction(level="episode")},
     {"loss": "cispo", "correction": Correction(level="geometric", kind="mask", low=0.9, high=1.1)},
     {"loss": "sapo", "entropy_bonus": 0.1},
+    {"loss": "dr_grpo", "kl": KlPenalty(coefficient=0.3, kind="k2")},
 ]
 
 
 def found(
-    rows: Sequence[Row], options: dict[str, Any], aggregation: str = "token", *, budget: int = 10**6
+    rows: Sequence[Row],
+    options: dict[str, Any],
+    aggregation: str = "token",
+    *,
+    budget: int = 10**6,
+    share_from: int | None = None,
 ) -> Found:
-    learner = make_learner(LearnerConfig(micro_batch_tokens=budget))
+    learner = make_learner(LearnerConfig(micro_batch_tokens=budget, share_prefixes_from=share_from))
     max_tokens = 20 if aggregation == "constant" else None
     return found_by(learner, make_batch(rows, aggregation, max_tokens=max_tokens), **options)
 
@@ -74,6 +89,23 @@ def test_order_and_micro_batches_do_not_matter(options: dict[str, Any]) -> None:
     assert whole.gap(found(ROWS[::-1], options)) <= 1e-12
     for budget in (1, 40):
         assert whole.gap(found(ROWS, options, budget=budget)) <= 1e-12
+
+
+SIBLINGS = wobbled(sibling_rows(2, 4))
+
+
+@pytest.mark.parametrize(
+    "options", [*LAYOUTS, {"loss": "ppo_clip", "kl": KlPenalty(coefficient=0.3)}], ids=str
+)
+def test_prefixes_that_are_computed_once_do_not_matter(options: dict[str, Any]) -> None:
+    alone = found(SIBLINGS, options, budget=1)
+    for budget in (40, 10**6):
+        assert alone.gap(found(SIBLINGS, options, budget=budget, share_from=1)) <= 1e-12
+
+
+def test_prefixes_are_there_to_be_computed_once() -> None:
+    plain, shared = (micro_batches(SIBLINGS, 10**6, torch.device("cpu"), share_from=n)[0] for n in (None, 1))
+    assert len(shared.inputs_T) < 0.7 * len(plain.inputs_T)
 
 
 @pytest.mark.parametrize("aggregation", list(Aggregation))

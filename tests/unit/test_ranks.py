@@ -1,5 +1,6 @@
 """Two processes that share a learner, against one: the same loss, gradient, norm and weights."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from torch import Tensor
 from trainer_builders import make_learner, random_rows
 
 from palaestra.trainer._torch import read_tensors
-from palaestra.trainer.batches.rows import Row, make_batch
+from palaestra.trainer.batches.rows import Aggregation, Row, make_batch
 from palaestra.trainer.config import LearnerConfig, LoraConfig
+from palaestra.trainer.losses import loss_names
 from palaestra.trainer.objective.correction import Correction
 from palaestra.trainer.objective.kl import KlPenalty
 from palaestra.trainer.ranks.processes import deal
@@ -48,9 +50,11 @@ CASES = {
     "shared prefixes": Case(config=LearnerConfig(share_prefixes_from=2)),
     "chunks": Case(config=LearnerConfig(logit_chunk=3)),
     "correction of an episode": Case(options={"correction": Correction(level="episode", high=4.0)}),
-    "gspo": Case(loss="gspo"),
+    "correction of a turn": Case(options={"correction": Correction(level="turn", kind="mask", low=0.5)}),
     "kl and entropy": Case(options={"kl": KlPenalty(coefficient=0.1), "entropy_bonus": 0.01}),
-    "constant": Case(loss="dr_grpo", options={"correction": None}),
+    "k2": Case(options={"kl": KlPenalty(coefficient=0.1, kind="k2"), "correction": None}),
+    **{loss: Case(loss=loss) for loss in loss_names()},
+    **{f"averaged over {each}": Case(aggregation=each) for each in Aggregation},
     "bfloat16": Case(config=LearnerConfig(dtype="bfloat16"), is_llama=True),
     "an adapter on a base in bfloat16": Case(
         config=LearnerConfig(dtype="bfloat16", lora=LoraConfig(rank=4, base_dtype="bfloat16")), is_llama=True
@@ -58,10 +62,21 @@ CASES = {
 }
 
 
+def with_policies(row: Row) -> Row:
+    """An old and a reference policy a bit elsewhere than the engine, and one of two tasks."""
+    at = range(len(row.tokens.ids))
+    old = tuple(-4 + 0.3 * math.sin(row.key.sample + 3 * each) for each in at)
+    ref = tuple(-4 + 0.3 * math.cos(row.key.sample + 5 * each) for each in at)
+    key = replace(row.key, task_id=f"t{row.key.sample % 2}")
+    return replace(row, key=key, old_logprobs=old, ref_logprobs=ref)
+
+
 def test_two_ranks_compute_as_one_whatever_the_recipe_says(tmp_path: Path) -> None:
     """In bfloat16 too, in which a head of another precision moves the loss by 2e-3, the gradient by 6e-3."""
     share = shares(2)
-    share = [[replace(row, ref_logprobs=row.tokens.logprobs) for row in rows] for rows in share]
+    share = [[with_policies(row) for row in rows] for rows in share]
+    tasks = [{row.key.task_id for row in rows} for rows in share]
+    assert tasks[0] == tasks[1] and len(tasks[0]) > 1, "a task's siblings are on both"
     both = together(tmp_path, each_case, share, CASES)
     for name, case in CASES.items():
         loss, expected = loss_and_gradient(case, [row for rows in share for row in rows])
