@@ -101,7 +101,7 @@ def _lonely_siblings(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
     return (
         "grpo.updates_per_step",
         f"{grpo.updates_per_step} updates part the {grpo.group_size} siblings of a group, and kl_kind: k1 "
-        "has its baseline of those in the same update: none, for some, so that its variance grows; lower it, or "
+        "has its baseline of those in the same update: none, for some, which varies more; lower it, or "
         "set kl_kind to k3",
     )
 
