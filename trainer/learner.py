@@ -45,6 +45,7 @@ from .ranks.processes import Ranks
 from .ranks.sharding import (
     Policy,
     collected,
+    idle_loss,
     idle_pass,
     shard,
     whole,
@@ -150,7 +151,7 @@ class Learner:
         for micro in micros:
             backward(part_loss(micro.trained, self._in_one_pass(micro, temperature)))
         for _ in range(num_idle):
-            backward(0.0 * self._in_one_pass(idle_pass(self.model.device), None).logprobs_N.sum())
+            backward(idle_loss(self._in_one_pass(idle_pass(self.model.device), None).logprobs_N))
         return tally.report()
 
     def optim_step(self) -> StepReport:

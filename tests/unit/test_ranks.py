@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from several_ranks import Case, backward, each_case, gradient, loss_and_gradient, steps, together
+from token_terms import grad
 from torch import Tensor
-from trainer_builders import make_learner, random_rows
+from trainer_builders import make_learner, random_rows, values_of
 
 from palaestra.trainer._torch import read_tensors
 from palaestra.trainer.batches.rows import Aggregation, Row, make_batch
@@ -17,6 +18,7 @@ from palaestra.trainer.losses import loss_names
 from palaestra.trainer.objective.correction import Correction
 from palaestra.trainer.objective.kl import KlPenalty
 from palaestra.trainer.ranks.processes import deal
+from palaestra.trainer.ranks.sharding import idle_loss
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -113,6 +115,12 @@ def check_close(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
     assert ours.keys() == theirs.keys()
     for name in ours:
         torch.testing.assert_close(ours[name], theirs[name], atol=1e-4, rtol=1e-3, msg=name)
+
+
+def test_an_idle_pass_adds_nothing_even_where_a_token_is_ruled_out() -> None:
+    logprobs_N = torch.tensor([-1.0, -math.inf, math.nan], requires_grad=True)
+    loss = idle_loss(logprobs_N)
+    assert float(loss.detach()) == 0.0 and values_of(grad(loss, logprobs_N)) == [0.0] * 3
 
 
 def test_rows_are_dealt_so_that_no_rank_waits_long() -> None:
