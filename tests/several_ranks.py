@@ -76,6 +76,7 @@ class Case:
     has_round_norms: bool = False
     """Do the weights of the layers' norms lose nothing in bfloat16, in which they travel?"""
     loss: str = "ppo_clip"
+    aggregation: str = "token"
     options: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
@@ -88,7 +89,9 @@ def loss_and_gradient(
     for name, parameter in learner.parameters.items() if case.has_round_norms else ():
         if ".layers." in name and "norm" in name:
             parameter.data.copy_(parameter.data.to(torch.bfloat16))
-    report = learner.forward_backward(make_batch(rows), case.loss, **case.options)
+    max_tokens = 20 if case.aggregation == "constant" else None
+    batch = make_batch(rows, case.aggregation, max_tokens=max_tokens)
+    report = learner.forward_backward(batch, case.loss, **case.options)
     return report.loss, gradient(learner)
 
 

@@ -80,6 +80,33 @@ def random_rows(num: int, *, seed: int = 0, longest: int = 24) -> list[Row]:
     return rows
 
 
+def sibling_rows(num_groups: int, num: int, *, seed: int = 0) -> list[Row]:
+    """Groups with a common prompt, in which some members share a turn too; two episodes are the same."""
+    draw = random.Random(seed)
+
+    def ids(count: int) -> list[int]:
+        return [draw.randrange(VOCAB) for _ in range(count)]
+
+    rows: list[Row] = []
+    for group in range(num_groups):
+        prompt, turn = ids(draw.randrange(3, 9)), ids(draw.randrange(1, 5))
+        for sample in range(num):
+            middle = turn if draw.random() < 0.6 else []
+            whole = [*prompt, *middle, *ids(draw.randrange(1, 8))]
+            mask = [False, *(draw.random() < 0.5 for _ in whole[2:]), True]
+            rows.append(
+                make_row(
+                    whole,
+                    mask,
+                    logprobs=[-4.0] * len(whole),
+                    task_id=f"t{group}",
+                    sample=sample,
+                    advantage=draw.gauss(0, 1),
+                )
+            )
+    return [*rows, replace(rows[0], key=replace(rows[0].key, sample=num))]
+
+
 def on_policy(learner: Learner, rows: Sequence[Row], *, shift: float = 0.0) -> list[Row]:
     """The rows as if the learner's policy had sampled them; `shift` moves the engine's logprobs."""
     return [

@@ -93,6 +93,19 @@ def _empty_updates(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
     )
 
 
+def _lonely_siblings(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
+    grpo = recipe.grpo
+    has_baseline = grpo.kl_kind == "k1" and grpo.kl_coefficient
+    if not has_baseline or grpo.group_size >= 2 * grpo.updates_per_step:
+        return None
+    return (
+        "grpo.updates_per_step",
+        f"{grpo.updates_per_step} updates part the {grpo.group_size} siblings of a group, and kl_kind: k1 "
+        "has its baseline of those in the same update: none, for some, which varies more; lower it, or "
+        "set kl_kind to k3",
+    )
+
+
 def _pair_groups(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
     if recipe.grpo.group_size >= 4 or recipe.grpo.advantage != "grpo":
         return None
@@ -248,6 +261,7 @@ RULES: dict[str, Rule] = {
     "rows_below_batch": _rows_below_batch,
     "many_epochs": _many_epochs,
     "empty_updates": _empty_updates,
+    "lonely_siblings": _lonely_siblings,
     "pair_groups": _pair_groups,
     "answers_over_context": _answers_over_context,
     "rate_far_off": _rate_far_off,

@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from trainer_builders import Found, found_by, gradients, make_learner, make_row, on_policy, random_rows
+from trainer_builders import (
+    Found,
+    found_by,
+    gradients,
+    make_learner,
+    make_row,
+    on_policy,
+    random_rows,
+    sibling_rows,
+)
 
 from palaestra.trainer.batches.packing import micro_batches
 from palaestra.trainer.batches.rows import Aggregation, Row, make_batch, split_batch
@@ -24,6 +33,7 @@ LAYOUTS = [
     {"loss": "ppo_clip", "correction": Correction(level="episode")},
     {"loss": "cispo", "correction": Correction(level="geometric", kind="mask", low=0.9, high=1.1)},
     {"loss": "sapo", "entropy_bonus": 0.1},
+    {"loss": "dr_grpo", "kl": KlPenalty(coefficient=0.3, kind="k2")},
 ]
 
 
@@ -34,8 +44,10 @@ def found(
     *,
     budget: int = 10**6,
     chunk: int | None = None,
+    share_from: int | None = None,
 ) -> Found:
-    learner = make_learner(LearnerConfig(micro_batch_tokens=budget, logit_chunk=chunk))
+    config = LearnerConfig(micro_batch_tokens=budget, logit_chunk=chunk, share_prefixes_from=share_from)
+    learner = make_learner(config)
     max_tokens = 20 if aggregation == "constant" else None
     return found_by(learner, make_batch(rows, aggregation, max_tokens=max_tokens), **options)
 
@@ -85,6 +97,23 @@ def test_order_and_micro_batches_do_not_matter(options: dict[str, Any]) -> None:
 def test_what_goes_through_the_head_together_does_not_matter(options: dict[str, Any]) -> None:
     """A row is cut wherever a chunk ends, unless the loss looks further than a token."""
     assert found(ROWS, options).gap(found(ROWS, options, chunk=3)) <= 1e-12
+
+
+SIBLINGS = wobbled(sibling_rows(2, 4))
+
+
+@pytest.mark.parametrize(
+    "options", [*LAYOUTS, {"loss": "ppo_clip", "kl": KlPenalty(coefficient=0.3)}], ids=str
+)
+def test_prefixes_that_are_computed_once_do_not_matter(options: dict[str, Any]) -> None:
+    alone = found(SIBLINGS, options, budget=1)
+    for budget in (40, 10**6):
+        assert alone.gap(found(SIBLINGS, options, budget=budget, share_from=1)) <= 1e-12
+
+
+def test_prefixes_are_there_to_be_computed_once() -> None:
+    plain, shared = (micro_batches(SIBLINGS, 10**6, torch.device("cpu"), share_from=n)[0] for n in (None, 1))
+    assert len(shared.inputs_T) < 0.7 * len(plain.inputs_T)
 
 
 @pytest.mark.parametrize("aggregation", list(Aggregation))

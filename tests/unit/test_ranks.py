@@ -1,22 +1,27 @@
 """Two processes that share a learner, against one: the same loss, gradient, norm and weights."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from several_ranks import Case, backward, computing, each_case, gradient, loss_and_gradient, steps, together
+from token_terms import grad
 from torch import Tensor
-from trainer_builders import make_learner, random_rows
+from trainer_builders import make_learner, random_rows, values_of
 
 from palaestra.trainer._torch import read_tensors
-from palaestra.trainer.batches.rows import Row, make_batch
+from palaestra.trainer.batches.logprobs import TokenLogprobs, no_loss
+from palaestra.trainer.batches.rows import Aggregation, Row, make_batch
 from palaestra.trainer.config import LearnerConfig, LoraConfig
 from palaestra.trainer.learner import Learner
+from palaestra.trainer.losses import loss_names
 from palaestra.trainer.objective.correction import Correction
 from palaestra.trainer.objective.kl import KlPenalty
 from palaestra.trainer.ranks.leader import LeadingLearner
 from palaestra.trainer.ranks.processes import deal
+from palaestra.trainer.ranks.sharding import idle_pass
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -50,9 +55,11 @@ CASES = {
     "shared prefixes": Case(config=LearnerConfig(share_prefixes_from=2)),
     "chunks": Case(config=LearnerConfig(logit_chunk=3)),
     "correction of an episode": Case(options={"correction": Correction(level="episode", high=4.0)}),
-    "gspo": Case(loss="gspo"),
+    "correction of a turn": Case(options={"correction": Correction(level="turn", kind="mask", low=0.5)}),
     "kl and entropy": Case(options={"kl": KlPenalty(coefficient=0.1), "entropy_bonus": 0.01}),
-    "constant": Case(loss="dr_grpo", options={"correction": None}),
+    "k2": Case(options={"kl": KlPenalty(coefficient=0.1, kind="k2"), "correction": None}),
+    **{loss: Case(loss=loss) for loss in loss_names()},
+    **{f"averaged over {each}": Case(aggregation=each) for each in Aggregation},
     "bfloat16": Case(config=LearnerConfig(dtype="bfloat16"), is_llama=True),
     "bfloat16 and its norms": Case(
         config=LearnerConfig(dtype="bfloat16"), is_llama=True, has_round_norms=True
@@ -66,13 +73,24 @@ CASES = {
 }
 
 
+def with_policies(row: Row) -> Row:
+    """An old and a reference policy a bit elsewhere than the engine, and one of two tasks."""
+    at = range(len(row.tokens.ids))
+    old = tuple(-4 + 0.3 * math.sin(row.key.sample + 3 * each) for each in at)
+    ref = tuple(-4 + 0.3 * math.cos(row.key.sample + 5 * each) for each in at)
+    key = replace(row.key, task_id=f"t{row.key.sample % 2}")
+    return replace(row, key=key, old_logprobs=old, ref_logprobs=ref)
+
+
 def test_two_ranks_compute_as_one_whatever_the_recipe_says(tmp_path: Path) -> None:
     """In bfloat16 too, in which a head of another precision moves the loss by 2e-3, the gradient by 6e-3.
 
     All that sets it apart there is that the norms of the layers are rounded: by 9e-4 and 4e-3.
     """
     share = shares(2)
-    share = [[replace(row, ref_logprobs=row.tokens.logprobs) for row in rows] for rows in share]
+    share = [[with_policies(row) for row in rows] for rows in share]
+    tasks = [{row.key.task_id for row in rows} for rows in share]
+    assert tasks[0] == tasks[1] and len(tasks[0]) > 1, "a task's siblings are on both"
     both = together(tmp_path, each_case, share, CASES)
     for name, case in CASES.items():
         loss, expected = loss_and_gradient(case, [row for rows in share for row in rows])
@@ -132,6 +150,13 @@ def test_a_leading_learner_answers_whatever_a_learner_answers() -> None:
     own = {"optimizer", "optimizer_config", "parameters", "ranks"}
     public = {name for name in vars(make_learner()) | vars(Learner) if not name.startswith("_")}
     assert public - own == {name for name in vars(LeadingLearner) if not name.startswith("_")}
+
+
+def test_an_idle_pass_adds_nothing_even_where_a_token_is_ruled_out() -> None:
+    logprobs_N = torch.tensor([-1.0, -math.inf, math.nan], requires_grad=True)
+    (part,) = idle_pass(torch.device("cpu")).parts
+    loss = no_loss(part, TokenLogprobs(logprobs_N=logprobs_N, entropy_N=torch.zeros(3)))
+    assert float(loss.detach()) == 0.0 and values_of(grad(loss, logprobs_N)) == [0.0] * 3
 
 
 def test_rows_are_dealt_so_that_no_rank_waits_long() -> None:

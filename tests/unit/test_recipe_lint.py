@@ -19,6 +19,7 @@ BROKEN: dict[str, dict[str, Any]] = {
     "many_epochs": {"grpo": {"steps": 1000}},
     "few_held_out": {"env": {"id": "arithmetic", "held_out": 29}},
     "empty_updates": {"grpo": {"tasks_per_step": 2, "group_size": 8, "updates_per_step": 3}},
+    "lonely_siblings": {"grpo": {"kl_coefficient": 0.1, "kl_kind": "k1", "updates_per_step": 5}},
     "pair_groups": {"grpo": {"group_size": 2}},
     "answers_over_context": {"sampling": {"max_tokens": 256}},
     "rate_far_off": {"optimizer": {"lr": 0.1}},

@@ -1,6 +1,7 @@
 """Losses against closed forms, enumeration and finite differences."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from palaestra.trainer.losses import load_loss, loss_names
 from palaestra.trainer.losses.ppo_clip import PpoClip
 from palaestra.trainer.losses.sft import Sft
 from palaestra.trainer.objective.correction import Correction
-from palaestra.trainer.objective.kl import KlPenalty
+from palaestra.trainer.objective.kl import KlPenalty, kl_in_reward
 from palaestra.trainer.objective.objective import Objective
 from palaestra.trainer.objective.terms import LossTerms, TokenTerms
 
@@ -155,7 +156,7 @@ def test_gradients_agree_with_finite_differences_under_every_average(aggregation
 
 
 def check_slope(options: dict[str, Any], aggregation: str) -> None:
-    """Along a random direction of all weights; a k2's weight is a constant, so it is not here."""
+    """Of a loss without a constant in it."""
     learner = make_learner()
     max_tokens = 20 if aggregation == "constant" else None
     rows = with_all_logprobs(random_rows(5, longest=10), learner)
@@ -163,18 +164,96 @@ def check_slope(options: dict[str, Any], aggregation: str) -> None:
     report = learner.forward_backward(batch, **options)
     if "clip_fraction" in report.metrics and options["loss"] != "importance_sampling":
         assert 0.01 < report.metrics["clip_fraction"] < 0.99
-    gradient = gradients(learner)
+    assert_slope(learner, gradients(learner), lambda: learner.forward_backward(batch, **options).loss)
+
+
+def assert_slope(learner: Any, gradient: Tensor, value: Callable[[], float]) -> None:
+    """Along a random direction of all weights."""
     direction = torch.randn(gradient.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     step, found = 1e-6, list[float]()
     for sign in (1, -2):
         move(learner, direction, sign * step)
-        found.append(learner.forward_backward(batch, **options).loss)
+        found.append(value())
     slope = (found[0] - found[1]) / (2 * step)
     assert slope == pytest.approx(float(gradient @ direction), rel=1e-6)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Word:
+    """What the policies say of a token; `start` is the trained one where the gradient was taken."""
+
+    now: float
+    start: float
+    engine: float
+    old: float
+    ref: float
+    advantage: float
+
+    @property
+    def correction(self) -> float:
+        return min(math.exp(self.old - self.engine), 2.0)
+
+    @property
+    def ratio(self) -> float:
+        """As the constant that it is under a `sg`."""
+        return math.exp(self.start - self.old)
+
+    @property
+    def clipped(self) -> float:
+        ratio = math.exp(self.now - self.old)
+        return -min(ratio * self.advantage, min(max(ratio, 0.8), 1.28) * self.advantage)
+
+
+CONSTANTS: dict[str, tuple[dict[str, Any], Callable[[Word], float]]] = {
+    "cispo": (
+        {"loss": "cispo", "max_ratio": 1.2},
+        lambda word: -min(word.ratio, 1.2) * word.advantage * word.now * word.correction,
+    ),
+    "k2": (
+        {"kl": KlPenalty(coefficient=0.3, kind="k2")},
+        lambda word: word.correction * (word.clipped + 0.3 * word.ratio * (word.now - word.ref) ** 2 / 2),
+    ),
+    "k1": ({}, lambda word: word.correction * word.clipped),
+}
+"""Options, and by hand the loss of a token in which something is a constant to the gradient."""
+
+
+@pytest.mark.parametrize("name", CONSTANTS)
+def test_what_is_a_constant_to_the_gradient_is_held_fast_and_the_rest_agrees_with_finite_differences(
+    name: str,
+) -> None:
+    """The slope is that of a formula by hand, in which the constants stay while the weights move."""
+    options, by_hand = CONSTANTS[name]
+    learner = make_learner()
+    rows = with_all_logprobs(random_rows(5, longest=10), learner)
+    if name == "k1":
+        plain = rows
+        rows = kl_in_reward(rows, 0.3)
+        assert all(a.advantages != b.advantages for a, b in zip(plain, rows, strict=True))
+    batch = make_batch(rows)
+    report = learner.forward_backward(batch, **options)
+    gradient = gradients(learner)
+
+    def value() -> float:
+        words = [
+            Word(
+                now=now[at],
+                start=start[at],
+                engine=row.tokens.logprobs[at],
+                old=(row.old_logprobs or ())[at],
+                ref=(row.ref_logprobs or ())[at],
+                advantage=row.advantages[at],
+            )
+            for row, now, start in zip(rows, learner.logprobs(rows), report.logprobs, strict=True)
+            for at in row.trained
+        ]
+        return math.fsum(map(by_hand, words)) / len(words)
+
+    assert value() == pytest.approx(report.loss, abs=1e-13)
+    assert_slope(learner, gradient, value)
+
+
 def test_cispo_is_reinforce_with_advantages_that_were_weighed_beforehand() -> None:
-    """Its weight is a constant, which a finite difference would move."""
     learner = make_learner()
     rows = with_all_logprobs(random_rows(5, longest=10), learner)
     report = learner.forward_backward(make_batch(rows), "cispo", correction=None, max_ratio=1.2)

@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import FAMILIES, tiny_model
 from torch import Tensor
-from trainer_builders import VOCAB, Found, found_by, make_learner, make_row, random_rows, values_of
+from trainer_builders import Found, found_by, make_learner, make_row, random_rows, sibling_rows, values_of
 
 from palaestra.trainer.batches.attention import Layout, attend
 from palaestra.trainer.batches.packing import MicroBatch, micro_batches
@@ -20,33 +19,6 @@ from palaestra.trainer.config import LearnerConfig
 from palaestra.trainer.learner import Learner
 
 CPU = torch.device("cpu")
-
-
-def sibling_rows(num_groups: int, num: int, *, seed: int = 0) -> list[Row]:
-    """Groups with a common prompt, in which some members share a turn too; two episodes are the same."""
-    draw = random.Random(seed)
-
-    def ids(count: int) -> list[int]:
-        return [draw.randrange(VOCAB) for _ in range(count)]
-
-    rows: list[Row] = []
-    for group in range(num_groups):
-        prompt, turn = ids(draw.randrange(3, 9)), ids(draw.randrange(1, 5))
-        for sample in range(num):
-            middle = turn if draw.random() < 0.6 else []
-            whole = [*prompt, *middle, *ids(draw.randrange(1, 8))]
-            mask = [False, *(draw.random() < 0.5 for _ in whole[2:]), True]
-            rows.append(
-                make_row(
-                    whole,
-                    mask,
-                    logprobs=[-4.0] * len(whole),
-                    task_id=f"t{group}",
-                    sample=sample,
-                    advantage=draw.gauss(0, 1),
-                )
-            )
-    return [*rows, replace(rows[0], key=replace(rows[0].key, sample=num))]
 
 
 # --- the plan ---

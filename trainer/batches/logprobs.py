@@ -30,8 +30,8 @@ PartLoss = Callable[[Trained, TokenLogprobs], Tensor]
 
 
 def no_loss(part: Trained, found: TokenLogprobs) -> Tensor:
-    """From which nothing is learned."""
-    return 0.0 * found.logprobs_N.sum()
+    """0, with a gradient of 0, whatever was found: -inf times 0 would be no number."""
+    return 0.0 * found.logprobs_N.nan_to_num().sum()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

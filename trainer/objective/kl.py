@@ -73,8 +73,9 @@ def kl_in_reward(rows: Sequence[Row], coefficient: float) -> list[Row]:
     """The rows with k1 in their advantages, which are in units of the advantage.
 
     d is of the policy that sampled, as the engine reports it. The baseline of an episode's n-th token is the
-    mean of what its siblings' n-th tokens pay: no choice of the episode's own moves it. An episode's rows
-    stand together, in the order in which they were sampled.
+    mean of what its siblings' n-th tokens pay, of those among the rows: no choice of the episode's own moves
+    it, and without siblings it is 0. An episode's rows stand together, in the order in which they were
+    sampled.
     """
     paid = _to_go(rows)
     changed: list[Row] = []

@@ -80,9 +80,9 @@ class LossTerms:
 class Loss(Protocol):
     """One number for each token. A class may have these attributes, read by `traits`:
 
-    `level`: how far a token's loss looks, "token" by default: a row may be cut anywhere then; `aggregation`:
-    what its paper averages over, a value of `rows.Aggregation`, "token" by default; `is_supervised`: no policy
-    sampled its tokens, so nothing has to be corrected, and nothing is learned by reward.
+    `level`: how far a token's loss looks, "token" by default: a row may be cut anywhere then;
+    `aggregation`: what its paper averages over, a value of `rows.Aggregation`, "token" by default;
+    `is_supervised`: no policy sampled its tokens, so nothing has to be corrected or learned by reward.
     """
 
     def __call__(self, tokens: TokenTerms) -> LossTerms: ...
