@@ -99,7 +99,10 @@ def computing(ranks: Ranks, rows: Sequence[Row], dtype: Literal["float32", "bflo
     model: Any = learner.model  # partly untyped
 
     def watch(name: str, module: Any) -> None:
-        module.register_forward_pre_hook(lambda *_: inside.update({name: module.weight.dtype}))
+        def note(*_: Any) -> None:
+            inside[name] = module.weight.dtype
+
+        module.register_forward_pre_hook(note)
 
     for name in ("model.layers.0.mlp.up_proj", "model.layers.0.input_layernorm", "model.norm"):
         watch(name, model.get_submodule(name))
