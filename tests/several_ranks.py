@@ -99,9 +99,16 @@ def computing(ranks: Ranks, rows: Sequence[Row], dtype: Literal["float32", "bflo
     """The precisions of the whole weights inside a pass, in a layer and outside, and of the gradients."""
     learner = make_llama_learner(LearnerConfig(dtype=dtype), ranks=ranks)
     inside: dict[str, torch.dtype] = {}
-    for name, module in learner.model.named_modules():
-        if name.endswith(("layers.0.mlp.up_proj", "layers.0.input_layernorm", "model.norm")):
-            module.register_forward_pre_hook(lambda m, _, name=name: inside.update({name: m.weight.dtype}))
+    model: Any = learner.model  # partly untyped
+
+    def watch(name: str, module: Any) -> None:
+        def note(*_: Any) -> None:
+            inside[name] = module.weight.dtype
+
+        module.register_forward_pre_hook(note)
+
+    for name in ("model.layers.0.mlp.up_proj", "model.layers.0.input_layernorm", "model.norm"):
+        watch(name, model.get_submodule(name))
     learner.forward_backward(make_batch(rows))
     return inside, {p.grad.dtype for p in learner.parameters.values() if p.grad is not None}
 
