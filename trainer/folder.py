@@ -128,11 +128,21 @@ def check_folder(recipe: Recipe, *, resume: bool) -> None:
         raise RecipeError(
             f"{folder} holds a run; go on with it by --resume, or name another one by --set name=..."
         )
+    elif not _has_records(folder / "run.sqlite"):
+        raise RecipeError(
+            f"--resume: {folder / 'run.sqlite'} is gone or empty, and every episode and step of the run was "
+            "in it; bring it back, or begin a new run on its weights by --continue and --set name=..."
+        )
     elif odd := _differences(stored, recipe):
         raise RecipeError(
             f"the recipe differs from the one that {folder} was started with ({stored}): {'; '.join(odd)}; "
             "resume with that recipe, or start a new run by --set name=..."
         )
+
+
+def _has_records(file: Path) -> bool:
+    """A run's recipe is written when its run file is there."""
+    return file.is_file() and file.stat().st_size > 0
 
 
 def _differences(stored: Path, recipe: Recipe) -> list[str]:

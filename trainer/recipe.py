@@ -6,7 +6,7 @@ Its sections are in `sections/`.
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 
 from ..agents.engine import Sampling
 from .sections.base import AnyPath, Section
@@ -39,8 +39,8 @@ class Recipe(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     deterministic: bool = False
     """Bit-identical results from the same recipe, also after a crash; somewhat slower."""
-    threads: PositiveInt | None = None
-    """Processor threads of torch; None: all cores."""
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """Processor threads of torch; None: all cores. Where the system cannot make so many, OpenMP crashes."""
     peak_tflops: PositiveFloat | None = None
     """What one device of the learner computes, in 10^12 operations a second, for the metric `mfu`; None:
     what is known of the GPU, and no `mfu` where nothing is."""

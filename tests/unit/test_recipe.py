@@ -71,6 +71,7 @@ def test_a_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
         (["env.budget.wall_s=.nan"], ["env.budget.wall_s", "nan", "finite number"]),
         (["lora.targets=[]"], ["lora.targets", "[]", "at least 1 item"]),
         (["seed=12345678901234567890123"], ["seed", "12345678901234567890123", "less than"]),
+        (["threads=100000"], ["threads", "100000", "less than or equal to 1024"]),
         (["seed=-1"], ["seed", "-1", "greater than or equal to 0"]),
         (['runs_dir="a\\0b"'], ["runs_dir", "NUL", "leave it out"]),
         (["name.first=x"], ["name.first=x", "holds a value"]),
@@ -213,6 +214,11 @@ def test_a_reward_of_a_recipe_that_does_not_fit_is_explained(
     (tmp_path / "r.py").write_text("def lambda_handler(event, context): ...")
     with pytest.raises(RecipeError, match=why):
         load_arena(of_rows(tmp_path, reward))
+
+
+def test_rewards_whose_squares_no_gradient_can_hold_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"reward\.range: .*1e\+301.*up to 1e\+15.*scale them down"):
+        of_rows(tmp_path, {"function": "r.py", "range": [0, 1e301]})
 
 
 def of_rows(folder: Path, reward: dict[str, Any]) -> Recipe:

@@ -228,6 +228,18 @@ def test_a_recipe_that_cannot_be_read_any_more_is_named(tmp_path: Path) -> None:
         start(recipe(tmp_path), resume=True)
 
 
+def test_a_run_whose_records_are_gone_does_not_go_on_without_them(tmp_path: Path) -> None:
+    """It would train to its end, and report no step."""
+    asked = recipe(tmp_path, model=model(tmp_path / "model"))
+    start(asked)
+    records = asked.folder / "run.sqlite"
+    for lose in (lambda: records.write_bytes(b""), records.unlink):
+        lose()
+        with pytest.raises(RecipeError, match=r"--resume: .*run\.sqlite is gone or empty"):
+            start(asked, resume=True)
+        assert not records.exists() or records.stat().st_size == 0
+
+
 def test_who_loses_a_race_for_a_folder_leaves_it_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,9 +63,18 @@ class DataSection(Section):
         return {}
 
 
+LARGEST_REWARD = 1e15
+"""By size: the norm of a gradient in float32 adds up squares, which end at 3e38."""
+
+
 def _rising(bounds: tuple[float, float]) -> tuple[float, float]:
     if bounds[0] >= bounds[1]:
         raise ValueError("write the floor first, then a larger maximum")
+    if max(map(abs, bounds)) > LARGEST_REWARD:
+        raise ValueError(
+            f"rewards may go up to {LARGEST_REWARD:g}: the squares of larger ones leave the numbers that a "
+            "gradient has; scale them down"
+        )
     return bounds
 
 
