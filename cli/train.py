@@ -42,8 +42,7 @@ def train(
         ),
     ] = None,
     dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Check the recipe, print it and what it comes to, stop."),
+        bool, typer.Option("--dry-run", help="Check the recipe, print it and its plan, stop.")
     ] = False,
     as_json: Json = False,
 ) -> None:

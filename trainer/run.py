@@ -75,8 +75,7 @@ async def train(
         settled = settle(recipe, len(arena.train))
         make_folder(recipe.folder)
         progress.waiting("the model's fingerprint")
-        path = recipe.model.path
-        model = None if path is None else await asyncio.to_thread(fingerprint, path)
+        model = await _fingerprint(recipe.model.path)
         with Ledger(recipe.folder) as ledger:
             open_folder(recipe, ledger, model, resume=resume)
             for advice in lint(recipe, arena):  # now that nothing refuses it any more
@@ -102,6 +101,10 @@ async def train(
             summary = summarize_run(recipe, arena.env.reward_range, ledger)
     summary.write(recipe.folder / "summary.json")
     return summary
+
+
+async def _fingerprint(model: Path | None) -> dict[str, str] | None:
+    return None if model is None else await asyncio.to_thread(fingerprint, model)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -211,9 +214,6 @@ class _Run:
             seed=recipe.seed,
             peak_flops=self._peak(learner, config.dtype),
         )
-        renderer = load_renderer(recipe, model)
-        remote = recipe.engine.kind != "local"
-        probes = [renderer.opening(task.messages, task.tools) for task in self.arena.train[:4]]
         return Trainer(
             recipe=recipe,
             tasks=self.arena.train,
@@ -221,13 +221,7 @@ class _Run:
             min_reward=self.arena.env.reward_range[0],
             collector=self._player(engine, model, recipe.training_sampling),
             updater=updater,
-            publisher=Publisher(
-                learner,
-                engine,
-                adapters=recipe.folder / "adapters" if remote else None,
-                probes=probes if remote else (),
-                bound=drift_bound(recipe),
-            ),
+            publisher=self._publisher(learner, engine, model),
             ledger=self.ledger,
             checkpoints=Checkpoints(
                 recipe.folder / "checkpoints",
@@ -239,6 +233,19 @@ class _Run:
             trackers=self.trackers,
             interrupt=self.interrupt,
             progress=self.progress,
+        )
+
+    def _publisher(self, learner: AnyLearner, engine: Engine, model: Path) -> Publisher:
+        """The canary asks an engine in another process; one in this one shares our arithmetic."""
+        if self.recipe.engine.kind == "local":
+            return Publisher(learner, engine, adapters=None, bound=drift_bound(self.recipe))
+        renderer = load_renderer(self.recipe, model)
+        return Publisher(
+            learner,
+            engine,
+            adapters=self.recipe.folder / "adapters",
+            probes=[renderer.opening(task.messages, task.tools) for task in self.arena.train[:4]],
+            bound=drift_bound(self.recipe),
         )
 
     def _peak(self, learner: AnyLearner, dtype: str) -> float | None:
