@@ -74,8 +74,8 @@ def _prompt_tokens(recipe: Recipe, arena: Arena) -> dict[str, float] | None:
     if folder is None:
         return None
     renderer = load_renderer(recipe, folder)
-    offered = arena.env.offered if issubclass(arena.env, ToolEnv) else {}
-    usual = tuple(tool.spec for tool in offered.values())
+    is_with_tools = issubclass(arena.env, ToolEnv)
+    usual = tuple(tool.spec for tool in arena.env.offered.values()) if is_with_tools else ()
     lengths: list[int] = []
     for task in arena.train[:NUM_PROMPTS]:
         try:

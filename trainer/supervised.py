@@ -13,8 +13,8 @@ from pathlib import Path
 from .batches.rows import Row
 from .folder import make_folder
 from .interrupt import Interrupt, Interrupted
-from .learner import Learner
 from .parts import open_trackers
+from .ranks.leader import AnyLearner
 from .recipe import Recipe, WarmStartSection
 from .reporting.metrics import MetricsFile
 from .reporting.progress import Progress
@@ -34,7 +34,7 @@ class SupervisedStage:
 
     recipe: Recipe
     section: WarmStartSection
-    learner: Learner
+    learner: AnyLearner
     """As it was before the first step."""
     demonstrations: Sequence[Row]
     progress: Progress

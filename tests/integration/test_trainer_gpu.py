@@ -6,13 +6,21 @@ import pytest
 from support import require
 from tiny_models import tiny_model
 from trainer_contestants import make_row
-from trainer_gpu import BARS, Shape, measure_one, verdicts
+from trainer_gpu import BARS, measure_one, verdicts
 
 from palaestra.trainer.batches.rows import make_batch
 from palaestra.trainer.config import LearnerConfig
 from palaestra.trainer.learner import Learner
 
-SMALL = Shape(hidden=64, intermediate=96, layers=2, heads=4, kv_heads=2, head_dim=16, vocab=512)
+SMALL = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "vocab_size": 512,
+}
 BATCH = make_batch(
     [
         make_row(range(2, 2 + size), [False, *[True] * (size - 1)], advantage=advantage, sample=sample)

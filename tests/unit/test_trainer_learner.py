@@ -142,7 +142,8 @@ def test_the_gradient_norm_is_clipped_and_reported_as_it_was() -> None:
 def test_a_gradient_that_is_not_finite_is_thrown_away() -> None:
     learner = make_learner()
     before = [parameter.detach().clone() for parameter in learner.parameters.values()]
-    learner.forward_backward(make_batch(random_rows(2)), "broken_losses:NoNumber")
+    row = make_row([1, 2, 3], [False, True, True], logprobs=[0.0, math.nan, -1.0], advantage=-1.0)
+    learner.forward_backward(make_batch([row]))
     report = learner.optim_step()
     assert report.is_skipped and not math.isfinite(report.grad_norm)
     assert learner.num_steps == 0

@@ -120,8 +120,8 @@ def ratio(tokens: TokenTerms, level: Level = "token") -> Tensor:
 
 
 def bounded_exp(gap_N: Tensor) -> Tensor:
-    """[N] exp, up to `MAX_LOG_RATIO`."""
-    return gap_N.clamp(max=MAX_LOG_RATIO).exp()
+    """[N] exp, up to `MAX_LOG_RATIO`. A NaN has a gradient of NaN, which `clamp` would hide as 0."""
+    return gap_N.masked_fill(gap_N > MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
 
 
 def log_ratio(tokens: TokenTerms, level: Level = "token") -> Tensor:
