@@ -23,6 +23,7 @@ from palaestra.trainer.weights.checkpoint import (
     CheckpointWarning,
     load_checkpoint,
     save_checkpoint,
+    verify_checkpoint,
 )
 
 FILES = ("manifest.json", "optimizer.safetensors", "state.json", "weights.safetensors")
@@ -113,6 +114,14 @@ def test_a_damaged_file_is_named_and_the_checkpoint_before_is_used(
     assert learner.num_steps == 1
     assert checkpoints.steps() == [1]
     assert (tmp_path / "step-000002.corrupt").is_dir()
+
+
+@pytest.mark.parametrize("manifest", ["[]", "7", "{}", '{"sha256": []}', '{"sha256": 7}', '{"sha256": null}'])
+def test_a_manifest_of_another_shape_is_a_damaged_one(tmp_path: Path, manifest: str) -> None:
+    checkpoints = saved(tmp_path, 1)
+    (checkpoints.path(1) / "manifest.json").write_text(manifest)
+    with pytest.raises(CorruptCheckpoint):
+        verify_checkpoint(checkpoints.path(1))
 
 
 def test_when_none_is_whole_nothing_is_loaded(tmp_path: Path) -> None:

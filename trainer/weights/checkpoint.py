@@ -65,7 +65,7 @@ def verify_checkpoint(folder: Path) -> None:
     """Raise `CorruptCheckpoint` unless every file is what the manifest says."""
     try:
         manifest: Any = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        hashes = cast(dict[str, str], manifest["sha256"])
+        hashes = dict[str, str](manifest["sha256"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CorruptCheckpoint(f"{folder / 'manifest.json'} cannot be read: {error}") from error
     for name in _FILES:
