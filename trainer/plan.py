@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from ..agents.template import TemplateRefuses
-from ..envs import ToolEnv
+from ..envs import ToolEnv, ToolSpec
 from .arena import Arena
 from .estimate import estimate
 from .lint import lint, max_sampled
@@ -74,8 +74,9 @@ def _prompt_tokens(recipe: Recipe, arena: Arena) -> dict[str, float] | None:
     if folder is None:
         return None
     renderer = load_renderer(recipe, folder)
-    is_with_tools = issubclass(arena.env, ToolEnv)
-    usual = tuple(tool.spec for tool in arena.env.offered.values()) if is_with_tools else ()
+    usual: tuple[ToolSpec, ...] = ()
+    if issubclass(arena.env, ToolEnv):
+        usual = tuple(tool.spec for tool in arena.env.offered.values())
     lengths: list[int] = []
     for task in arena.train[:NUM_PROMPTS]:
         try:

@@ -43,6 +43,10 @@ def rows() -> list[tuple[list[str], str, str]]:
     return [(re.findall(r"`(\w+)`", theirs), ours, why) for theirs, ours, why in found]
 
 
+def dataclass_fields(kind: Any) -> frozenset[str]:
+    return frozenset(getattr(kind, "__dataclass_fields__", ()))
+
+
 def is_field(name: str) -> bool:
     """Whether a recipe has it: a field of its sections, of a budget, or an option of what it names."""
     section, _, option = name.rpartition(".")
@@ -54,7 +58,7 @@ def is_field(name: str) -> bool:
             kinds = at.model_fields[part].annotation
             sections = [kind for kind in (kinds, *get_args(kinds)) if isinstance(kind, type)]
             at = next((kind for kind in sections if kind is not type(None)), None)
-        elif dataclasses.is_dataclass(at) and part in {field.name for field in dataclasses.fields(at)}:
+        elif part in dataclass_fields(at):
             at = None
         else:
             return False
