@@ -124,7 +124,7 @@ def test_every_path_and_test_that_a_page_names_exists(page: Path) -> None:
 
 def is_path(span: str) -> bool:
     """`trainer/loop.py`, `Makefile.am`; not what a run leaves behind, nor the name of an environment."""
-    if span.startswith(("runs/", "palaestra/")):
+    if span.startswith(("runs/", "sft/", "palaestra/")):
         return False
     return "/" in span or Path(span).suffix in (".py", ".md", ".toml", ".yaml", ".txt")
 
