@@ -148,7 +148,10 @@ def _has_records(file: Path) -> bool:
 def _differences(stored: Path, recipe: Recipe) -> list[str]:
     """The fields that would make it another run, as "seed was 0, is 1"."""
     try:
-        before = _leaves(read_yaml(stored.read_text(encoding="utf-8")))
+        text = stored.read_text(encoding="utf-8")
+        if not text.strip():
+            raise RecipeError(f"{stored} is empty: it was the recipe of the run; bring it back")
+        before = _leaves(read_yaml(text))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{stored} is not YAML any more: {error}") from error
     now = _leaves(read_yaml(_resolved(recipe)))

@@ -20,7 +20,7 @@ from .losses import load_loss
 from .objective.terms import traits
 from .recipe import GradingSection, GrpoSection, Recipe
 from .recipe_file import RecipeError
-from .weights.model_size import has_tied_head, model_folder
+from .weights.model_size import has_tied_head, layer_names, model_folder
 
 
 async def preflight(recipe: Recipe, *, trains: bool = True) -> Arena:
@@ -115,10 +115,15 @@ def check_loss(section: GrpoSection) -> None:
 
 
 def check_targets(recipe: Recipe) -> None:
-    """Raise `RecipeError` for an adapter on a head that is the embeddings too."""
+    """Raise `RecipeError` for an adapter on a layer that there is not, or on a head that is the embeddings
+    too."""
     warm = None if recipe.warm_start is None else recipe.warm_start.lora
     for field, lora in (("lora", recipe.lora), ("warm_start.lora", warm)):
-        if lora is None or "lm_head" not in lora.targets:
+        if lora is None:
+            continue
+        if lora.targets != "all-linear":
+            _check_layers(f"{field}.targets", lora.targets, layer_names(recipe))
+        if "lm_head" not in lora.targets:
             continue
         folder = model_folder(recipe)
         if folder is not None and has_tied_head(folder):
@@ -126,6 +131,14 @@ def check_targets(recipe: Recipe) -> None:
                 f"{field}.targets: lm_head is the embeddings too in {folder} (tie_word_embeddings), and an "
                 "adapter on it cannot be merged into both; leave it out"
             )
+
+
+def _check_layers(field: str, targets: Sequence[str], layers: frozenset[str] | None) -> None:
+    for target in targets if layers is not None else ():
+        is_tied = target == "lm_head"  # then it is in no file, which is refused for that
+        if not is_tied and not any(f".{layer}".endswith(f".{target}") for layer in layers or ()):
+            known = sorted({layer.rpartition(".")[2] for layer in layers or ()})
+            raise RecipeError(f"{field}: the model has no layer {target!r}; it has: {', '.join(known)}")
 
 
 def check_advantage(section: GrpoSection, reward_range: tuple[float, float]) -> None:

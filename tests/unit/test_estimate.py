@@ -132,3 +132,16 @@ def test_an_adapter_on_a_tied_head_is_refused_before_anything_is_loaded(
     check_targets(recipe_of(tmp_path, lora={"targets": ["q_proj"]}))
     if not is_tied:
         check_targets(recipe)
+
+
+def test_an_adapter_on_a_layer_that_there_is_not_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    tiny_model("qwen3").save_pretrained(tmp_path)
+    words = r"^lora\.targets: the model has no layer 'nope'; it has: .*q_proj"
+    for recipe in (
+        recipe_of(tmp_path, lora={"targets": ["q_proj", "nope"]}),
+        recipe_of(tmp_path, model={"tiny": TinyModel()}, lora={"targets": ["nope"]}),
+    ):
+        with pytest.raises(RecipeError, match=words):
+            check_targets(recipe)
+    for model in ({"path": tmp_path}, {"tiny": TinyModel()}):
+        check_targets(recipe_of(tmp_path, model=model, lora={"targets": ["mlp.down_proj"]}))

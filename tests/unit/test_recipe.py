@@ -67,6 +67,7 @@ def test_a_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
         (["model.tiny.head_dim=15"], ["model.tiny.head_dim", "15", "16 is one"]),
         (["optimizer.betas=[2, 3]"], ["optimizer.betas.0", "2", "less than 1", "optimizer.betas.1"]),
         (["optimizer.lr=.inf"], ["optimizer.lr", "inf", "finite number"]),
+        (["sampling.temperature=1e-300"], ["sampling.temperature", "1e-300", "0.01"]),
         (["sampling.temperature=.inf"], ["sampling.temperature", "inf", "finite number"]),
         (["env.budget.wall_s=.nan"], ["env.budget.wall_s", "nan", "finite number"]),
         (["lora.targets=[]"], ["lora.targets", "[]", "at least 1 item"]),

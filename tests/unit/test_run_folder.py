@@ -226,6 +226,9 @@ def test_a_recipe_that_cannot_be_read_any_more_is_named(tmp_path: Path) -> None:
     (tmp_path / "x" / "recipe.yaml").write_bytes(b"\xff")
     with pytest.raises(RecipeError, match=r"recipe.yaml is not YAML any more"):
         start(recipe(tmp_path), resume=True)
+    (tmp_path / "x" / "recipe.yaml").write_text("")
+    with pytest.raises(RecipeError, match=r"recipe.yaml is empty"):
+        start(recipe(tmp_path), resume=True)
 
 
 def test_a_run_whose_records_are_gone_does_not_go_on_without_them(tmp_path: Path) -> None:

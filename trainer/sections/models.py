@@ -20,7 +20,7 @@ class TinyModel(Section):
     """Upper bound; the tokenizer may need fewer."""
     rope_theta: PositiveFloat = 100.0
     """Small, so that few layers learn soon to look at the token before."""
-    init_std: PositiveFloat = 0.06
+    init_std: Annotated[float, Field(gt=0, le=1)] = 0.06
     max_context: PositiveInt = 256
     """Positions that the model is made for."""
 
@@ -80,6 +80,7 @@ class EngineSection(Section):
 
 
 class SamplingSection(Section):
-    temperature: PositiveFloat = 1.0
+    temperature: Annotated[float, Field(ge=0.01)] = 1.0
+    """vLLM takes 0.01 for anything below."""
     max_tokens: PositiveInt = 256
     """Tokens of one answer."""

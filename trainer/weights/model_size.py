@@ -11,6 +11,13 @@ from typing import Any
 from ..recipe import Recipe, TinyModel
 from .lineage import base_of, find_origin
 
+_OF_TINY = frozenset(
+    [f"model.layers.0.self_attn.{name}_proj" for name in "qkvo"]
+    + [f"model.layers.0.mlp.{name}_proj" for name in ("gate", "up", "down")]
+    + ["model.embed_tokens", "lm_head"]
+)
+"""Of a Llama with one layer."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelSize:
@@ -68,6 +75,16 @@ def has_tied_head(folder: Path) -> bool:
     return whole.get("tie_word_embeddings") is True
 
 
+def layer_names(recipe: Recipe) -> frozenset[str] | None:
+    """Paths of the layers with a matrix, embeddings included; None where nothing says."""
+    if recipe.model.tiny is not None:
+        return _OF_TINY
+    folder = model_folder(recipe)
+    files = [] if folder is None else sorted(folder.glob("*.safetensors"))
+    matrices = (name for file in files for name, shape in _shapes_in(file).items() if len(shape) == 2)
+    return frozenset(name.removesuffix(".weight") for name in matrices) or None
+
+
 def _size_of_tiny(tiny: TinyModel) -> ModelSize:
     heads, kv = tiny.heads * tiny.head_dim, tiny.kv_heads * tiny.head_dim
     layer = 2 * tiny.hidden * (heads + kv) + 3 * tiny.hidden * tiny.intermediate + 2 * tiny.hidden
@@ -103,8 +120,12 @@ def _size_of_folder(folder: Path) -> ModelSize | None:
 
 
 def _parameters_in(file: Path) -> int:
+    return sum(map(prod, _shapes_in(file).values()))
+
+
+def _shapes_in(file: Path) -> dict[str, list[int]]:
     """Of a safetensors file, out of its header: eight bytes of length, then JSON."""
     with file.open("rb") as opened:
         (length,) = struct.unpack("<Q", opened.read(8))
         header: dict[str, Any] = json.loads(opened.read(length))
-    return sum(prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    return {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
