@@ -153,8 +153,8 @@ class Trainer:
         if self.blind_steps == MAX_BLIND_STEPS:
             raise NothingGraded(
                 f"no episode of the last {MAX_BLIND_STEPS} steps has a number, so that nothing is learned: "
-                f"{_most(members)}; mend that, and go on with --resume if neither the recipe nor a file of it "
-                "has changed; else begin a run on its weights by --continue and --set name=..."
+                f"{_most(members)}; mend that, and go on with --resume if no file of the recipe has changed; "
+                "else begin a run on its weights by --continue and --set name=..."
             )
 
     def _expect_updates(self, update: Update) -> None:

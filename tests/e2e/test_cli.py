@@ -57,7 +57,10 @@ def test_a_pipe_gets_a_line_for_each_step_and_no_control_characters(tmp_path: Pa
     done = forked("train", write_recipe(tmp_path), cwd=tmp_path)
     assert done.code == 0 and done.stderr == ""
     assert all(each.isprintable() or each == "\n" for each in done.stdout)
-    steps = [line for line in done.stdout.splitlines() if line.startswith("step ")]
+    lines = [line for line in done.stdout.splitlines() if line.startswith("step ")]
+    started = [line for line in lines if "loss" in line]
+    assert lines[: len(started)] == started, "the warm start comes first"
+    steps = lines[len(started) :]
     assert [line.split()[1] for line in steps] == ["1", "2"]
     assert all("entropy" in line for line in steps)
 

@@ -29,11 +29,11 @@ BANDIT: dict[str, Any] = {
     "env": {"id": "trained_envs:Bandit", "held_out": 1},
     "model": {"tool_format": "none", "tiny": {**SHAPE, "max_context": 64}},
     "sampling": {"max_tokens": 1},
-    "optimizer": {"lr": 4e-3, "schedule": "linear", "warmup_steps": 4, "betas": [0.9, 0.95]},
+    "optimizer": {"lr": 2e-3, "schedule": "linear", "warmup_steps": 4, "betas": [0.9, 0.95]},
     "grpo": {
         "steps": 100,
         "tasks_per_step": 4,
-        "group_size": 32,
+        "group_size": 96,
         "updates_per_step": 4,
         "advantage": "rloo",
         "zero_variance": "keep",
