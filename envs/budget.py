@@ -25,8 +25,8 @@ class Budget:
     def __post_init__(self) -> None:
         for name in self.__slots__:
             limit = getattr(self, name)
-            if limit is not None and limit < 0:
-                raise ValueError(f"{name}={limit} is under 0; give a limit, or None for no limit")
+            if limit is not None and not limit > 0:
+                raise ValueError(f"{name}={limit} lets nobody play; give more than 0, or None for no limit")
 
     def merged(self, override: "Budget") -> "Budget":
         """This budget with each limit that `override` sets."""

@@ -73,8 +73,12 @@ class TaskSet(Sequence[Task]):
         """The task with that id; `KeyError` without one."""
         return self._by_id[task_id]
 
-    def split(self, num_held_out: int, *, seed: int = 0) -> "tuple[TaskSet, TaskSet]":
+    def split(
+        self, num_held_out: int, *, seed: int = 0, keep_order: bool = False
+    ) -> "tuple[TaskSet, TaskSet]":
         """(train, held out): shuffled, disjoint by prompt text, not only by id.
+
+        With `keep_order` those to train on stay in their order, whichever are held out.
 
         With every prompt held out, none is left to train on: enough for an evaluation. Raises `ValueError`
         when there are fewer than `num_held_out` distinct prompts.
@@ -90,5 +94,9 @@ class TaskSet(Sequence[Task]):
             )
         random.Random(seed).shuffle(prompts)
         held_out = [groups[prompt][0] for prompt in prompts[:num_held_out]]
-        train = [task for prompt in prompts[num_held_out:] for task in groups[prompt]]
+        held = set(prompts[:num_held_out])
+        if keep_order:
+            train = [task for task in self._tasks if task.prompt_text not in held]
+        else:
+            train = [task for prompt in prompts[num_held_out:] for task in groups[prompt]]
         return TaskSet(train), TaskSet(held_out)

@@ -45,7 +45,9 @@ def load_arena(recipe: Recipe) -> Arena:
         env = _dataset_env(recipe)
         tasks = make_tasks("data", env, {})
     try:
-        train, held_out = tasks.split(_num_held_out(recipe, tasks), seed=recipe.seed)
+        train, held_out = tasks.split(
+            _num_held_out(recipe, tasks), seed=recipe.seed, keep_order=not recipe.grpo.shuffle_tasks
+        )
     except ValueError as error:
         raise RecipeError(f"{recipe.source_field}.held_out: {error}") from error
     return Arena(env, train, held_out, {**recipe.source.options, **_partners(recipe)})

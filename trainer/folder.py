@@ -58,6 +58,7 @@ _YOUNG = {
     "evaluation.at_start": "True",
     "evaluation.top_p": "1.0",
     "grpo.refill": "0",
+    "grpo.shuffle_tasks": "True",
     "lora.lr_ratio": "1.0",
     "optimizer.eps": "1e-08",
     "warm_start.optimizer.eps": "1e-08",

@@ -187,7 +187,7 @@ class Trainer:
             await self.publisher.publish(PolicyVersion(self.num_steps))
 
     def requests(self, step: int) -> list[GroupRequest]:
-        """The groups of a step: an epoch is one pass over the tasks, in an order of its own."""
+        """The groups of a step: an epoch is one pass over the tasks."""
         section, num_tasks = self.recipe.grpo, len(self.tasks)
         first = step * section.tasks_per_step
         places = [divmod(first + number, num_tasks) for number in range(section.tasks_per_step)]
@@ -209,7 +209,8 @@ class Trainer:
 
     def _order(self, epoch: int) -> Sequence[int]:
         order = list(range(len(self.tasks)))
-        random.Random(f"{self.recipe.seed}/{epoch}").shuffle(order)
+        if self.recipe.grpo.shuffle_tasks:
+            random.Random(f"{self.recipe.seed}/{epoch}").shuffle(order)
         return order
 
 

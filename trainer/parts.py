@@ -137,16 +137,24 @@ async def open_engine(recipe: Recipe, model: Path, progress: Progress) -> AsyncG
         progress=lambda seconds, line: progress.waiting(f"vLLM, {seconds:.0f} s: {line}"),
     )
     progress.note(f"starting vLLM; its log is {log}")
-    async with server, _open_vllm_client(recipe, server.url, server.model) as client:
+    async with server, _open_vllm_client(recipe, server.url, server.model, server.obituary) as client:
         yield client
 
 
 @asynccontextmanager
-async def _open_vllm_client(recipe: Recipe, url: str, model: str) -> AsyncGenerator[Engine, None]:
+async def _open_vllm_client(
+    recipe: Recipe, url: str, model: str, obituary: Callable[[], str | None] = lambda: None
+) -> AsyncGenerator[Engine, None]:
     from ..agents.engines.vllm import VllmEngine
 
     section = recipe.engine
-    engine = VllmEngine(url, model=model, api_key_env=section.api_key_env, max_context=section.max_context)
+    engine = VllmEngine(
+        url,
+        model=model,
+        api_key_env=section.api_key_env,
+        max_context=section.max_context,
+        obituary=obituary,
+    )
     try:
         await engine.check()
         yield engine

@@ -6,33 +6,27 @@
 Bounds, not guesses: None where a recipe leaves something open. Imports without torch.
 """
 
-import json
 from math import ceil
 from statistics import fmean
 from typing import Any
 
-from ..agents.template import TemplateRefuses
-from ..envs import ToolEnv, ToolSpec
 from .arena import Arena
 from .estimate import estimate
 from .lint import lint, max_sampled
-from .parts import load_renderer
+from .prompts import check_prompts, context_limit
 from .ranks.launch import world_size
 from .recipe import Recipe
-from .recipe_file import RecipeError, settle
+from .recipe_file import settle
 from .weights.model_size import model_folder
-
-NUM_PROMPTS = 16
-"""Tasks whose prompts are looked at."""
 
 
 def plan(given: Recipe, arena: Arena) -> dict[str, Any]:
-    """Everything that would be run. Raises `RecipeError` where a prompt cannot be rendered."""
+    """Everything that would be run. Raises `RecipeError` where a prompt cannot be rendered, or none fits."""
     recipe = settle(given, len(arena.train))
     grpo, size = recipe.grpo, estimate(recipe)
     per_step = grpo.tasks_per_step * grpo.group_size
     evaluations = _num_evaluations(recipe)
-    prompts, sampled = _prompt_tokens(recipe, arena), max_sampled(recipe, arena)
+    prompts, sampled = _prompts(recipe, arena), max_sampled(recipe, arena)
     longest = _longest_row(recipe, arena, None if prompts is None else prompts["max"], sampled)
     return {
         "folder": str(recipe.folder),
@@ -67,37 +61,23 @@ def _num_evaluations(recipe: Recipe) -> int:
     return first + on_the_way + 1
 
 
-def _prompt_tokens(recipe: Recipe, arena: Arena) -> dict[str, float] | None:
-    """Of the first training tasks as they are shown at first, without what `reset` may add to them; None for
-    a tiny model, whose tokenizer is made by training."""
+def _prompts(recipe: Recipe, arena: Arena) -> dict[str, float] | None:
+    """Tokens of the first prompts; None for a tiny model, whose tokenizer is made by training."""
     folder = model_folder(recipe)
     if folder is None:
         return None
-    renderer = load_renderer(recipe, folder)
-    usual: tuple[ToolSpec, ...] = ()
-    if issubclass(arena.env, ToolEnv):
-        usual = tuple(tool.spec for tool in arena.env.offered.values())
-    lengths: list[int] = []
-    for task in arena.train[:NUM_PROMPTS]:
-        try:
-            lengths.append(len(renderer.opening(task.messages, task.tools or usual)))
-        except TemplateRefuses as error:
-            raise RecipeError(f"{recipe.source_field}: task {task.id!r}: {error}") from error
+    lengths = check_prompts(recipe, arena, folder)
     return {"tasks": len(lengths), "min": min(lengths), "mean": fmean(lengths), "max": max(lengths)}
 
 
 def _longest_row(recipe: Recipe, arena: Arena, prompt: float | None, sampled: int | None) -> int | None:
     """Tokens of the longest episode: the whole context, or less of it where it is one question and answer."""
-    budget, folder = arena.env.budget.merged(recipe.source.budget), model_folder(recipe)
-    limits: list[int | None] = [recipe.engine.max_context, budget.max_context]
-    if recipe.model.tiny is not None:
-        limits.append(recipe.model.tiny.max_context)
-    elif folder is not None:
-        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        limits.append(config.get("text_config", config).get("max_position_embeddings"))
-    if budget.max_turns == 1 and prompt is not None and sampled is not None:
+    found = context_limit(recipe, arena, model_folder(recipe))
+    limits = [] if found is None else [found[0]]
+    turns = arena.env.budget.merged(recipe.source.budget).max_turns
+    if turns == 1 and prompt is not None and sampled is not None:
         limits.append(int(prompt) + sampled)
-    return min((limit for limit in limits if limit is not None), default=None)
+    return min(limits, default=None)
 
 
 def _micro_batches(recipe: Recipe, longest: int) -> int:

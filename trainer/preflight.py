@@ -18,8 +18,10 @@ from .advantages import load_advantage
 from .arena import Arena, call, load_arena
 from .losses import load_loss
 from .objective.terms import traits
+from .parts import training_device
 from .recipe import GradingSection, GrpoSection, Recipe
 from .recipe_file import RecipeError
+from .trackers import find_tracker
 from .weights.model_size import has_tied_head, layer_names, model_folder
 
 
@@ -43,6 +45,7 @@ async def preflight(recipe: Recipe, *, trains: bool = True) -> Arena:
         check_advantage(recipe.grpo, arena.env.reward_range)
         check_loss(recipe.grpo)
         check_targets(recipe)
+        check_place(recipe)
         if recipe.grpo.sft_coefficient:
             check_oracle(arena, "grpo.sft_coefficient")
         if recipe.warm_start is not None:
@@ -139,6 +142,15 @@ def _check_layers(field: str, targets: Sequence[str], layers: frozenset[str] | N
         if not is_tied and not any(f".{layer}".endswith(f".{target}") for layer in layers or ()):
             known = sorted({layer.rpartition(".")[2] for layer in layers or ()})
             raise RecipeError(f"{field}: the model has no layer {target!r}; it has: {', '.join(known)}")
+
+
+def check_place(recipe: Recipe) -> None:
+    """Raise `RecipeError` for a GPU that there is not, and for a tracker that there is not."""
+    if recipe.model.device == "cuda":
+        training_device(recipe)
+    for tracker in recipe.trackers:
+        with _about("trackers"):
+            find_tracker(tracker.kind, tracker.options)
 
 
 def check_advantage(section: GrpoSection, reward_range: tuple[float, float]) -> None:

@@ -28,7 +28,7 @@ def explain(detail: Any) -> str:
         return f"  {where}: no such field; {cure}"
     if detail["type"] == "missing":
         return f"  {where}: is missing"
-    return f"  {where}: {detail['input']!r}: {detail['msg']}"
+    return f"  {where}: {detail['input']!r}: {detail['msg'].removeprefix('Value error, ')}"
 
 
 def _fields(path: Sequence[Any]) -> list[str]:

@@ -42,6 +42,7 @@ from .parts import (
     training_device,
 )
 from .preflight import preflight
+from .prompts import check_prompts
 from .publisher import Publisher, drift_bound
 from .ranks.leader import AnyLearner, leading, open_learner
 from .ranks.processes import Ranks
@@ -124,6 +125,7 @@ class _Run:
         """Every stage in order; a stage that an earlier start finished costs nothing."""
         beginning = self._beginning()
         model = await beginning.model()
+        check_prompts(self.recipe, self.arena, model)
         if self.recipe.warm_start is not None:
             if self.recipe.evaluation.at_start:
                 async with open_local_engine(self.recipe, model) as engine:

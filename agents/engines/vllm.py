@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import aiohttp
@@ -42,9 +42,11 @@ class VllmEngine:
         tries: int = 4,
         backoff_s: float = 0.5,
         timeout_s: float = 600.0,
+        obituary: Callable[[], str | None] = lambda: None,
     ) -> None:
         """`api_key_env`: name of the environment variable with the key. `timeout_s`: of one try.
         `backoff_s`: pause before the second try, with jitter; it doubles from try to try.
+        `obituary`: what a server of our own has to say once it is gone.
 
         `max_context` None: `check` asks the server, and has to come first.
         """
@@ -58,6 +60,7 @@ class VllmEngine:
         self._url, self._generate_url = url, url / "inference/v1/generate"
         self._headers = {"Content-Type": "application/json"} | _authorization(api_key_env)
         self._timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=10)
+        self._obituary = obituary
         self._whole: PolicyVersion | None = None
         """The one version that is there, once a whole model has been published."""
         self._num_in_flight = 0
@@ -200,7 +203,7 @@ class VllmEngine:
         except TimeoutError as error:
             raise EngineError(f"{url}: no answer within {self._timeout.total:.0f} s") from error
         except aiohttp.ClientError as error:
-            raise EngineError(f"{url}: {error}") from error
+            raise EngineError(f"{url}: {self._obituary() or error}") from error
         if response.status == 200:
             return answer
         told = f"{url} answered {response.status}: {answer[:500].decode('utf-8', 'replace')}"

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import importlib.util
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -29,6 +30,9 @@ _ENVIRONMENT = {
     "PYTHONSAFEPATH": "1",
 }
 """What the server is started with, unless the environment says otherwise."""
+
+_SAYS_WHY = re.compile(r"\b[A-Za-z]*(Error|Exception)\b: ")
+"""A line of a log that ends a traceback."""
 
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as --max-lora-rank."""
@@ -154,6 +158,14 @@ class VllmServer:
                 if self._progress is not None:
                     self._progress(elapsed, self.last_log_lines(1))
                 await asyncio.sleep(1)
+
+    def obituary(self) -> str | None:
+        """Why the server that was started is there no longer, by the last errors of its log; None: it is."""
+        if self._process is None or self._process.returncode is None:
+            return None
+        lines = self.last_log_lines(300).splitlines()
+        told = [line for line in lines if _SAYS_WHY.search(line)] or lines
+        return f"the vLLM server ended; its log {self.log} says:\n" + "\n".join(told[-3:])
 
     def last_log_lines(self, count: int = 30) -> str:
         """The end of the log."""

@@ -314,3 +314,21 @@ def test_a_run_is_as_long_as_its_epochs_and_evaluated_as_it_was_told(tmp_path: P
             for split in ("train", "final")
         }
     assert longest["final"] == 2 < longest["train"]
+
+
+def test_tasks_that_are_not_shuffled_are_played_in_their_order_pass_after_pass(tmp_path: Path) -> None:
+    recipe = write_recipe(
+        tmp_path,
+        env={"id": "cli_envs:Odd", "tasks": {"size": 10}, "held_out": 4},
+        grpo={"steps": 3, "tasks_per_step": 4, "group_size": 2, "shuffle_tasks": False},
+        evaluation={"at_start": False},
+    )
+    found(forked("train", recipe, "--json", cwd=tmp_path))
+    with Ledger(tmp_path / "runs" / "tiny", read_only=True) as ledger:
+        steps = [ledger.step(number) for number in (1, 2, 3)]
+        held_out = {each.key.task_id for each in ledger.trajectories("final")}
+    played = [
+        (group[0][1], int(group[0][0])) for step in steps if step is not None for group in step["groups"]
+    ]
+    in_order = [number for number in range(10) if str(number) not in held_out]
+    assert played == [(epoch, number) for epoch in (0, 1) for number in in_order]

@@ -12,7 +12,8 @@ from palaestra.agents.renderer import Renderer
 from palaestra.envs import Budget, Env, Task, TaskSet, ToolEnv, UserMessage, tool
 from palaestra.trainer.arena import Arena
 from palaestra.trainer.batches.packing import micro_batches
-from palaestra.trainer.plan import NUM_PROMPTS, plan
+from palaestra.trainer.plan import plan
+from palaestra.trainer.prompts import NUM_PROMPTS
 from palaestra.trainer.recipe import Recipe, TinyModel
 from palaestra.trainer.recipe_file import RecipeError
 from palaestra.trainer.weights.tiny import make_tiny_model
@@ -93,6 +94,23 @@ def test_prompts_are_as_long_as_they_are_rendered(folder: Path, env: type[Env[An
         "max": lengths[-1],
     }
     assert planned(env)["prompt_tokens"] is None  # of a model that is not made yet
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"engine": {"max_context": 3}}, r"engine\.max_context: 3"),
+        ({"env": {"id": "arithmetic", "budget": {"max_context": 3}}}, r"env\.budget\.max_context: 3"),
+    ],
+)
+def test_prompts_that_leave_no_room_for_an_answer_are_refused(
+    folder: Path, changes: dict[str, Any], field: str
+) -> None:
+    shortest = planned(model={"path": folder})["prompt_tokens"]["min"]
+    with pytest.raises(RecipeError, match=f"{field} tokens .* the shortest has {shortest:.0f}; raise it"):
+        planned(model={"path": folder}, **changes)
+    room = int(shortest) + 1
+    assert planned(model={"path": folder}, engine={"max_context": room})["max_row_tokens"] == room
 
 
 def test_a_row_is_as_long_as_the_context_or_one_question_and_answer(folder: Path) -> None:

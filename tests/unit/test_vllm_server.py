@@ -10,6 +10,8 @@ import pytest
 from processes import wait_until_gone
 from support import run_async
 
+from palaestra.agents.engine import PolicyVersion, Sampling
+from palaestra.agents.engines.vllm import VllmEngine
 from palaestra.agents.engines.vllm_server import VllmServer, check_vllm_python, free_port
 from palaestra.agents.errors import EngineError
 from palaestra.trainer.parts import open_engine
@@ -20,6 +22,22 @@ NEVER_READY = f"""#!{sys.executable}
 import os, signal
 print("process group", os.getpgrp(), flush=True)
 signal.pause()
+"""
+
+DIES_OF_A_REQUEST = f"""#!{sys.executable}
+import os, sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+
+    def do_POST(self):
+        print("(EngineCore) ValueError: head size 16", "shutting down", sep="\\n", flush=True)
+        os._exit(1)
+
+HTTPServer(("127.0.0.1", int(sys.argv[-1])), Handler).serve_forever()
 """
 
 
@@ -105,5 +123,25 @@ def test_a_start_is_shown_and_can_be_called_off(tmp_path: Path, monkeypatch: pyt
         assert shown.startswith("vLLM, ")
         wait_until_gone(int(shown.split()[-1]))
         assert progress.notes == [f"starting vLLM; its log is {tmp_path / 'x' / 'vllm.log'}"]
+
+    run_async(main())
+
+
+def test_who_asks_a_server_that_has_died_is_told_what_of(tmp_path: Path) -> None:
+    server = VllmServer("model", log=tmp_path / "log", python=program(tmp_path / "dies", DIES_OF_A_REQUEST))
+
+    async def main() -> None:
+        async with server:
+            assert server.obituary() is None
+            engine = VllmEngine(
+                server.url, model="model", max_context=9, backoff_s=0.1, obituary=server.obituary
+            )
+            try:
+                with pytest.raises(
+                    EngineError, match=r"(?s)server ended; its log .*ValueError: head size 16$"
+                ):
+                    await engine.generate([1], Sampling(max_tokens=1), policy=PolicyVersion(0), seed=0)
+            finally:
+                await engine.close()
 
     run_async(main())

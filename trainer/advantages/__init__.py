@@ -4,11 +4,10 @@ A new algorithm is a new file here: a frozen dataclass whose fields are its opti
 of the step. Statistics are over episodes, however many token segments each has. Imports without torch.
 """
 
-import dataclasses
-import importlib
 import pkgutil
-from typing import Any, cast
+from typing import Any
 
+from ..named import make_named
 from ._credit import (
     Accepted,
     Credit,
@@ -56,16 +55,5 @@ def load_advantage(name: str, **options: Any) -> Advantage:
     >>> load_advantage("dr_grpo")([[Graded(reward=1.0), Graded(reward=0.0)]])
     [[0.5, -0.5]]
     """
-    module_name, colon, class_name = name.partition(":")
-    if not colon:
-        if name not in advantage_names():
-            known = ", ".join(advantage_names())
-            raise ValueError(f'unknown advantage {name!r}; known: {known}; or "module:Class"')
-        module_name, class_name = f"{__name__}.{name}", name.title().replace("_", "")
-    found: Any = getattr(importlib.import_module(module_name), class_name)
-    fields = [field.name for field in dataclasses.fields(found)]
-    for option in options:
-        if option not in fields:
-            has = ", ".join(fields) or "none"
-            raise ValueError(f"advantage {name!r} has no option {option!r}; it has: {has}")
-    return cast("Advantage", found(**options))
+    made: Advantage = make_named("advantage", name, __name__, advantage_names(), options)
+    return made

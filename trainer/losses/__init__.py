@@ -4,11 +4,10 @@ A new loss is a new file here: a frozen dataclass whose fields are its options, 
 What else it may say of itself is in `terms.Loss`. Ours import without torch: they call tensors' own methods.
 """
 
-import dataclasses
-import importlib
 import pkgutil
-from typing import Any, cast
+from typing import Any
 
+from ..named import make_named
 from ..objective.terms import Loss, traits
 
 
@@ -27,16 +26,6 @@ def load_loss(name: str, **options: Any) -> Loss:
     >>> traits(load_loss("dr_grpo")).aggregation
     'constant'
     """
-    module_name, colon, class_name = name.partition(":")
-    if not colon:
-        if name not in loss_names():
-            raise ValueError(f'unknown loss {name!r}; known: {", ".join(loss_names())}; or "module:Class"')
-        module_name, class_name = f"{__name__}.{name}", name.title().replace("_", "")
-    found: Any = getattr(importlib.import_module(module_name), class_name)
-    known = [field.name for field in dataclasses.fields(found)]
-    for option in options:
-        if option not in known:
-            raise ValueError(f"loss {name!r} has no option {option!r}; it has: {', '.join(known) or 'none'}")
-    loss = cast(Loss, found(**options))
+    loss: Loss = make_named("loss", name, __name__, loss_names(), options)
     traits(loss)  # what it says of itself makes sense
     return loss

@@ -35,6 +35,9 @@ class GrpoSection(Section):
     epochs: PositiveFloat | None = None
     """End after so many passes over the training tasks, if that is before `steps`; None: take them all."""
     tasks_per_step: PositiveInt = 16
+    shuffle_tasks: bool = True
+    """Each pass has an order of its own, drawn from `seed`; false: that of the tasks, as a curriculum has
+    one."""
     group_size: Annotated[int, Field(ge=2)] = 8
     """Episodes of one task; the baseline is their mean."""
     updates_per_step: PositiveInt = 1

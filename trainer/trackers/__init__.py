@@ -3,12 +3,14 @@
 A new tracker is a new file here, or a class at "module:Class": called with a `RunInfo` and its options.
 """
 
-import importlib
+import inspect
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
+
+from ..named import find_class
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,18 +57,29 @@ def tracker_names() -> list[str]:
 
 def open_tracker(name: str, run: RunInfo, options: Mapping[str, Any]) -> Tracker:
     """The tracker of that name. Raises `UnknownTracker`, and ModuleNotFoundError without its package."""
-    module_name, colon, class_name = name.partition(":")
-    if not colon:
-        if name not in tracker_names():
-            raise UnknownTracker(
-                f'unknown tracker {name!r}; known: {", ".join(tracker_names())}; or "module:Class"'
-            )
-        module_name, class_name = f"{__name__}.{name}", name.title().replace("_", "")
+    return cast(Tracker, find_tracker(name, options)(run, **options))
+
+
+def find_tracker(name: str, options: Mapping[str, Any]) -> Callable[..., object]:
+    """What makes it. Raises `UnknownTracker` for one that there is not, or that has no such options."""
     try:
-        make: Callable[..., object] = getattr(importlib.import_module(module_name), class_name)
-        return cast(Tracker, make(run, **options))
-    except (TypeError, AttributeError) as error:
+        make: Callable[..., object] = find_class("tracker", name, __name__, tracker_names())
+    except ValueError as error:
+        raise UnknownTracker(str(error)) from error
+    except AttributeError as error:
+        raise UnknownTracker(f"tracker {name!r}: {error}") from error
+    try:
+        inspect.signature(make).bind(None, **options)
+    except TypeError as error:
         raise UnknownTracker(f"tracker {name!r} with {dict(options)}: {error}") from error
+    return make
 
 
-__all__: Sequence[str] = ("RunInfo", "Tracker", "UnknownTracker", "open_tracker", "tracker_names")
+__all__: Sequence[str] = (
+    "RunInfo",
+    "Tracker",
+    "UnknownTracker",
+    "find_tracker",
+    "open_tracker",
+    "tracker_names",
+)
