@@ -19,7 +19,7 @@ from typing import TypeVar
 from asyncio_pool import AioPool
 
 from ..envs import Task
-from ..envs.backoff import backoff_s
+from ..sandboxes.backoff import backoff_s
 from .engine import PolicyVersion
 from .grading.desk import Desk
 from .grading.stage import Grading

@@ -18,6 +18,7 @@ from ..envs.leaks import find_leaks
 from ..trainer.arena import make_tasks
 from ..trainer.preflight import preflight
 from ..trainer.recipe_file import RecipeError, load_recipe
+from ..trainer.yaml_text import read_yaml
 from .console import only_json, open_console, print_json
 from .options import ApiKeyEnv, Json, ModelName, Prompt, RecipePath, Reference, Sets
 from .progress import TerminalProgress
@@ -205,7 +206,7 @@ def _tasks_of(env: type[Env[Any]], options: str) -> dict[str, Any]:
 def _mapping(options: str, what: str, example: str) -> dict[str, Any]:
     """Raises `RecipeError`."""
     try:
-        mapping = dict[Any, Any](yaml.safe_load(options))
+        mapping = dict[Any, Any](read_yaml(options))
         if odd := [name for name in mapping if not isinstance(name, str)]:
             raise TypeError(f"the name {odd[0]!r} is no text")
         return mapping

@@ -3,7 +3,6 @@
 import asyncio
 import dataclasses
 import json
-import re
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -19,7 +18,7 @@ from ..trainer.folder import FILES, QUESTION, RECIPE, make_folder
 from ..trainer.grading import open_grading
 from ..trainer.inputs import changed, fingerprint, fingerprints
 from ..trainer.parts import make_collector
-from ..trainer.recipe import NAME, Recipe
+from ..trainer.recipe import Recipe
 from ..trainer.recipe_file import RecipeError, load_recipe
 from ..trainer.redaction import redacted
 from ..trainer.reporting.metrics import troubles
@@ -27,7 +26,7 @@ from .console import only_json, open_console, print_json, printable
 from .options import ApiKeyEnv, Json, ModelName, RecipePath, Sets, WhoPlays
 from .policies import Player, Seat, open_player
 from .progress import TerminalProgress
-from .run_name import name_run
+from .run_name import check_name, name_run
 
 QUESTION_FIELDS = {"seed", "env", "data", "reward", "tools", "model", "sampling"}
 """Of a recipe: with another value it is another evaluation."""
@@ -46,10 +45,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Evaluate a policy. Every episode is kept in the folder RUNS_DIR/RECIPE.NAME."""
-    if not re.fullmatch(NAME, name):
-        raise RecipeError(
-            f"--name {name!r}: use letters, digits, '.', '_' and '-', and begin with a letter or a digit"
-        )
+    check_name(name)
     loaded = load_recipe(recipe, overrides or ())
     name_run(f"{loaded.name}.{name}")
     seat = Seat(policy=policy, model_name=model_name, api_key_env=api_key_env)

@@ -3,7 +3,6 @@
 import asyncio
 import dataclasses
 import json
-import re
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +19,13 @@ from ..trainer.arena import Arena, load_arena
 from ..trainer.folder import RECIPE, make_folder
 from ..trainer.grading import load_grader, open_grading
 from ..trainer.inputs import changed, fingerprints, sources
-from ..trainer.recipe import NAME, Recipe
+from ..trainer.recipe import Recipe
 from ..trainer.recipe_file import RecipeError, read_recipe
 from ..trainer.redaction import redacted
 from .console import only_json, open_console, print_json, printable
 from .options import Json
 from .progress import TerminalProgress
+from .run_name import check_name
 
 GRADER = "grader"
 """The fact in the new run file that says who graded, by fields and files."""
@@ -64,10 +64,7 @@ def grade(
 
     Without --grader the recipe's grading.kind says where: inline, subprocess, sandbox, http, or lambda.
     """
-    if not re.fullmatch(NAME, name):
-        raise RecipeError(
-            f"--name {name!r}: use letters, digits, '.', '_' and '-', and begin with a letter or a digit"
-        )
+    check_name(name)
     console = open_console(stderr=as_json)
     asked = _Question(run=run, grader=grader, splits=tuple(splits or ()), name=name)
     with only_json(as_json), TerminalProgress(console) as progress:

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from .backoff import backoff_s
+from ..sandboxes.backoff import backoff_s
 
 MAX_BODY = 1 << 25
 """Bytes of an answer that are read: what is longer is no chat completion."""

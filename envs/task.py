@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
 
-from .message import Message, ToolSpec, utf8
+from .message import Message, SystemMessage, ToolSpec, utf8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,6 +27,21 @@ class Task:
     def prompt_text(self) -> str:
         """The opening conversation as one string: what "the same prompt" means."""
         return "\n".join(message.content for message in self.messages)
+
+    @property
+    def question(self) -> str:
+        """What tells it from others: its prompt, or its id where `reset` says all but the system's words."""
+        is_open = any(not isinstance(message, SystemMessage) for message in self.messages)
+        return f"prompt {self.prompt_text}" if is_open else f"id {self.id}"
+
+
+def seed_of(text: str) -> int:
+    """[0, 2**31): the seed that a text stands for, the same in every process.
+
+    >>> seed_of("0/chess/7") == seed_of("0/chess/7")
+    True
+    """
+    return random.Random(text).getrandbits(31)
 
 
 def _checked(task: Any) -> Task:
@@ -76,7 +91,7 @@ class TaskSet(Sequence[Task]):
     def split(
         self, num_held_out: int, *, seed: int = 0, keep_order: bool = False
     ) -> "tuple[TaskSet, TaskSet]":
-        """(train, held out): shuffled, disjoint by prompt text, not only by id.
+        """(train, held out): shuffled, disjoint by what is asked, not only by id.
 
         With `keep_order` those to train on stay in their order, whichever are held out.
 
@@ -85,7 +100,7 @@ class TaskSet(Sequence[Task]):
         """
         groups: dict[str, list[Task]] = {}
         for task in self._tasks:
-            groups.setdefault(task.prompt_text, []).append(task)
+            groups.setdefault(task.question, []).append(task)
         prompts = sorted(groups)
         if not 0 <= num_held_out <= len(prompts):
             raise ValueError(
@@ -96,7 +111,7 @@ class TaskSet(Sequence[Task]):
         held_out = [groups[prompt][0] for prompt in prompts[:num_held_out]]
         held = set(prompts[:num_held_out])
         if keep_order:
-            train = [task for task in self._tasks if task.prompt_text not in held]
+            train = [task for task in self._tasks if task.question not in held]
         else:
             train = [task for prompt in prompts[num_held_out:] for task in groups[prompt]]
         return TaskSet(train), TaskSet(held_out)

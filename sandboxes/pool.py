@@ -16,8 +16,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from ._retry import pause_s
 from ._start_limit import StartLimit
+from .backoff import backoff_s
 from .errors import SandboxError, SandboxLost
 from .sandbox import Sandbox, SandboxSpec
 
@@ -234,7 +234,7 @@ class Pool:
                 self._limit.succeed(begun)
                 return box
             # It keeps its place among the starts: under an outage, fewer and fewer are tried.
-            await asyncio.sleep(pause_s(attempt))
+            await asyncio.sleep(backoff_s(0.1, attempt, at_most_s=5.0))
 
     async def _check(self, box: Sandbox) -> None:
         """Hand on a warm sandbox if it still answers."""

@@ -107,10 +107,10 @@ def _load_judge(reward: RewardSection) -> AnyGrader:
 
 
 def _num_held_out(recipe: Recipe, tasks: TaskSet) -> int:
-    """As the recipe says; of a dataset that nobody asked about a tenth of the prompts, at most 500."""
+    """As the recipe says; where it does not, a tenth of the prompts, at most 500."""
     if recipe.source.held_out is not None:
         return recipe.source.held_out
-    return min(500, max(1, len({task.prompt_text for task in tasks}) // 10))
+    return min(500, max(1, len({task.question for task in tasks}) // 10))
 
 
 def call(field: str, function: Callable[..., object], arguments: Mapping[str, Any]) -> object:

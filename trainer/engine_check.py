@@ -10,12 +10,13 @@ from functools import partial
 from pathlib import Path
 
 from ..agents.canary import CanaryReport, DriftBound, canary
-from ..agents.engine import Engine, PolicyVersion, Sampling
+from ..agents.engine import Engine, Sampling
 from ..agents.renderer import Renderer
 from ..agents.trajectory import EpisodeKey
 from ..envs import Scored
 from ..envs.worker_env import adopt
 from .arena import Arena
+from .beginning import START
 from .parts import learner_config, load_renderer, make_plain_rollout, open_engine
 from .preflight import check_engine, check_oracle, preflight
 from .publisher import answer_logprobs, drift_bound
@@ -25,7 +26,6 @@ from .reporting.progress import Progress
 from .warm_start import oracle_texts
 from .weights.tiny import make_tiny_model
 
-START = PolicyVersion(0)
 NUM_PROMPTS = 4
 NUM_TEXTS = 32
 """Demonstrations that the tokenizer of a tiny model is trained on."""

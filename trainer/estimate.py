@@ -98,8 +98,9 @@ def _chunk(recipe: Recipe, size: ModelSize) -> int:
 
 
 def _engine_bytes(recipe: Recipe, size: ModelSize) -> int:
-    """Of the engine in this process: a copy of the weights, and keys and values of every slot."""
+    """Of the engine in this process: two versions of the weights, and keys and values of every slot."""
     if recipe.engine.kind != "local":
         return 0
-    context = recipe.engine.max_context or (recipe.model.tiny.max_context if recipe.model.tiny else 2048)
-    return _FLOAT * (size.parameters + recipe.engine.slots * context * size.layers * 2 * size.kv_width)
+    context = recipe.engine.max_context or size.context
+    cache = (recipe.engine.slots + 1) * context * size.layers * 2 * size.kv_width
+    return _FLOAT * (2 * size.parameters + cache)  # a version, and the next one before it is retired

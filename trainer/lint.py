@@ -12,6 +12,7 @@ from ..envs.graders import LambdaReward
 from ..envs.graders.lambda_reward import TIMEOUT_S
 from .arena import Arena
 from .lint_evaluation import EVALUATION_RULES
+from .lint_unread import never_read
 from .recipe import Recipe
 from .schedule import model_width, usual_rate
 from .weights.model_size import model_folder
@@ -275,5 +276,6 @@ RULES: dict[str, Rule] = {
     "not_repeatable": _not_repeatable,
     "canary_below_rounding": _canary_below_rounding,
     "shuffled": _shuffled,
+    "never_read": never_read,
     **EVALUATION_RULES,
 }

@@ -20,7 +20,7 @@ from ..agents.engine import PolicyVersion
 from ..agents.ledger import Ledger
 from ..agents.trajectory import Group, Trajectory
 from ..envs import TaskSet
-from ..envs.backoff import backoff_s
+from ..sandboxes.backoff import backoff_s
 from .errors import Diverged, NothingGraded
 from .interrupt import Interrupt
 from .judge import Judgement, judge, overlong_of

@@ -1,6 +1,5 @@
 """The parts of a run, made from its recipe."""
 
-import os
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -17,6 +16,7 @@ from ..agents.trajectory import Trajectory
 from ..envs import Policy, Task
 from .arena import Arena
 from .config import LearnerConfig, LoraConfig
+from .ranks.launch import default_threads
 from .recipe import LoraSection, OptimizerSection, Recipe
 from .recipe_file import RecipeError
 from .redaction import redacted
@@ -164,7 +164,8 @@ async def _open_vllm_client(
 
 @asynccontextmanager
 async def open_local_engine(recipe: Recipe, model: Path) -> AsyncGenerator[Engine, None]:
-    """An engine in this process."""
+    """An engine in this process. It holds float32, as the learner does: what a step adds to a weight is often
+    less than bfloat16 can tell apart."""
     from ..agents.engines.local import LocalEngine
 
     section = recipe.engine
@@ -174,11 +175,17 @@ async def open_local_engine(recipe: Recipe, model: Path) -> AsyncGenerator[Engin
             slots=section.slots,
             max_context=section.max_context,
             deterministic=recipe.deterministic,
-            threads=recipe.threads or os.cpu_count(),
+            threads=recipe.threads or default_threads(),
             device=training_device(recipe),
+            dtype="float32",
         )
     except (ValueError, OSError) as error:  # of transformers too: a folder whose files are not a model
         raise RecipeError(f"engine: cannot serve {model}: {error}") from error
+    except (RuntimeError, MemoryError) as error:  # of torch: it makes the whole cache at once
+        raise RecipeError(
+            f"engine: cannot serve {model} with engine.slots={section.slots} of so many tokens each "
+            f"(engine.max_context={section.max_context}): {error}; lower either, or set engine.kind to vllm"
+        ) from error
     try:
         yield engine
     finally:

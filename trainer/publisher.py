@@ -49,7 +49,7 @@ class Publisher:
         """
         self._learner, self._engine, self._adapters = learner, engine, adapters
         self._probes, self._bound = probes, bound or USUAL_BOUNDS[learner.config.dtype]
-        self._newest: PolicyVersion | None = None
+        self._newest = PolicyVersion(0)
         self.drift: float | None = None
         """Largest difference of engine and learner at the last check, nats; None: nobody has looked."""
         self.mean_drift: float | None = None
@@ -67,7 +67,7 @@ class Publisher:
         await self._engine.publish(await asyncio.to_thread(self._update, version))
         if self._probes:
             await self._check(version)
-        if self._newest is not None and self._newest != version:
+        if self._newest != version:
             await self._retire(self._newest)
         self._newest = version
 

@@ -128,6 +128,15 @@ def _check_model(recipe: Recipe) -> None:
         )
     if model.tiny is not None:
         _check_tiny(model.tiny)
+    for field, lora in (
+        ("lora", recipe.lora),
+        ("warm_start.lora", recipe.warm_start and recipe.warm_start.lora),
+    ):
+        if lora is not None and lora.base_dtype == "bfloat16" and model.dtype != "bfloat16":
+            raise RecipeError(
+                f"{field}.base_dtype: bfloat16 with model.dtype: {model.dtype} computes in bfloat16 what the "
+                "engine computes in float32; set model.dtype to bfloat16 as well"
+            )
     try:
         tool_format(model.tool_format)
     except ValueError as error:
@@ -136,12 +145,14 @@ def _check_model(recipe: Recipe) -> None:
 
 def _check_engine(recipe: Recipe) -> None:
     url = recipe.engine.url
+    if url is not None and recipe.engine.kind == "local":
+        raise RecipeError(f"engine.url: {url} is for engine.kind: vllm, and it is local; set one of the two")
     if url is not None and (recipe.model.path is None or recipe.warm_start is not None):
         raise RecipeError(
             f"engine.url: {url} serves a model of its own; set model.path to that model's "
             "folder, without warm_start, or leave engine.url out and a server is started"
         )
-    if url is not None and recipe.engine.kind == "vllm" and recipe.lora is None:
+    if url is not None and recipe.lora is None:
         raise RecipeError(  # and a server that outlived a run would hold that run's weights as version 0
             f"engine.url: {url} may serve others too, so that adapters alone are published "
             "to it; add a `lora:` section, or leave engine.url out and a server is started"

@@ -9,8 +9,8 @@ runs/<name>/
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,17 +128,29 @@ class _Run:
         check_prompts(self.recipe, self.arena, model)
         if self.recipe.warm_start is not None:
             if self.recipe.evaluation.at_start:
-                async with open_local_engine(self.recipe, model) as engine:
+                async with self._opened_early(model) as engine:
                     await self._evaluate("baseline", engine, model, START)
             model = await beginning.warm_start(model, self.recipe.warm_start)
-        async with AsyncExitStack() as stack:
-            starting = stack.enter_async_context(open_engine(self.recipe, model, self.progress))
-            engine = self.wrap_engine(await self.interrupt.during(starting))
+        async with self._opened(model) as opened:
+            engine = self.wrap_engine(opened)
             first = "warm-start" if self.recipe.warm_start else "baseline"
             if self.recipe.evaluation.at_start:
                 self._keep_score(START, await self._evaluate(first, engine, model, START))
             last = await self._learn(engine, model, await beginning.imitated(model))
             await self._evaluate("final", engine, model, last)
+
+    @asynccontextmanager
+    async def _opened(self, model: Path) -> AsyncGenerator[Engine, None]:
+        """The recipe's engine; a signal calls its start off."""
+        async with AsyncExitStack() as stack:
+            starting = stack.enter_async_context(open_engine(self.recipe, model, self.progress))
+            yield await self.interrupt.during(starting)
+
+    def _opened_early(self, model: Path) -> AbstractAsyncContextManager[Engine]:
+        """For the evaluation before a warm start; that of a tiny model is over before a server is up."""
+        if self.recipe.model.tiny is not None:
+            return open_local_engine(self.recipe, model)
+        return self._opened(model)
 
     def _beginning(self) -> Beginning:
         return Beginning(

@@ -267,14 +267,14 @@ class Decoder:
                 raise ValueError(f"state[{name!r}]: shape {shapes}")
 
 
-def load_model(path: str | Path) -> torch.nn.Module:
-    """A transformers model from a local folder, without running code from it."""
+def load_model(path: str | Path, dtype: str = "auto") -> torch.nn.Module:
+    """A transformers model from a local folder, without running code from it. "auto": as it is stored."""
     import transformers
 
     untyped: Any = transformers
     untyped.utils.logging.disable_progress_bar()
     model: torch.nn.Module = untyped.AutoModelForCausalLM.from_pretrained(
-        path, dtype="auto", trust_remote_code=False, local_files_only=True, use_safetensors=True
+        path, dtype=dtype, trust_remote_code=False, local_files_only=True, use_safetensors=True
     )
     return model.eval()
 

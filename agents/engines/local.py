@@ -40,9 +40,11 @@ class LocalEngine:
         deterministic: bool = False,
         threads: int | None = None,
         device: str = "cpu",
+        dtype: str = "auto",
     ) -> None:
-        """`threads`: torch threads of this process from now on; None leaves them alone. `device`: of a model
-        that is a folder; another one stays where it is."""
+        """`threads`: torch threads of this process from now on; None leaves them alone. `device` and `dtype`:
+        of a model that is a folder, "auto" being what it is stored in; another one stays as it is. What is
+        published is rounded to that."""
         if slots < 1 or (max_context is not None and max_context < 2):
             raise ValueError(
                 f"slots={slots}, max_context={max_context}: needs slots >= 1 and max_context >= 2"
@@ -52,7 +54,12 @@ class LocalEngine:
         if isinstance(model_or_path, str | Path) and not Path(model_or_path).is_dir():
             raise ValueError(f"{str(model_or_path)!r} is not a folder with a model in it")
         self._runner = Runner(
-            model_or_path, slots=slots, max_context=max_context, deterministic=deterministic, device=device
+            model_or_path,
+            slots=slots,
+            max_context=max_context,
+            deterministic=deterministic,
+            device=device,
+            dtype=dtype,
         )
         if deterministic:
             self._runner.set_threads(threads)

@@ -33,9 +33,10 @@ class Runner:
         max_context: int | None,
         deterministic: bool,
         device: str = "cpu",
+        dtype: str = "auto",
     ) -> None:
         is_loaded = isinstance(model_or_path, torch.nn.Module)
-        model = model_or_path if is_loaded else load_model(model_or_path).to(device)
+        model = model_or_path if is_loaded else load_model(model_or_path, dtype).to(device)
         config: Any = model.config
         self.max_context = max_context or int(config.max_position_embeddings)
         self._decoder = Decoder(model, slots=slots, max_context=self.max_context)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import aiohttp
 from yarl import URL
 
-from ...envs.backoff import backoff_s
+from ...sandboxes.backoff import backoff_s
 from ..engine import Finish, Generation, PolicyVersion, Sampling, VersionSpan, WeightUpdate, policy_name
 from ..errors import EngineError, EngineRefused
 

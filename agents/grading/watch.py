@@ -5,7 +5,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from ...envs.backoff import backoff_s
+from ...sandboxes.backoff import backoff_s
 from .job import Broken, GradeLimits, Running
 
 MAX_POLL_S = 60.0

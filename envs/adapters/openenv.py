@@ -24,7 +24,7 @@ from ..message import (
     ToolSpec,
     UserMessage,
 )
-from ..task import Task, TaskSet
+from ..task import Task, TaskSet, seed_of
 from .errors import PeerLost
 
 TOOL = "act"
@@ -52,11 +52,16 @@ class OpenEnv(Env[Task]):
         self._socket: aiohttp.ClientWebSocketResponse | None = None
 
     @classmethod
-    def tasks(cls, *, url: str, size: int = 100, instructions: str = "") -> TaskSet:
-        """`size` episodes on the server, which differ by their seeds, if it takes one."""
+    def tasks(cls, *, url: str, size: int = 100, seed: int = 0, instructions: str = "") -> TaskSet:
+        """`size` episodes on the server, each with a seed of its own, if it takes one. Siblings share it."""
         opening: tuple[Message, ...] = (SystemMessage(instructions),) if instructions else ()
         return TaskSet(
-            Task(id=str(number), messages=opening, private={"url": url.rstrip("/")}) for number in range(size)
+            Task(
+                id=f"{seed}-{number}",
+                messages=opening,
+                private={"url": url.rstrip("/"), "seed": seed_of(f"{seed}/{number}")},
+            )
+            for number in range(size)
         )
 
     def describe(self, observation: Mapping[str, Any]) -> str:
@@ -77,7 +82,7 @@ class OpenEnv(Env[Task]):
             )
         except (aiohttp.ClientError, TimeoutError) as error:
             raise PeerLost(f"OpenEnv server {self._url}: {error or type(error).__name__}") from error
-        first = await self._ask("reset", {"seed": seed})
+        first = await self._ask("reset", {"seed": task.private["seed"]})
         seen = UserMessage(self.describe(first["observation"]))
         return Observation(messages=(*task.messages, seen), tools=(_tool(schema),))
 

@@ -16,7 +16,7 @@ from ..budget import Budget
 from ..env import Env, Observation, Step
 from ..message import AssistantMessage, Message, UserMessage
 from ..policy import Policy
-from ..task import Task, TaskSet
+from ..task import Task, TaskSet, seed_of
 
 T = TypeVar("T")
 
@@ -41,8 +41,11 @@ class TextArenaEnv(Env[Task]):
         self._facts: dict[str, str] = {}
 
     @classmethod
-    def tasks(cls, *, game: str, num_players: int = 1, player: int | None = None, size: int = 100) -> TaskSet:
-        """`size` games, which differ by the episodes' seeds.
+    def tasks(
+        cls, *, game: str, num_players: int = 1, player: int | None = None, size: int = 100, seed: int = 0
+    ) -> TaskSet:
+        """`size` games, each dealt once: siblings begin with the same one, and draw what follows each for
+        itself.
 
         `player`: which one the policy is, from 0; None: each in turn.
         """
@@ -50,8 +53,9 @@ class TextArenaEnv(Env[Task]):
             raise ValueError(f"player={player} is none of the {num_players} players, who count from 0")
         return TaskSet(
             Task(
-                id=f"{game}-{number}",
+                id=f"{game}-{seed}-{number}",
                 private={
+                    "seed": seed_of(f"{seed}/{game}/{number}"),
                     "game": game,
                     "num_players": num_players,
                     "player": number % num_players if player is None else player,
@@ -76,10 +80,10 @@ class TextArenaEnv(Env[Task]):
             number: self.opponent(task, number) for number in range(num_players) if number != self._player
         }
         self._heard = {number: [] for number in self._others}
-        self._dice.seed(seed)
         # "-raw" tells each player what is new; the other kinds repeat the game so far at every turn.
         self._game = self._alone(lambda: arena.make(f"{private['game']}-raw"))
-        self._alone(lambda: self._game.reset(num_players=num_players, seed=seed))
+        self._alone(lambda: self._game.reset(num_players=num_players, seed=private["seed"]))
+        self._dice.seed(seed)
         if await self._others_play():
             raise ValueError(f"{private['game']} was over before player {self._player} had a turn")
         return Observation(messages=(self._told(),))

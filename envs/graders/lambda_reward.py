@@ -8,7 +8,7 @@ from typing import Literal
 from weakref import WeakKeyDictionary
 
 from ...sandboxes import SandboxSpec
-from ..backoff import backoff_s
+from ...sandboxes.backoff import backoff_s
 from ..episode import Episode, Workspace
 from ..outcome import Score
 from ..task import Task

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, TypeVar
 
-from .._retry import pause_s
+from ..backoff import backoff_s
 from ..errors import SandboxLost, SandboxUnavailable
 
 T = TypeVar("T")
@@ -88,7 +88,7 @@ def again(docker: Any, call: Callable[[], T]) -> T:
             is_over = failures == ATTEMPTS or time.monotonic() - started > RETRY_WITHIN_S
             if is_over or (isinstance(error, docker.errors.APIError) and _is_refusal(error)):
                 raise
-        time.sleep(pause_s(failures))
+        time.sleep(backoff_s(0.1, failures, at_most_s=5.0))
 
 
 def _is_refusal(error: Any) -> bool:

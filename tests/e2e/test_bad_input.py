@@ -26,6 +26,11 @@ WRONG = [
     (["trackers=[cvs]"], ["trackers", "unknown tracker 'cvs'", "tensorboard", "module:Class"]),
     (["engine.max_context=1"], ["engine.max_context", "1", "greater than or equal to 2"]),
     (["model.tiny=null", "model.path=/nowhere"], ["model.path", "/nowhere", "config.json", "model.tiny"]),
+    (["engine.url=http://127.0.0.1:1"], ["engine.url", "engine.kind: vllm", "local"]),
+    (
+        ["lora.base_dtype=bfloat16"],
+        ["lora.base_dtype", "model.dtype: float32", "set model.dtype to bfloat16"],
+    ),
     (["model.tool_format=xml"], ["model.tool_format", "'xml'", "hermes", "react"]),
     (["env.id=nope"], ["unknown env 'nope'", "arithmetic", "module:Class"]),
     (["env.id=nope:Env"], ["'nope:Env'", "No module named 'nope'", "PYTHONPATH"]),
@@ -59,7 +64,10 @@ WRONG = [
     (["grpo.loss=nope:Loss"], ["grpo.loss", "'nope:Loss'", "PYTHONPATH"]),
     (["grpo.loss_options.clip=1"], ["grpo.loss", "clip: 1", "no such field", "clip_low"]),
     (["grpo.loss_options.clip_low=much"], ["grpo.loss", "clip_low: 'much'", "valid number"]),
-    (["engine.url=http://127.0.0.1:1"], ["engine.url", "http://127.0.0.1:1", "model.path"]),
+    (
+        ["engine.url=http://127.0.0.1:1", "engine.kind=vllm"],
+        ["engine.url", "http://127.0.0.1:1", "model.path"],
+    ),
 ]
 
 

@@ -328,6 +328,18 @@ def test_a_game_alone_follows_the_seed_and_leaves_the_random_numbers_of_others_a
     assert len({episode.num_turns for episode in first}) > 1
 
 
+def test_siblings_begin_with_the_same_game(textarena: Any) -> None:
+    from palaestra.envs.adapters.textarena import TextArenaEnv
+
+    tasks = TextArenaEnv.tasks(game="GuessTheNumber-v0", size=8)
+
+    def heard(task: Task, seed: int) -> tuple[Message, ...]:
+        return run_async(play(TextArenaEnv(), ScriptedPolicy([halving] * 9), task, seed=seed)).messages
+
+    games = [heard(task, 0) for task in tasks]
+    assert [heard(task, 1) for task in tasks] == games and len(set(games)) > 4
+
+
 def test_a_player_who_is_none_is_refused() -> None:
     from palaestra.envs.adapters.textarena import TextArenaEnv
 

@@ -173,7 +173,7 @@ def test_an_average_that_there_is_not_is_refused_when_the_class_is_loaded(
 
 @pytest.mark.parametrize("loss", ["ppo_clip", "gspo"])
 def test_a_level_that_there_is_not_is_refused(loss: str) -> None:
-    with pytest.raises(RecipeError, match=r"grpo.loss: level is 'sequence'"):
+    with pytest.raises(RecipeError, match=rf"grpo.loss: loss '{loss}': level: 'sequence': "):
         check_loss(GrpoSection(loss=loss, loss_options={"level": "sequence"}))
 
 

@@ -126,7 +126,7 @@ def test_a_ratio_is_the_geometric_mean_over_its_level(level: str) -> None:
 )
 def test_a_level_that_there_is_not_is_refused_by_every_loss_that_has_one(name: str) -> None:
     """TRL's word for an episode is no level here: it would split episodes over micro-batches."""
-    with pytest.raises(ValueError, match="level is 'sequence'; it is one of token, turn, episode"):
+    with pytest.raises(ValueError, match="level: 'sequence': Input should be 'token', 'turn' or 'episode'"):
         load_loss(name, level="sequence")
 
 

@@ -62,10 +62,10 @@ class Maker:
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    def pause_s(failures: int) -> float:
-        return 0.001 * failures
+    def backoff_s(first_s: float, failures: int, **limits: float) -> float:
+        return 0.01 * first_s * failures
 
-    monkeypatch.setattr(pool_module, "pause_s", pause_s)
+    monkeypatch.setattr(pool_module, "backoff_s", backoff_s)
 
 
 async def is_ready(pool: Pool) -> None:

@@ -6,23 +6,28 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+import torch
 from support import run_async
 from tiny_models import tiny_model
 from trainer_builders import make_llama_learner, random_rows
 
 from palaestra.agents.canary import USUAL_BOUNDS, DriftBound, PolicyDrift
-from palaestra.agents.engine import Sampling
+from palaestra.agents.engine import PolicyVersion, Sampling
 from palaestra.agents.engines.local import LocalEngine
+from palaestra.agents.errors import EngineRefused
 from palaestra.agents.trajectory import EpisodeKey
 from palaestra.trainer.batches.rows import make_batch
 from palaestra.trainer.config import LearnerConfig, LoraConfig
 from palaestra.trainer.learner import Learner
 from palaestra.trainer.objective.correction import Correction
 from palaestra.trainer.objective.kl import KlPenalty
+from palaestra.trainer.parts import open_local_engine
 from palaestra.trainer.publisher import Publisher
+from palaestra.trainer.recipe import Recipe
 from palaestra.trainer.sampling import sample, sampled_row
 from palaestra.trainer.schedule import OptimizerConfig
 from palaestra.trainer.warm_start import demonstration_row
+from palaestra.trainer.weights.model import load_model
 
 PROMPTS = [[5, 6, 7], [8], [9, 10]]
 LORA = LoraConfig(rank=4, alpha=8.0)
@@ -102,6 +107,27 @@ def start_with(seed: int, dtype: Literal["float32", "bfloat16"], bound: DriftBou
         return publisher.metrics["engine_drift"]
 
     return run_async(main())
+
+
+def test_a_model_that_is_stored_rounded_is_played_and_published_whole(tmp_path: Path) -> None:
+    """A usual step is less than bfloat16 can tell apart."""
+    tiny_model("llama", num_hidden_layers=1, dtype=torch.bfloat16).save_pretrained(tmp_path)
+    learner = Learner(load_model(tmp_path), LearnerConfig(optimizer=OptimizerConfig(lr=1e-5)))
+    fields = {"env": {"id": "arithmetic"}, "model": {"path": tmp_path}, "engine": {"slots": 4}}
+    recipe = Recipe.model_validate({"name": "x", **fields})
+
+    async def main() -> None:
+        async with open_local_engine(recipe, tmp_path) as engine:
+            publisher = Publisher(
+                learner, engine, adapters=None, probes=PROMPTS, bound=DriftBound(largest=1e-5)
+            )
+            await publisher.expect_start()
+            train(learner)
+            await publisher.publish(PolicyVersion(1))
+            with pytest.raises(EngineRefused, match="version 0 is not published; there are \\[1\\]"):
+                await engine.generate([5], Sampling(max_tokens=1), policy=PolicyVersion(0), seed=0)
+
+    run_async(main())
 
 
 def test_an_engine_with_other_weights_is_seen_before_the_first_step() -> None:

@@ -2,7 +2,7 @@
 kernels, other precision, a lag of versions). Each token's loss is weighed by a constant:
 
     w = old / mu          of a token; of a turn or an episode the product over it, or its geometric mean
-    truncate  min(w, high)                truncated importance sampling, TIS: bounded variance, little bias
+    truncate  clamp(w, low, high)         truncated importance sampling, TIS: bounded variance, little bias
     mask      w where low <= w <= high, else 0
 
 token, truncate, 2              TIS (fengyao.notion.site/off-policy-rl); the default

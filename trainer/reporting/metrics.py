@@ -33,6 +33,7 @@ def episode_metrics(groups: Sequence[Group], maximum: float) -> dict[str, float]
         "truncated": sum(member.episode.is_truncated for member in members),
         "sampled_tokens": sum(member.graph.num_sampled for member in members),
         "turns": fmean(member.episode.num_turns for member in members),
+        "forks": sum(member.graph.num_forks for member in members),
         **_lengths(members),
         **_waits(members),
     }

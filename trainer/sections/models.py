@@ -21,7 +21,7 @@ class TinyModel(Section):
     rope_theta: PositiveFloat = 100.0
     """Small, so that few layers learn soon to look at the token before."""
     init_std: Annotated[float, Field(gt=0, le=1)] = 0.06
-    max_context: PositiveInt = 256
+    max_context: PositiveInt = 1024
     """Positions that the model is made for."""
 
 

@@ -32,8 +32,9 @@ class EnvSection(Section):
     """More of these arguments, each a policy: `{user: {url: ..., model: ...}}`."""
     tasks: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of its `tasks` classmethod."""
-    held_out: PositiveInt = 500
-    """Tasks kept from training and used by every evaluation; disjoint by prompt text."""
+    held_out: PositiveInt | None = None
+    """Tasks kept from training and used by every evaluation, disjoint by prompt text; None: a tenth of the
+    prompts, at most 500."""
     budget: Budget = Budget()
     """Overrides the environment's own limits one by one."""
     grader_timeout_s: PositiveFloat = 60.0

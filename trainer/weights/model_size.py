@@ -32,6 +32,8 @@ class ModelSize:
     heads_width: int
     """Query heads times their width."""
     vocab: int
+    context: int
+    """Positions that it was made for."""
 
     def adapted(self, targets: Iterable[str] | None = None) -> int:
         """Inputs plus outputs of the linear layers that have an adapter, None: all but the head. One of rank
@@ -96,6 +98,7 @@ def _size_of_tiny(tiny: TinyModel) -> ModelSize:
         kv_width=kv,
         heads_width=heads,
         vocab=tiny.vocab,
+        context=tiny.max_context,
     )
 
 
@@ -116,6 +119,7 @@ def _size_of_folder(folder: Path) -> ModelSize | None:
         kv_width=int(config.get("num_key_value_heads") or heads) * head_dim,
         heads_width=heads * head_dim,
         vocab=int(config["vocab_size"]),
+        context=int(config.get("max_position_embeddings") or 2048),
     )
 
 

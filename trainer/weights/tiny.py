@@ -44,7 +44,8 @@ CHAT_TEMPLATE = r"""
 def make_tiny_model(spec: TinyModel, folder: Path, texts: Iterable[str], *, seed: int = 0) -> None:
     """Write a Llama with random weights, and a tokenizer trained on `texts`, that transformers and vLLM load.
 
-    Embeddings and head are not tied: vLLM on a CPU reloads tied ones wrongly.
+    Embeddings and head are not tied: vLLM on a CPU without our loader reloads tied ones
+    wrongly.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = _train_tokenizer(texts, spec.vocab)
