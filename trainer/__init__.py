@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .batches.rows import Aggregation, Batch, Row, make_batch
+    from .batches.rows import Aggregation, Batch, Row, make_batch, split_batch
     from .config import LearnerConfig, LoraConfig
     from .learner import Learner
     from .objective.correction import Correction
@@ -48,11 +48,12 @@ __all__ = [
     "sample",
     "sampled_row",
     "save_checkpoint",
+    "split_batch",
     "train",
 ]
 
 _HOMES = {
-    "batches.rows": ("Aggregation", "Batch", "Row", "make_batch"),
+    "batches.rows": ("Aggregation", "Batch", "Row", "make_batch", "split_batch"),
     "config": ("LearnerConfig", "LoraConfig"),
     "learner": ("Learner",),
     "objective.correction": ("Correction",),

@@ -128,10 +128,8 @@ def _check_model(recipe: Recipe) -> None:
         )
     if model.tiny is not None:
         _check_tiny(model.tiny)
-    for field, lora in (
-        ("lora", recipe.lora),
-        ("warm_start.lora", recipe.warm_start and recipe.warm_start.lora),
-    ):
+    warm = None if recipe.warm_start is None else recipe.warm_start.lora
+    for field, lora in (("lora", recipe.lora), ("warm_start.lora", warm)):
         if lora is not None and lora.base_dtype == "bfloat16" and model.dtype != "bfloat16":
             raise RecipeError(
                 f"{field}.base_dtype: bfloat16 with model.dtype: {model.dtype} computes in bfloat16 what the "

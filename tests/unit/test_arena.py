@@ -8,7 +8,7 @@ from palaestra.trainer.arena import Arena, load_arena
 from palaestra.trainer.recipe import Recipe
 
 ADAPTERS = "palaestra.envs.adapters"
-OPENENV = {"id": f"{ADAPTERS}.openenv:OpenEnv", "tasks": {"url": "http://127.0.0.1:1", "size": 30}}
+URL = {"url": "http://127.0.0.1:1"}
 
 
 def arena(env: dict[str, Any], **grpo: Any) -> Arena:
@@ -16,16 +16,15 @@ def arena(env: dict[str, Any], **grpo: Any) -> Arena:
 
 
 @pytest.mark.parametrize(
-    "env",
+    ("env", "options"),
     [
-        OPENENV,
-        {**OPENENV, "tasks": {**OPENENV["tasks"], "instructions": "Call act."}},
-        {"id": f"{ADAPTERS}.textarena:TextArenaEnv", "tasks": {"game": "Wordle-v0", "size": 30}},
+        ("openenv:OpenEnv", URL),
+        ("openenv:OpenEnv", {**URL, "instructions": "Call act."}),
+        ("textarena:TextArenaEnv", {"game": "Wordle-v0"}),
     ],
-    ids=["openenv", "openenv with instructions", "textarena"],
 )
-def test_games_whose_opening_comes_from_a_server_are_told_apart(env: dict[str, Any]) -> None:
-    found = arena({**env, "held_out": 10})
+def test_games_whose_opening_nobody_knows_before_are_told_apart(env: str, options: dict[str, str]) -> None:
+    found = arena({"id": f"{ADAPTERS}.{env}", "tasks": {**options, "size": 30}, "held_out": 10})
     assert (len(found.train), len(found.held_out)) == (20, 10)
     seeds = [task.private["seed"] for task in (*found.train, *found.held_out)]
     assert len(set(seeds)) == 30

@@ -39,7 +39,7 @@ class Endless(Env[Task]):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model")
-    make_tiny_model(TinyModel(max_context=99), path, ["1 + 2 = 3"])
+    make_tiny_model(TinyModel(max_context=999), path, ["1 + 2 = 3"])
     return path
 
 
@@ -114,7 +114,7 @@ def test_prompts_that_leave_no_room_for_an_answer_are_refused(
 
 
 def test_a_row_is_as_long_as_the_context_or_one_question_and_answer(folder: Path) -> None:
-    assert planned(model={"path": folder})["max_row_tokens"] == 99
+    assert planned(model={"path": folder})["max_row_tokens"] == 999
     assert planned(model={"path": folder}, engine={"max_context": 64})["max_row_tokens"] == 64
     one = planned(model={"path": folder}, env={"id": "arithmetic", "budget": {"max_turns": 1}})
     assert one["max_row_tokens"] == one["prompt_tokens"]["max"] + 20

@@ -21,7 +21,7 @@ BROKEN: dict[str, dict[str, Any]] = {
     "empty_updates": {"grpo": {"tasks_per_step": 2, "group_size": 8, "updates_per_step": 3}},
     "lonely_siblings": {"grpo": {"kl_coefficient": 0.1, "kl_kind": "k1", "updates_per_step": 5}},
     "pair_groups": {"grpo": {"group_size": 2}},
-    "answers_over_context": {"sampling": {"max_tokens": 256}},
+    "answers_over_context": {"sampling": {"max_tokens": 1024}},
     "rate_far_off": {"optimizer": {"lr": 0.1}},
     "never_kept": {"grpo": {"steps": 20}, "checkpoint": {"every": 20}},
     "long_ones_dropped": {"grpo": {"truncated": "drop"}},
