@@ -1,5 +1,6 @@
 """What README, ARCHITECTURE, CONTRIBUTING and docs/ say, held against the code: blocks run, paths exist."""
 
+import json
 import os
 import re
 import shlex
@@ -17,8 +18,11 @@ import yaml
 from support import ROOT
 
 from palaestra.cli.main import app
-from palaestra.envs import load_env
+from palaestra.envs import Env, ToolEnv, env_names, load_env
+from palaestra.trainer.arena import load_arena
+from palaestra.trainer.recipe import Recipe
 from palaestra.trainer.recipe_file import load_recipe
+from palaestra.trainer.schedule import usual_rate
 
 PAGES = [
     *(ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")),
@@ -27,6 +31,9 @@ PAGES = [
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 OTHER_COMMANDS = {"cd", "git", "export", "pip", "torchrun"}
 """What a shell block may hold beside our own commands."""
+EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.yaml"))
+WIDTH = 2560
+"""Of the layers of my-model."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,8 +81,12 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(page: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
-def test_the_commands_of_a_page_exist(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+def test_the_commands_of_a_page_exist(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder in which all is as in a checkout, but that no run has left anything there."""
+    monkeypatch.chdir(tmp_path)
+    for path in ROOT.iterdir():
+        if path.name != "runs":
+            (tmp_path / path.name).symlink_to(path)
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for block in blocks(page, "bash"):
         for line in block.text.splitlines():
@@ -92,26 +103,88 @@ def test_the_commands_of_a_page_exist(page: Path, monkeypatch: pytest.MonkeyPatc
                     pass
 
 
-def check_command(words: list[str]) -> None:
-    """Parse a command line as `palaestra` does, without running it, and load what it names."""
+@pytest.fixture
+def beside_my_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to be in, with the model that pages and examples call my-model."""
+    monkeypatch.chdir(tmp_path)
+    config = {"hidden_size": WIDTH, "max_position_embeddings": 32768}
+    (tmp_path / "my-model").mkdir()
+    (tmp_path / "my-model" / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return tmp_path
+
+
+def check_command(words: list[str]) -> Recipe | None:
+    """Parse a command line as `palaestra` does, without running it, and load what it names.
+
+    A run that it would begin has a folder after that, for a later command to go on from.
+    """
     command: Any = typer.main.get_command(app)
     while hasattr(command, "commands"):
         command, words = command.commands[words[0]], words[1:]
     with command.make_context(command.name, list(words)) as context:
         given: dict[str, Any] = context.params
-    if "recipe" in given:
-        load_recipe(given["recipe"], given["overrides"] or ())
     if command.callback.__name__ == "check_environment":
         load_env(given["name"])
+    if "recipe" not in given:
+        return None
+    overrides: list[str] = given["overrides"] or []
+    if (start := given.get("start")) is not None:  # --continue
+        overrides += ["model.path=null", "model.tiny=null", f"model.start={start}"]
+    recipe = load_recipe(given["recipe"], overrides)
+    if command.name == "train" and not given["dry_run"]:
+        recipe.folder.mkdir(parents=True, exist_ok=True)
+    return recipe
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
-def test_the_recipes_of_a_page_load(page: Path, tmp_path: Path) -> None:
+def test_the_recipes_of_a_page_load(page: Path, beside_my_model: Path) -> None:
     for block in blocks(page, "yaml"):
         assert isinstance(yaml.safe_load(block.text), dict), f"line {block.line}"
-        path = tmp_path / "recipe.yaml"
+        path = beside_my_model / "recipe.yaml"
         path.write_text(block.text, encoding="utf-8")
-        load_recipe(path)
+        check_tasks(load_recipe(path), f"line {block.line}")
+
+
+def check_tasks(recipe: Recipe, where: str) -> None:
+    """Of an environment of ours: a tiny model has an oracle to learn from and room for the tools, and some
+    tasks are left to train on, where they come from no file."""
+    if recipe.env is None or not (recipe.env.id in env_names() or recipe.env.id.startswith("palaestra.")):
+        return
+    env: type[Env[Any]] = load_env(recipe.env.id)
+    tiny = recipe.model.tiny
+    if tiny is not None:
+        has_oracle = any("oracle" in vars(base) for base in env.mro() if base is not Env)
+        assert has_oracle, f"{where}: name a model, nobody plays for a tiny one"
+        if issubclass(env, ToolEnv) and recipe.model.describe_tools:
+            words = [word for tool in env.offered.values() for word in str(tool.spec).split()]
+            assert len(words) < tiny.max_context, f"{where}: the tools fill the tiny model's context"
+    if recipe.env.id not in env_names() or "path" in recipe.env.tasks:
+        return
+    try:
+        arena = load_arena(recipe)
+    except ModuleNotFoundError:  # of an extra that is not here
+        return
+    assert arena.train, f"{where}: no task is left to train on"
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_commands_in_the_head_of_an_example_load(name: str, beside_my_model: Path) -> None:
+    """Those for a model of one's own at a rate that it takes, beside a vLLM that leaves room on the GPU, and
+    without a checkpoint at every other step."""
+    (beside_my_model / "examples").symlink_to(ROOT / "examples")
+    text = (ROOT / "examples" / name).read_text(encoding="utf-8")
+    head = "\n".join(line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#"))
+    commands = re.findall(r"\bpalaestra ((?:train|eval) .*)", head.replace("\\\n", " "))
+    assert commands
+    for command in commands:
+        recipe = check_command(shlex.split(command))
+        assert recipe is not None
+        if recipe.model.path is None:
+            continue
+        usual = usual_rate(WIDTH, is_adapter=recipe.lora is not None)
+        assert recipe.optimizer.lr is None or recipe.optimizer.lr <= 3 * usual
+        assert recipe.engine.kind == "local" or "--gpu-memory-utilization" in recipe.engine.args
+        assert recipe.grpo.steps <= 20 * recipe.checkpoint.every
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)

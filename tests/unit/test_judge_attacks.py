@@ -1,4 +1,4 @@
-"""HOSTILE row 44: answers that speak to the judge, and answers that say nothing."""
+"""Answers that speak to the judge, and answers that say nothing."""
 
 import json
 import re

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shlex
 from collections.abc import Callable
 from typing import Any, get_args
 
@@ -9,8 +10,11 @@ from pydantic import BaseModel
 from support import ROOT
 
 from palaestra.trainer.advantages import load_advantage
+from palaestra.trainer.arena import load_arena
+from palaestra.trainer.lint import lint
 from palaestra.trainer.losses import load_loss
 from palaestra.trainer.recipe import Recipe
+from palaestra.trainer.recipe_file import load_recipe
 
 NAMES = """
 name model_type model_name_or_path model_name data_s3_path output_s3_path reward_lambda_arn
@@ -35,11 +39,13 @@ OPTIONS: dict[str, Callable[[], Any]] = {
 }
 
 
+PAGE = (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8")
+
+
 def rows() -> list[tuple[list[str], str, str]]:
     """Their names, ours or "", and the words beside them."""
-    page = (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8")
-    found = re.findall(r"^\| (`.*?) \| ?(?:`([\w.]+)` )?\| ?(.*?) ?\|$", page, re.MULTILINE)
-    assert len(found) == len(re.findall(r"^\| `", page, re.MULTILINE))
+    found = re.findall(r"^\| (`.*?) \| ?(?:`([\w.]+)` )?\| ?(.*?) ?\|$", PAGE, re.MULTILINE)
+    assert len(found) == len(re.findall(r"^\| `", PAGE, re.MULTILINE))
     return [(re.findall(r"`(\w+)`", theirs), ours, why) for theirs, ours, why in found]
 
 
@@ -79,3 +85,13 @@ def test_every_field_of_ours_on_the_page_is_one_of_a_recipe() -> None:
 
 def test_a_knob_without_a_field_has_a_reason() -> None:
     assert [theirs for theirs, ours, why in rows() if not ours and len(why) < 10] == []
+
+
+def test_the_command_of_the_page_sets_other_values_than_the_recipe_and_breaks_no_rule() -> None:
+    (line,) = re.findall(r"^palaestra train (.* --dry-run .*)$", PAGE, re.MULTILINE)
+    path, _, *words = shlex.split(line)
+    assert words[::2] == ["--set"] * len(words[1::2])
+    recipe = load_recipe(ROOT / path, words[1::2])
+    for override in words[1::2]:
+        assert load_recipe(ROOT / path, [override]) != load_recipe(ROOT / path), override
+    assert [str(each) for each in lint(recipe, load_arena(recipe))] == []

@@ -58,7 +58,7 @@ class GrpoSection(Section):
     correction: CorrectionSection | None = CorrectionSection()
     """None: tokens of the engine are trusted as they are. Nothing is corrected with old_policy: engine."""
     kl_coefficient: NonNegativeFloat = 0.0
-    """Weight of the KL penalty against the policy that training started from; needs `reference`."""
+    """Weight of the KL penalty against the policy that training started from (see `reference`)."""
     kl_kind: Literal["k1", "k2", "k3"] = "k3"
     """k1 goes into the reward, k2 and k3 into the loss."""
     entropy_coefficient: NonNegativeFloat = 0.0

@@ -44,7 +44,7 @@ class ModelSection(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where it is trained, and sampled by the local engine: "auto" is a GPU where there is one."""
     tool_format: str = "hermes"
-    """How tool calls are written: "hermes" or "react"."""
+    """How tool calls are written: "hermes", "react", or "none" where there are no tools."""
     describe_tools: bool = True
     """Tell the model its tools. A model that was warmed up on one set of tools may know them."""
     history: Literal["append", "template"] = "append"
