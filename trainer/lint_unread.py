@@ -10,13 +10,13 @@ from .recipe import Recipe
 
 def never_read(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
     """The first field that is not as it is usual, and makes no difference."""
-    for field, value, why in _unread(recipe):
-        return field, f"{value!r} makes no difference {why}; leave it out, or set that"
+    for field, why in _unread(recipe):  # without its value, which may be a secret
+        return field, f"is set, and makes no difference {why}; leave it out, or set that"
     return None
 
 
-def _unread(recipe: Recipe) -> Iterator[tuple[str, object, str]]:
-    """(field, value, because of what)."""
+def _unread(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """(field, because of what)."""
     engine, grpo, grading, warm = recipe.engine, recipe.grpo, recipe.grading, recipe.warm_start
     if engine.kind == "local":
         names = ("port", "args", "api_key_env", "canary_bound")
@@ -38,10 +38,8 @@ def _unread(recipe: Recipe) -> Iterator[tuple[str, object, str]]:
         yield from _set(grading, "grading", ("close_after_s",), "with grading.close=wait")
 
 
-def _set(
-    section: BaseModel, name: str, fields: tuple[str, ...], why: str
-) -> Iterator[tuple[str, object, str]]:
+def _set(section: BaseModel, name: str, fields: tuple[str, ...], why: str) -> Iterator[tuple[str, str]]:
     for field in fields:
-        value, info = getattr(section, field), type(section).model_fields[field]
-        if value != info.get_default(call_default_factory=True):
-            yield f"{name}.{field}", value, why
+        usual = type(section).model_fields[field].get_default(call_default_factory=True)
+        if getattr(section, field) != usual:
+            yield f"{name}.{field}", why
