@@ -1,7 +1,6 @@
 """`palaestra replay`: a stored step again, from the run file alone."""
 
 import dataclasses
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,6 @@ from ..trainer.recipe import Recipe
 from ..trainer.recipe_file import RecipeError, read_recipe
 from .console import open_console, print_json
 from .options import Json
-
-TOLERANCE = 1e-6
-"""Between the stored loss, computed in the model's precision, and the one computed here in fp64."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +38,12 @@ def replay(
 ) -> None:
     """Compute masks, advantages and loss of stored steps again. Exit code 1 where they differ, or where
     anything that they are made of was altered since."""
-    recipe = read_recipe(run / "recipe.yaml")
+    stored_recipe = run / "recipe.yaml"
+    if not stored_recipe.is_file():
+        raise RecipeError(
+            f"{run}: there is no recipe.yaml; give the folder of a training run, such as runs/quickstart"
+        )
+    recipe = read_recipe(stored_recipe)
     with Ledger(run, read_only=True) as ledger:
         stored = ledger.step_numbers()
         if not stored:
@@ -67,22 +68,21 @@ def _replay(ledger: Ledger, recipe: Recipe, step: int) -> Iterator[Line]:
     except (ValueError, LedgerError) as error:  # other rows than the record has, or one that cannot be read
         yield Line(step=step, same=False, differences=(str(error),))
         return
+    except (LookupError, TypeError, AttributeError) as error:  # JSON of another shape than a step's
+        why = f"the record is none of a step any more: {type(error).__name__}: {error}"
+        yield Line(step=step, same=False, differences=(why,))
+        return
     if not found:
         yield Line(step=step, same=True)
     for update, each in enumerate(found):
         yield Line(
             step=step,
             update=update,
-            same=not each.differences and _are_close(each.loss, each.stored_loss),
+            same=each.is_same,
             stored_loss=each.stored_loss,
             loss=None if each.differences else each.loss,
             differences=each.differences,
         )
-
-
-def _are_close(loss: float, stored: float) -> bool:
-    """A loss that diverged when it was stored diverges again."""
-    return abs(loss - stored) <= TOLERANCE or (math.isnan(loss) and math.isnan(stored))
 
 
 def _show(lines: Sequence[Line]) -> None:

@@ -3,7 +3,9 @@
 Each part is in the run's folder when it is done, and is not made again.
 """
 
+import asyncio
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from ..agents.trajectory import Trajectory
 from .arena import Arena
 from .batches.rows import Row
 from .folder import make_whole
+from .inputs import changed
 from .interrupt import Interrupt
 from .parts import learner_config, load_renderer, make_collector, make_plain_rollout
 from .ranks.leader import open_learner
@@ -25,11 +28,14 @@ from .recipe_file import RecipeError
 from .reporting.progress import Progress
 from .supervised import SupervisedStage, forget_checkpoints
 from .warm_start import demonstrate, oracle_texts
-from .weights.lineage import find_origin, read_lineage, write_start
+from .weights.lineage import find_origin, read_lineage, start_files, write_start
 from .weights.tiny import make_tiny_model
 
 START = PolicyVersion(0)
 """The policy that reinforcement learning starts from."""
+
+START_FILES = "start"
+"""The fact in a run file that says what was in `start/` when it was made."""
 
 TOKENIZER_TEXTS = 512
 """Demonstrations that a tiny model's tokenizer is trained on."""
@@ -54,7 +60,7 @@ class Beginning:
         if self.recipe.model.path is not None:
             return self.recipe.model.path
         if self.recipe.model.start is not None:
-            return self._start(self.recipe.model.start)
+            return await self._start(self.recipe.model.start)
         tiny, folder = self.recipe.model.tiny, self.recipe.folder / "model"
         assert tiny is not None, "load_recipe checked it"
         if not folder.exists():
@@ -62,16 +68,37 @@ class Beginning:
             make_whole(folder, lambda partial: make_tiny_model(tiny, partial, texts, seed=self.recipe.seed))
         return folder
 
-    def _start(self, path: Path) -> Path:
+    async def _start(self, path: Path) -> Path:
         """The folder of the model that another run, or a part of it, makes."""
         folder = self.recipe.folder / "start"
-        if not folder.exists():
+        if folder.exists():
+            self._keep_start(folder, await asyncio.to_thread(start_files, folder))
+        else:
             origin = find_origin(path)
+
+            def fill(partial: Path) -> None:
+                write_start(origin, partial)
+                self._keep_start(folder, start_files(partial))  # before it has its name: never without
+
             self.progress.waiting(f"the weights of {origin.folder}")
-            make_whole(folder, lambda partial: write_start(origin, partial))
+            make_whole(folder, fill)
             self.progress.note(f"starting from the {origin.kind} {origin.folder}")
         self.ledger.set_meta("lineage", json.dumps(read_lineage(self.recipe.folder)))
         return folder
+
+    def _keep_start(self, folder: Path, files: Mapping[str, str]) -> None:
+        """The run file remembers what the run started from. Raises `RecipeError` where that changed."""
+        now = {f"{folder / name}": digest for name, digest in files.items()}
+        stored = self.ledger.meta(START_FILES)
+        if stored is None:  # it is new, or began before there was such a fact
+            self.ledger.set_meta(START_FILES, json.dumps(files))
+            return
+        before = {f"{folder / name}": digest for name, digest in json.loads(stored).items()}
+        if odd := changed(before, now):
+            raise RecipeError(
+                f"{odd} not what {self.recipe.folder} was started with; bring back what it was, "
+                "or start a new run by --set name=..."
+            )
 
     async def warm_start(self, model: Path, section: WarmStartSection) -> Path:
         """The folder of the model after its supervised start."""

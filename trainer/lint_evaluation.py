@@ -18,12 +18,16 @@ def _few_held_out(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
 
 def _never_stopped(recipe: Recipe, arena: Arena) -> tuple[str, str] | None:
     section, every = recipe.evaluation.early_stopping, recipe.evaluation.every
-    if section is None or every is None or section.patience * every < recipe.grpo.steps:
+    if section is None or every is None:
+        return None
+    first = 0 if recipe.evaluation.at_start else every
+    if first + section.patience * every < recipe.grpo.steps:
         return None
     return (
         "evaluation.early_stopping.patience",
-        f"{section.patience} evaluations, each {every} steps, are not over before grpo.steps="
-        f"{recipe.grpo.steps}, so that nothing is ever stopped; lower it, or evaluation.every",
+        f"{section.patience} evaluations after the one of step {first}, each {every} steps, are not over "
+        f"before grpo.steps={recipe.grpo.steps}, so that nothing is ever stopped; lower it, or "
+        "evaluation.every",
     )
 
 

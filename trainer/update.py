@@ -17,7 +17,7 @@ from .objective.terms import traits
 from .ranks.leader import AnyLearner
 from .recipe import GrpoSection
 from .reporting.diagnostics import off_policy_metrics
-from .reporting.reports import LossReport, StepReport
+from .reporting.reports import LossReport, StepReport, largest
 from .reporting.speed import Speed
 from .reporting.step_record import sft_record, update_record
 
@@ -137,7 +137,7 @@ def _num_forward(rows: Sequence[Row]) -> int:
 
 
 def objective_options(section: GrpoSection) -> dict[str, Any]:
-    """What `Learner.forward_backward` and `replay.batch_loss` are told of a recipe."""
+    """What `Learner.forward_backward` and `replay.batch_losses` are told of a recipe."""
     penalty = None
     if section.kl_coefficient and section.kl_kind != "k1":
         penalty = KlPenalty(coefficient=section.kl_coefficient, kind=section.kl_kind)
@@ -174,9 +174,10 @@ def over_updates(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
     for name in dict.fromkeys(name for each in metrics for name in each):
         values = [each[name] for each in metrics if name in each]
         tokens = [each["trained_tokens"] for each in metrics if name in each]
-        if name.endswith(("_max", "_min")):
-            extreme = max(values) if name.endswith("_max") else min(values)
-            found[name] = math.nan if any(map(math.isnan, values)) else extreme
+        if name.endswith("_max"):
+            found[name] = largest(values)
+        elif name.endswith("_min"):
+            found[name] = -largest(-value for value in values)
         elif name in COUNTS:
             found[name] = math.fsum(values)
         elif name in PER_UPDATE or not any(tokens):
@@ -209,8 +210,8 @@ def _advantages(batch: Batch) -> dict[str, float]:
         return {}
     return {
         "advantage": sum(values) / len(values),
-        "advantage_min": min(values),
-        "advantage_max": max(values),
+        "advantage_min": -largest(-value for value in values),
+        "advantage_max": largest(values),
     }
 
 
@@ -228,7 +229,7 @@ def _moved(batch: Batch, logprobs: Sequence[Sequence[float]]) -> float:
 def engine_gap_max(rows: Sequence[Row], logprobs: Sequence[Sequence[float]]) -> float:
     """Largest |log pi_learner - log pi_engine| of a trained token, nats. At a step's first update the two
     are the same policy, so this is how exactly tokens and weights travel."""
-    return max(
+    return largest(
         abs(logprobs[at][position] - row.tokens.logprobs[position])
         for at, row in enumerate(rows)
         for position in row.trained

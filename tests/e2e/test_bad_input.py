@@ -136,7 +136,7 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, content: bytes | No
         ),
         ("eval tiny.yaml --policy oracle --set env.id=cli_envs:NoOracle", ["--policy oracle", "no oracle"]),
         ("play tiny.yaml --task 99", ["--task 99", "0 .. 3"]),
-        ("replay nowhere", ["nowhere/recipe.yaml", "No such file"]),
+        ("replay nowhere", ["nowhere: there is no recipe.yaml", "a training run, such as runs/"]),
         ("check env nope", ["unknown env 'nope'", "arithmetic"]),
         ("check env cli_envs:Odd --options 3", ["--options '3'", "mapping"]),
         ("check env cli_envs:Odd --options '{sise: 3}'", ["'sise'", "Odd.tasks"]),

@@ -66,6 +66,23 @@ def test_three_runs_in_a_chain_and_what_they_export(tmp_path: Path) -> None:
     whole = forked("export", "runs/sft", "none", "--adapter", cwd=tmp_path)
     assert whole.code == 2 and "leave --adapter out" in whole.stderr
 
+    # Whoever alters what a run started from is told, and a run of before that was remembered is not.
+    own, resume = runs / "rl2" / "start" / "model.safetensors", ("train", "rl2.yaml", "--resume")
+    chained = (*resume, "--set", "model.start=runs/rl", "--set", "model.tiny=null")
+    kept = own.read_bytes()
+    own.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+    odd = forked(*chained, cwd=tmp_path)
+    assert odd.code == 2 and "Traceback" not in odd.stderr
+    words = (
+        "runs/rl2/start/model.safetensors has changed and is not what runs/rl2 was started with; bring back"
+    )
+    assert words in " ".join(odd.stderr.split())
+    own.write_bytes(kept)
+    palaestra(*chained)
+    with closing(sqlite3.connect(runs / "rl2" / "run.sqlite")) as db, db:
+        assert db.execute("DELETE FROM meta WHERE key = 'start'").rowcount == 1
+    palaestra(*chained)
+
     # The same words again name a run that is there, and resuming does not need the parent any more.
     again = forked("train", "rl.yaml", "--continue", "runs/sft", cwd=tmp_path)
     assert again.code == 2 and "--resume" in again.stderr

@@ -1,6 +1,7 @@
 """Chains of runs: weights of one are where the next one starts, whatever was trained before."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,19 @@ from palaestra.trainer._torch import read_tensors
 from palaestra.trainer.batches.rows import make_batch
 from palaestra.trainer.config import LearnerConfig, LoraConfig
 from palaestra.trainer.errors import CorruptCheckpoint
+from palaestra.trainer.inputs import sha256
 from palaestra.trainer.learner import Learner
 from palaestra.trainer.ranks.leader import open_learner
 from palaestra.trainer.recipe_file import RecipeError
 from palaestra.trainer.schedule import OptimizerConfig
 from palaestra.trainer.weights.checkpoint import Checkpoints, CheckpointWarning, load_checkpoint
-from palaestra.trainer.weights.lineage import find_origin, read_lineage, write_start, write_whole_model
+from palaestra.trainer.weights.lineage import (
+    find_origin,
+    read_lineage,
+    start_files,
+    write_start,
+    write_whole_model,
+)
 from palaestra.trainer.weights.merge import checkpoint_adapter
 from palaestra.trainer.weights.model import load_model, write_model
 
@@ -100,6 +108,32 @@ def test_the_copy_of_a_parent_outlives_it_and_leaves_it_alone(tmp_path: Path) ->
     assert logprobs(tmp_path / "again") == expected
 
 
+def test_who_writes_over_the_origin_in_place_leaves_the_copy_alone(tmp_path: Path) -> None:
+    origin = start(tmp_path / "blobs")
+    (tmp_path / "model").mkdir()
+    for path in origin.iterdir():  # as a hub's cache has them
+        (tmp_path / "model" / path.name).symlink_to(path)
+    write_start(find_origin(tmp_path / "model"), tmp_path / "start")
+    before = start_files(tmp_path / "start")
+    assert before == {path.name: sha256(path) for path in origin.iterdir()}
+    for path in origin.iterdir():
+        path.write_bytes(b"another one's")
+    assert start_files(tmp_path / "start") == before
+    assert not any(path.is_symlink() for path in (tmp_path / "start").iterdir())
+
+
+@pytest.mark.parametrize("size", [0, 7, 100, -1])
+def test_a_model_that_is_cut_short_is_refused_before_anything_is_copied(tmp_path: Path, size: int) -> None:
+    file = start(tmp_path / "model") / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:size])
+    with pytest.raises(RecipeError, match=r"model/model\.safetensors is damaged: .*; bring back"):
+        write_whole_model(find_origin(tmp_path / "model"), tmp_path / "out")
+    (tmp_path / "model" / "config.json").write_text("{")
+    with pytest.raises(RecipeError, match=r"model/config\.json cannot be read: .*; bring back"):
+        write_whole_model(find_origin(tmp_path / "model"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_of_a_run_with_a_broken_checkpoint_the_one_before_is_taken_aloud(tmp_path: Path) -> None:
     learner = trained(start(tmp_path / "model"), None)
     run = run_with(tmp_path / "a", learner, over=False)
@@ -173,6 +207,25 @@ def test_an_adapter_on_a_base_in_half_precision_trains_in_float32_and_merges_wit
         write_whole_model(find_origin(folder), tmp_path / folder.name)
         found = read_tensors(tmp_path / folder.name / "model.safetensors")
         assert all(torch.equal(found[name], merged[name]) for name in found)
+
+
+def test_of_a_run_that_was_killed_in_its_supervised_start_the_last_weights_are_taken(tmp_path: Path) -> None:
+    learner, run = trained(start(tmp_path / "model"), None), tmp_path / "a"
+    run.mkdir()
+    (run / "recipe.yaml").write_text("name: x\n")
+    found: list[str] = []
+    kept: list[Callable[[], None]] = [
+        lambda: Checkpoints(run / "sft" / "checkpoints").save(4, learner),
+        lambda: learner.export_merged(run / "warm-start"),
+        lambda: Checkpoints(run / "checkpoints").save(2, learner),
+        lambda: learner.save(run / "policy"),
+    ]
+    for make in kept:
+        make()
+        origin = find_origin(run)
+        assert find_origin(origin.folder) == origin and origin.run == run
+        found.append(str(origin.folder.relative_to(run)))
+    assert found == ["sft/checkpoints/step-000004", "warm-start", "checkpoints/step-000002", "policy"]
 
 
 def test_what_holds_no_weights_is_refused_with_what_would(tmp_path: Path) -> None:

@@ -100,3 +100,19 @@ def test_the_rate_of_a_chained_run_is_judged_by_the_model_that_it_starts_from(tm
 def test_the_recipes_of_the_front_page_break_no_rule(name: str) -> None:
     recipe = load_recipe(ROOT / "examples" / f"{name}.yaml")
     assert [str(each) for each in lint(recipe, load_arena(recipe))] == []
+
+
+@pytest.mark.parametrize(
+    ("at_start", "steps", "is_told"),
+    [(True, 30, True), (True, 31, False), (False, 35, True), (False, 40, True), (False, 41, False)],
+)
+def test_the_first_stall_is_counted_from_the_first_evaluation(
+    at_start: bool, steps: int, is_told: bool
+) -> None:
+    """At step 0, or at step 10: the third one without a better score is at 30, or at 40."""
+    changes = {
+        "grpo": {"steps": steps},
+        "evaluation": {"every": 10, "at_start": at_start, "early_stopping": {"patience": 3}},
+        "checkpoint": {"every": 2, "keep_best": 1},
+    }
+    assert broken_rules(changes) == ["never_stopped"] * is_told

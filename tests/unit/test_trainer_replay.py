@@ -1,6 +1,8 @@
 """A step computed again from its record."""
 
 import json
+import math
+import re
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
@@ -15,7 +17,7 @@ from palaestra.trainer.batches.rows import training_rows
 from palaestra.trainer.config import LearnerConfig, LoraConfig
 from palaestra.trainer.losses import loss_names
 from palaestra.trainer.recipe import GrpoSection
-from palaestra.trainer.reporting.replay import replay_step
+from palaestra.trainer.reporting.replay import Replayed, replay_step
 from palaestra.trainer.schedule import OptimizerConfig
 from palaestra.trainer.update import Updater
 
@@ -41,6 +43,40 @@ def test_the_loss_of_every_update_is_found_again_without_the_model(
         assert each.differences == ()
         assert each.loss == pytest.approx(each.stored_loss, rel=1e-6, abs=1e-6)
         assert abs(each.loss) > 1e-3
+
+
+def test_of_large_rewards_the_loss_differs_by_its_rounding_and_is_found_again() -> None:
+    """What float32 leaves of a sum of hundreds is off by over 1e-6."""
+    rewards = [500.0 * (at * 7 % 3) for at in range(16)]
+    section = GrpoSection(steps=1, advantage="dr_grpo", correction=None, updates_per_step=2)
+    accepted = credit(make_group(*rewards), load_advantage("dr_grpo")).accepted
+    learner = make_llama_learner(LearnerConfig(optimizer=OptimizerConfig(lr=1e-2)))
+    record = json.loads(json.dumps(Updater(learner=learner, section=section).update(accepted).record))
+    first, second = replay_step(accepted, section, record)
+    assert first.is_same and second.is_same
+    assert second.scale > 1000 and abs(second.loss - second.stored_loss) > 1e-5
+    assert not replace(second, stored_loss=second.stored_loss * (1 + 1e-5)).is_same
+
+
+@pytest.mark.parametrize(
+    ("loss", "stored", "scale", "expected"),
+    [
+        (0.5, 0.5 + 9e-7, 0.1, True),
+        (0.5, 0.5 + 2e-6, 0.1, False),
+        (0.5, 0.5 + 2e-6, 3.0, True),
+        (math.inf, math.inf, math.inf, True),
+        (-math.inf, math.inf, math.inf, False),
+        (math.inf, 3.0, math.inf, False),
+        (math.nan, math.nan, math.nan, True),
+        (math.nan, 3.0, math.nan, False),
+        (3.0, math.nan, 1.0, False),
+    ],
+)
+def test_losses_are_close_by_the_scale_of_what_they_are_made_of(
+    loss: float, stored: float, scale: float, expected: bool
+) -> None:
+    assert Replayed(loss=loss, stored_loss=stored, scale=scale).is_same is expected
+    assert not Replayed(loss=loss, stored_loss=stored, scale=scale, differences=("x",)).is_same
 
 
 SECTIONS: list[dict[str, Any]] = [
@@ -173,6 +209,19 @@ def test_an_update_that_was_left_out_is_counted() -> None:
     section = GrpoSection(steps=1, loss="broken_losses:NoNumber")
     update = Updater(learner=learner, section=section).update(accepted)
     assert update.metrics["skipped"] == 1.0 and learner.num_steps == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("loss", "gspo"), ("loss_options", {"clip_high": 0.4}), ("kl_coefficient", 0.1)]
+)
+def test_a_step_of_another_objective_than_the_recipes_is_reported(
+    step: tuple[tuple[Accepted, ...], dict[str, Any]], name: str, value: object
+) -> None:
+    """Its loss may be the same: of a policy that has not moved since it sampled, all are."""
+    with pytest.raises(
+        ValueError, match=rf"grpo\.{name} in the record: {re.escape(repr(value))}, in the run"
+    ):
+        replay_step(step[0], SECTION, {**step[1], name: value})
 
 
 def test_a_missing_row_or_update_is_refused(step: tuple[tuple[Accepted, ...], dict[str, Any]]) -> None:

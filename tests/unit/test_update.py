@@ -7,7 +7,7 @@ from statistics import fmean
 
 import pytest
 from support import run_async
-from trainer_builders import make_group, make_learner, make_llama_learner, make_trajectory
+from trainer_builders import make_group, make_learner, make_llama_learner, make_row, make_trajectory
 
 from palaestra.agents.engine import Finish, Generation, PolicyVersion, VersionSpan
 from palaestra.agents.engines.scripted import ScriptedEngine, in_turn
@@ -16,7 +16,8 @@ from palaestra.agents.trajectory import Group, Trajectory
 from palaestra.trainer.advantages import credit
 from palaestra.trainer.publisher import Publisher
 from palaestra.trainer.recipe import GrpoSection
-from palaestra.trainer.update import Update, Updater, over_updates
+from palaestra.trainer.reporting.reports import LossReport, merge_reports
+from palaestra.trainer.update import Update, Updater, engine_gap_max, over_updates
 
 
 def test_over_updates_maxima_stay_maxima_tokens_add_up_and_means_are_over_tokens() -> None:
@@ -36,6 +37,13 @@ def test_over_updates_maxima_stay_maxima_tokens_add_up_and_means_are_over_tokens
 def test_a_maximum_of_what_is_no_number_is_none_in_either_order(order: int) -> None:
     maxima = [{"ratio_max": each, "trained_tokens": 1.0} for each in (math.nan, 1.0)][::order]
     assert math.isnan(over_updates(maxima)["ratio_max"])
+    parts = [
+        LossReport(loss=0.0, num_rows=1, num_tokens=1, metrics=metrics, logprobs=((),), entropies=((),))
+        for metrics in ({"ratio_max": each["ratio_max"]} for each in maxima)
+    ]
+    assert math.isnan(merge_reports(parts, [[0], [1]]).metrics["ratio_max"])
+    row = make_row([7, 8, 9], [False, True, True], logprobs=[0.0, -1.0, -1.0])
+    assert math.isnan(engine_gap_max([row], [(0.0, *(math.nan, -1.0)[::order])]))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 The loss is a function of logprobs, so the stored ones are enough to compute it again.
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ import torch
 
 from ...agents.ledger import Ledger
 from ...agents.trajectory import EpisodeKey, Group, Trajectory
+from .._torch import to_list
 from ..advantages import Accepted
 from ..batches.columns import Columns
 from ..batches.packing import micro_batches
@@ -25,6 +27,9 @@ from ..recipe import GrpoSection, Recipe
 from ..update import objective_options, whole_batch, with_kl_in_reward
 from .step_record import altered
 
+TOLERANCE = 1e-6
+"""Between the stored loss, computed in the model's precision, and the one computed here in fp64."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Replayed:
@@ -33,11 +38,23 @@ class Replayed:
     stored_loss: float
     loss: float
     """NaN where there are differences."""
+    scale: float = 0.0
+    """What the parts of the loss are together, without their signs: what a rounding error is relative to."""
     differences: tuple[str, ...] = ()
     """What was altered since, in the record or in the episodes, by row."""
 
+    @property
+    def is_same(self) -> bool:
+        """Whether nothing was altered, and the loss is the stored one but for its rounding. A loss that
+        diverged when it was stored diverges again."""
+        if self.differences:
+            return False
+        if not (math.isfinite(self.loss) and math.isfinite(self.stored_loss)):
+            return self.loss == self.stored_loss or (math.isnan(self.loss) and math.isnan(self.stored_loss))
+        return abs(self.loss - self.stored_loss) <= TOLERANCE * max(1.0, self.scale)
 
-def batch_loss(
+
+def batch_losses(
     batch: Batch,
     logprobs: Sequence[Sequence[float]],
     loss: str = "ppo_clip",
@@ -47,15 +64,15 @@ def batch_loss(
     entropy_bonus: float = 0.0,
     entropies: Sequence[Sequence[float]] | None = None,
     **options: Any,
-) -> float:
-    """What `Learner.forward_backward` reports, from [rows][T] learner logprobs; in fp64. `entropies`,
-    [rows][T], are needed for an entropy bonus."""
+) -> list[float]:
+    """The parts of the loss that `Learner.forward_backward` reports, one for each trained token, from
+    [rows][T] learner logprobs; in fp64. `entropies`, [rows][T], are needed for an entropy bonus."""
     objective = Objective(
         loss=load_loss(loss, **options), correction=correction, kl=kl, entropy_bonus=entropy_bonus
     )
     if entropy_bonus and entropies is None:
         raise ValueError(f"entropy_bonus is {entropy_bonus}, and the record has no entropies")
-    total = 0.0
+    found: list[float] = []
     limit = sum(len(row.tokens.ids) for row in batch.rows)
     micros = micro_batches(batch.rows, limit, torch.device("cpu"), level="episode")
     columns = Columns.of(batch, micros, batch.normaliser, dtype=torch.float64)
@@ -68,8 +85,8 @@ def batch_loss(
             flat = [entropies[row][position] for row, position in part.where]
             entropy_N = torch.tensor(flat, dtype=torch.float64)
         terms = objective(columns.terms(part, logprobs_N, entropy_N))
-        total += float((terms.loss_N * columns.weights_N[part.place]).sum())
-    return total
+        found += to_list(terms.loss_N * columns.weights_N[part.place])
+    return found
 
 
 def replay_stored(ledger: Ledger, recipe: Recipe, step: int) -> list[Replayed]:
@@ -103,6 +120,10 @@ def replay_step(
     updates: Sequence[Mapping[str, Any]] = record["updates"]
     if len(batches) != len(updates):
         raise ValueError(f"the record has {len(updates)} updates, the episodes make {len(batches)}")
+    for name in ("loss", "loss_options", "kl_coefficient"):
+        ours = json.loads(json.dumps(getattr(section, name)))
+        if (theirs := record.get(name, ours)) != ours:
+            raise ValueError(f"grpo.{name} in the record: {theirs!r}, in the run's recipe: {ours!r}")
     return [_replay(rows, update, section) for rows, update in zip(batches, updates, strict=True)]
 
 
@@ -124,7 +145,7 @@ def _replay(rows: Sequence[Row], update: Mapping[str, Any], section: GrpoSection
         differences += _compare(rows, stored, ("advantages",))
     if differences:
         return Replayed(stored_loss=stored_loss, loss=float("nan"), differences=tuple(differences))
-    loss = batch_loss(
+    losses = batch_losses(
         whole_batch(rows, section, is_fresh=update.get("is_fresh", False)),
         [_spread(row, old["logprobs"]) for row, old in zip(rows, stored, strict=True)],
         entropies=[_spread(row, old["entropies"]) for row, old in zip(rows, stored, strict=True)]
@@ -132,8 +153,8 @@ def _replay(rows: Sequence[Row], update: Mapping[str, Any], section: GrpoSection
         else None,
         **objective_options(section),
     )
-    imitation = -section.sft_coefficient * math.fsum(sft["logprobs"]) / len(sft["logprobs"])
-    return Replayed(stored_loss=stored_loss, loss=loss + imitation)
+    losses += [-section.sft_coefficient * each / len(sft["logprobs"]) for each in sft["logprobs"]]
+    return Replayed(stored_loss=stored_loss, loss=sum(losses), scale=sum(map(abs, losses)))
 
 
 def _altered(rows: Sequence[Row], stored: Sequence[Mapping[str, Any]], sft: Mapping[str, Any]) -> list[str]:

@@ -1,6 +1,7 @@
 """What the learner says of its work, summed over micro-batches."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -55,7 +56,7 @@ def merge_reports(parts: Sequence[LossReport], places: Sequence[Sequence[int]]) 
     for name in dict.fromkeys(name for part in parts for name in part.metrics):
         values = [(part.metrics[name], part.num_tokens) for part in parts if name in part.metrics]
         if name.endswith("_max"):
-            metrics[name] = max(value for value, _ in values)
+            metrics[name] = largest(value for value, _ in values)
         else:
             metrics[name] = sum(value * num for value, num in values) / num_tokens
 
@@ -75,6 +76,16 @@ def merge_reports(parts: Sequence[LossReport], places: Sequence[Sequence[int]]) 
         logprobs=in_order([part.logprobs for part in parts]),
         entropies=in_order([part.entropies for part in parts]),
     )
+
+
+def largest(values: Iterable[float]) -> float:
+    """The maximum; NaN where there is one, in whatever order: `max` keeps it only where it comes first.
+
+    >>> largest([1.0, float("nan"), 2.0]), largest([1.0, 2.0])
+    (nan, 2.0)
+    """
+    found = list(values)
+    return math.nan if any(map(math.isnan, found)) else max(found)
 
 
 def _sum(values: Sequence[float | None]) -> float | None:

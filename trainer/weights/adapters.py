@@ -9,9 +9,32 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .._torch import modules, output_head, plain_errors, seeded
+from .._torch import modules, output_head, plain_errors, read_tensors, seeded
 from ..config import LoraConfig
+from ..recipe_file import RecipeError
 from ..schedule import OptimizerConfig
+from .lineage import read_settings
+
+_NOT_MERGED = (
+    "use_dora",
+    "modules_to_save",
+    "lora_bias",
+    "trainable_token_indices",
+    "target_parameters",
+    "layer_replication",
+    "alora_invocation_tokens",
+    "use_qalora",
+    "use_bdlora",
+    "arrow_config",
+    "kasa_config",
+    "monteclora_config",
+)
+"""Settings of peft under which an adapter is more than a product of two matrices on each layer."""
+_OLD_NAME = "`is_gradient_checkpointing` is deprecated"
+"""peft 0.21 asks transformers 5 for a property under its old name."""
+_HALVES = (".lora_A.weight", ".lora_B.weight")
+_BY_PEFT = "merge it by peft's merge_and_unload and give the folder of the merged model"
+_ITS_OWN = "set base_model_name_or_path in its adapter_config.json to the model that it was trained on"
 
 
 def add_adapter(model: PreTrainedModel, config: LoraConfig, seed: int) -> Any:
@@ -29,8 +52,7 @@ def add_adapter(model: PreTrainedModel, config: LoraConfig, seed: int) -> Any:
         task_type="CAUSAL_LM",
     )
     with seeded(seed), warnings.catch_warnings():
-        # peft 0.21 asks transformers 5 for a property under its old name.
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+        warnings.filterwarnings("ignore", message=_OLD_NAME)
         return untyped.get_peft_model(model, settings)
 
 
@@ -84,6 +106,61 @@ def save_adapter(adapted: Any, tensors: Mapping[str, Tensor], folder: Path) -> N
     named = {f"base_model.model.{name}": tensor for name, tensor in tensors.items()}
     with plain_errors():
         adapted.save_pretrained(str(folder), state_dict=named, save_embedding_layers=False)
+
+
+def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """(adapter_config.json, the tensors by peft's names). Raises `RecipeError` where one is damaged."""
+    settings, file = read_settings(folder / "adapter_config.json"), folder / "adapter_model.safetensors"
+    try:
+        with plain_errors():
+            return settings, read_tensors(file)
+    except OSError as error:
+        raise RecipeError(f"{file} cannot be read: {error}; bring back what was written there") from error
+
+
+def expect_plain(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Raise `RecipeError`, which names the field or the tensor, for an adapter that `merged_state` would not
+    add in as peft does."""
+    odd = [] if settings.get("peft_type", "LORA") == "LORA" else ["peft_type"]
+    for field in odd + [field for field in _NOT_MERGED if settings.get(field)]:
+        raise RecipeError(f"{folder}: {field} is {settings[field]!r} in its adapter_config.json; {_BY_PEFT}")
+    for name in tensors:
+        if ".lora_" in name and not name.endswith(_HALVES):
+            raise RecipeError(f"{folder} holds {name!r}, which is no half of a linear layer's; {_BY_PEFT}")
+
+
+def put_in(model: PreTrainedModel, tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Give the model's layers the adapter of a folder, whose tensors are these. Raises `RecipeError`, which
+    names the layer, where it is of another model."""
+    import peft  # without types
+
+    untyped: Any = peft
+    weights = dict(model.named_parameters())
+    for name, tensor in tensors.items():
+        if not name.endswith(_HALVES):
+            continue
+        layer, _, half = own_name(name).partition(".lora_")
+        shape = weights[f"{layer}.weight"].shape if f"{layer}.weight" in weights else ()
+        if tensor.ndim != 2 or tensor.shape[1 if half.startswith("A") else 0] not in shape:
+            is_there = f"is {tuple(shape)} there" if shape else "is no layer with weights of its own there"
+            raise RecipeError(
+                f"{folder} does not fit the model {model.name_or_path}: {layer} {is_there}; {_ITS_OWN}"
+            )
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")  # it is said below
+            warnings.filterwarnings("ignore", message=_OLD_NAME)
+            untyped.PeftModel.from_pretrained(model, str(folder))
+    except (RuntimeError, ValueError) as error:
+        why = " ".join(str(error).split())
+        raise RecipeError(
+            f"{folder}: its tensors are not what its adapter_config.json says: {why}"
+        ) from error
+    ours, theirs = {name for name, _ in model.named_parameters()}, {own_name(name) for name in tensors}
+    if odd := (theirs - ours) | {name for name in ours - theirs if ".lora_" in name}:
+        raise RecipeError(
+            f"{folder} does not fit the model {model.name_or_path}: {min(odd)} is in one alone; {_ITS_OWN}"
+        )
 
 
 def own_name(name: str) -> str:

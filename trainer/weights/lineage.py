@@ -6,9 +6,7 @@ A run that starts so has a whole model of its own in `start/`, an adapter merged
 or goes from LoRA to every parameter and back, and the parent may be deleted.
 """
 
-import contextlib
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,17 +40,15 @@ class Origin:
 
 
 def find_origin(path: Path, field: str = "model.start") -> Origin:
-    """The weights that a path means. Of a run: its policy, or its last good checkpoint before there is one.
+    """The weights that a path means. Of a run: its policy, or before there is one the last that it kept.
 
     Raises `RecipeError`, which names `field`, where there are none.
     """
     if (kind := kind_of(path)) is not None:
         return Origin(kind=kind, folder=path, run=_run_of(path))
     if (path / "recipe.yaml").is_file():
-        if (path / "policy").is_dir():
-            return find_origin(path / "policy", field)
-        if (step := _last_good(path)) is not None:
-            return Origin(kind="checkpoint", folder=path / "checkpoints" / f"step-{step:06d}", run=path)
+        if (found := _last_of(path)) is not None:
+            return found
         raise RecipeError(f"{field}: the run {path} has neither a policy nor a checkpoint yet")
     raise RecipeError(
         f"{field}: {path} is no run, checkpoint, model or adapter; give a folder such as runs/NAME, "
@@ -70,8 +66,16 @@ def base_of(origin: Origin) -> Path | None:
     if origin.kind == "model":
         return origin.folder
     file, name = _BASES[origin.kind]
-    told = json.loads((origin.folder / file).read_text(encoding="utf-8")).get(name)
-    return Path(told) if told and (Path(told) / "config.json").is_file() else None
+    told = read_settings(origin.folder / file).get(name)
+    return Path(told) if isinstance(told, str) and (Path(told) / "config.json").is_file() else None
+
+
+def read_settings(file: Path) -> dict[str, Any]:
+    """What stands in a JSON file beside weights. Raises `RecipeError` for one that is damaged."""
+    try:
+        return dict[str, Any](json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise RecipeError(f"{file} cannot be read: {error}; bring back what was written there") from error
 
 
 _BASES = {
@@ -85,33 +89,77 @@ _KINDS: dict[str, Literal["model", "adapter", "checkpoint"]] = {
 }
 
 
+def _last_of(run: Path) -> Origin | None:
+    """What a run came to: its policy, or a checkpoint, or what its supervised start did."""
+    if (run / "policy").is_dir():
+        return find_origin(run / "policy")
+    if (checkpoint := _last_good(run / "checkpoints")) is not None:
+        return Origin(kind="checkpoint", folder=checkpoint, run=run)
+    if (run / "warm-start").is_dir():
+        return Origin(kind="model", folder=run / "warm-start", run=run)
+    checkpoint = _last_good(run / "sft" / "checkpoints")
+    return None if checkpoint is None else Origin(kind="checkpoint", folder=checkpoint, run=run)
+
+
 def _run_of(path: Path) -> Path | None:
-    above = list(path.absolute().parents)[:2]
+    above = list(path.absolute().parents)[:3]
+    if len(above) < 2 or above[1].name != "sft":  # only there do checkpoints lie deeper
+        above = above[:2]
     return next((folder for folder in above if (folder / "recipe.yaml").is_file()), None)
 
 
-def _last_good(run: Path) -> int | None:
+def _last_good(checkpoints: Path) -> Path | None:
     from .checkpoint import Checkpoints  # torch
 
-    return Checkpoints(run / "checkpoints").latest_good()
+    step = Checkpoints(checkpoints).latest_good()
+    return None if step is None else Checkpoints(checkpoints).path(step)
 
 
 def write_whole_model(origin: Origin, folder: Path) -> None:
-    """Write the model that the weights make; what is whole already is linked, or copied to another disk."""
+    """Write the model that the weights make; what is whole already is copied, file by file.
+
+    Not linked: who writes over the origin in place would write over the copy too. Raises `RecipeError` where
+    a file is damaged.
+    """
     if origin.kind == "model":
-        shutil.copytree(origin.folder, folder, copy_function=_link, dirs_exist_ok=True)
+        _expect_whole(origin.folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in origin.folder.iterdir():
+            if path.is_file():
+                shutil.copyfile(path, folder / path.name)
         return
     from .merge import merge_adapter, merge_checkpoint
 
     (merge_adapter if origin.kind == "adapter" else merge_checkpoint)(origin.folder, folder)
 
 
+def _expect_whole(model: Path) -> None:
+    """A safetensors file is eight bytes of length, a header in JSON, and the tensors that it lists."""
+    read_settings(model / "config.json")
+    for file in model.glob("*.safetensors"):
+        size = file.stat().st_size
+        try:
+            with file.open("rb") as opened:
+                length = int.from_bytes(opened.read(8), "little")
+                header: dict[str, Any] = json.loads(opened.read(min(length, size)))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        except OSError as error:
+            raise RecipeError(f"{file} cannot be read: {error.strerror}; see that you may read it") from error
+        except (ValueError, LookupError, TypeError, AttributeError):
+            length, ends = 0, []
+        if size != 8 + length + max(ends, default=0):
+            raise RecipeError(f"{file} is damaged: it is not as long as it says; bring back what was there")
+
+
 def write_start(origin: Origin, folder: Path) -> None:
     """As `write_whole_model`, with the record of where it comes from."""
     write_whole_model(origin, folder)
-    with contextlib.suppress(FileNotFoundError):
-        (folder / LINEAGE).unlink()  # the parent's own, perhaps by a link
     (folder / LINEAGE).write_text(json.dumps(origin.record(), indent=1), encoding="utf-8")
+
+
+def start_files(folder: Path) -> dict[str, str]:
+    """The fingerprint of what `write_start` wrote, as far as it is the model's."""
+    return {name: digest for name, digest in fingerprint(folder).items() if name != LINEAGE}
 
 
 def read_lineage(run: Path) -> dict[str, Any] | None:
@@ -120,10 +168,3 @@ def read_lineage(run: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     return cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8")))
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another disk, or one without hard links
-        shutil.copyfile(source, target)

@@ -10,23 +10,30 @@ from transformers import PreTrainedModel
 from .._torch import read_tensors
 from ..config import LoraConfig
 from ..recipe_file import RecipeError
-from .adapters import add_adapter, merged_state, save_adapter
+from .adapters import add_adapter, expect_plain, merged_state, put_in, read_adapter, save_adapter
 from .checkpoint import verify_checkpoint
 from .fit import BASE, base_hashes, other_base, write_base
+from .lineage import read_settings
 from .model import load_model, write_model
 
 
 def merge_adapter(adapter: Path, folder: Path) -> None:
-    """Write the base model into `folder`, the adapter added in. Raises `RecipeError` without the base."""
-    import peft  # without types
+    """Write the base model into `folder`, the adapter added in.
 
-    untyped: Any = peft
-    settings = json.loads((adapter / "adapter_config.json").read_text())
-    told = adapter / BASE
-    known: Any = json.loads(told.read_text(encoding="utf-8")) if told.is_file() else {}
-    base = settings["base_model_name_or_path"]
-    model = _base(adapter, base, known.get("sha256", {}), known.get("dtype", "float32"))
-    untyped.PeftModel.from_pretrained(model, str(adapter))  # its layers gain the adapter in place
+    Raises `RecipeError` without the base, and for an adapter that is damaged, of another kind or of another
+    base.
+    """
+    settings, tensors = read_adapter(adapter)
+    expect_plain(settings, tensors, adapter)
+    known = read_settings(adapter / BASE) if (adapter / BASE).is_file() else {}
+    base = settings.get("base_model_name_or_path")
+    if not known and not (isinstance(base, str) and (Path(base) / "config.json").is_file()):
+        raise RecipeError(
+            f"{adapter}: base_model_name_or_path in its adapter_config.json is {base!r}, which is no model "
+            "folder here; set it to the folder of the model that the adapter was trained on"
+        )
+    model = _base(adapter, str(base), known.get("sha256", {}), known.get("dtype", "float32"))
+    put_in(model, tensors, adapter)
     write_model(model, merged_state(model, dict(model.named_parameters())), folder)
 
 
@@ -92,7 +99,8 @@ def _base(
 
 
 def copy_adapter(adapter: Path, folder: Path) -> None:
-    """Copy an adapter's files."""
+    """Copy an adapter's files. Raises `RecipeError` where they are damaged."""
+    read_adapter(adapter)
     for name in ("adapter_config.json", "adapter_model.safetensors", BASE):
         if name != BASE or (adapter / name).is_file():
             shutil.copyfile(adapter / name, folder / name)
