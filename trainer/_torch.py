@@ -180,18 +180,28 @@ def to_list(values_N: Tensor) -> list[float]:
     return cast(list[float], untyped.tolist())
 
 
+@contextmanager
+def plain_errors() -> Generator[None, None, None]:
+    """safetensors has a class of its own for a full disk and a damaged file: raise `OSError` instead."""
+    try:
+        yield
+    except safetensors.SafetensorError as error:
+        raise OSError(str(error)) from error
+
+
 def read_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """Only what is on disk, and no code from there."""
+    """Only what is on disk, and no code from there. Raises `OSError` for a damaged file."""
     untyped: Any = transformers
     untyped.utils.logging.disable_progress_bar()
-    model = untyped.AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=dtype,
-        attn_implementation="sdpa",
-        trust_remote_code=False,
-        local_files_only=True,
-        use_safetensors=True,
-    )
+    with plain_errors():
+        model = untyped.AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            attn_implementation="sdpa",
+            trust_remote_code=False,
+            local_files_only=True,
+            use_safetensors=True,
+        )
     return cast(PreTrainedModel, model)
 
 
@@ -203,15 +213,6 @@ def write_config(model: PreTrainedModel, folder: Path) -> None:
 def read_tensors(path: Path) -> dict[str, Tensor]:
     untyped: Any = safetensors.torch
     return cast(dict[str, Tensor], untyped.load_file(path))
-
-
-@contextmanager
-def plain_errors() -> Generator[None, None, None]:
-    """safetensors has a class of its own for a full disk: raise `OSError`, as everybody else does."""
-    try:
-        yield
-    except safetensors.SafetensorError as error:
-        raise OSError(str(error)) from error
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:

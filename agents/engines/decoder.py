@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -268,14 +269,17 @@ class Decoder:
 
 
 def load_model(path: str | Path, dtype: str = "auto") -> torch.nn.Module:
-    """A transformers model from a local folder, without running code from it. "auto": as it is stored."""
+    """A transformers model from a local folder, without running code from it; "auto" is as it is stored."""
     import transformers
 
     untyped: Any = transformers
     untyped.utils.logging.disable_progress_bar()
-    model: torch.nn.Module = untyped.AutoModelForCausalLM.from_pretrained(
-        path, dtype=dtype, trust_remote_code=False, local_files_only=True, use_safetensors=True
-    )
+    try:
+        model: torch.nn.Module = untyped.AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, trust_remote_code=False, local_files_only=True, use_safetensors=True
+        )
+    except SafetensorError as error:  # a class of its own, for a damaged file
+        raise OSError(f"{path}: {error}") from error
     return model.eval()
 
 

@@ -161,6 +161,17 @@ def test_a_port_in_use_is_found_before_vllm_is_started(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("command", ["train", "eval"])
+def test_a_model_that_was_cut_off_is_refused(tmp_path: Path, tiny_run: TinyRun, command: str) -> None:
+    model = shutil.copytree(tiny_run.folder / "policy", tmp_path / "model")
+    os.truncate(model / "model.safetensors", (model / "model.safetensors").stat().st_size - 8)
+    recipe = write_recipe(tmp_path, model={"path": str(model), "tool_format": "none"}, warm_start=None)
+    done = forked(command, recipe, *(["--policy", str(model)] if command == "eval" else []), cwd=tmp_path)
+    assert done.code == 2 and "Traceback" not in done.stderr, done
+    for words in ("engine: cannot serve", str(model), "incomplete"):
+        assert words in done.stderr
+
+
 def test_an_adapter_that_vllm_cannot_serve_is_refused(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, engine={"kind": "vllm"}, lora={"rank": 600})
     done = forked("train", recipe, cwd=tmp_path, env={"PALAESTRA_VLLM_PYTHON": sys.executable})

@@ -213,3 +213,15 @@ def test_what_is_exported_has_the_learners_logits_in_transformers(
         torch.testing.assert_close(logits(adapted.eval()), logits(learner.model))
         names = set(read_tensors(tmp_path / "policy" / "adapter_model.safetensors"))
         assert len(names) == 2 * (2 + 1), names
+
+
+@pytest.mark.parametrize("settings", [{"use_rslora": True}, {"alpha_pattern": {"q_proj": 32}}])
+def test_a_learner_takes_no_adapter_whose_layers_are_scaled_otherwise(
+    tmp_path: Path, settings: Settings
+) -> None:
+    model = base(tmp_path / "model")
+    adapter(model, tmp_path / "adapter", r=4, lora_alpha=16, **settings)
+    lora = LoraConfig(rank=4, alpha=16.0, targets=("q_proj", "down_proj"))
+    learner = Learner(load_model(model), LearnerConfig(lora=lora))
+    with pytest.raises(ValueError, match=rf"{next(iter(settings))} is .* --continue"):
+        learner.load(tmp_path / "adapter")

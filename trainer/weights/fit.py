@@ -84,8 +84,11 @@ def expect_alpha(alpha: float, config: LoraConfig | None, folder: Path) -> None:
 
 
 def adapter_alpha(folder: Path) -> float:
-    """Of an adapter in peft's format."""
+    """Of an adapter in peft's format. Raises `ValueError` where a layer is not scaled by alpha / r."""
     settings: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    for field in ("use_rslora", "alpha_pattern", "rank_pattern"):
+        if settings.get(field):
+            raise ValueError(f"{folder}: {field} is {settings[field]!r}, which no learner here has; {_CURE}")
     return float(settings["lora_alpha"])
 
 
