@@ -2,12 +2,14 @@
 
 import difflib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import is_dataclass
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, TypeVar, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic.errors import PydanticSchemaGenerationError
+from pydantic.errors import PydanticUserError
 
 from .errors import no_exit
 
@@ -22,31 +24,40 @@ def from_options(kind: type[T], options: Mapping[str, Any]) -> T:
 
     Raises `ValueError`, which names each wrong field, its value and the cure.
     """
-    if options and (adapter := _adapter(kind)) is not None:
-        try:
-            return adapter.validate_python(dict(options), extra="forbid")
-        except ValidationError as error:
-            raise ValueError("; ".join(_explain(kind, each) for each in error.errors())) from error
-    known = inspect.signature(kind).parameters
+    known, adapters = inspect.signature(kind).parameters, _adapters(kind)
     takes_all = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in known.values())
+    fields: dict[str, Any] = {}
+    wrong: list[str] = []
     for name, value in options.items():
         if name not in known and not takes_all:
-            raise ValueError(_no_such(name, value, list(known)))
+            wrong.append(_no_such(name, value, list(known)))
+            continue
+        try:
+            fields[name] = adapters[name](value) if name in adapters else value
+        except ValidationError as error:
+            wrong += [_explain(kind, {**each, "loc": (name, *each["loc"])}) for each in error.errors()]
+    required = {name for name in adapters if known[name].default is inspect.Parameter.empty}
+    wrong += [f"{name}: is missing" for name in sorted(required - options.keys())]
+    if wrong:
+        raise ValueError("; ".join(wrong))
     try:
         with no_exit():
-            return kind(**options)
+            return kind(**fields)
     except TypeError as error:
         raise ValueError(f"{kind.__name__}: {error}") from error
 
 
-def _adapter(kind: type[T]) -> TypeAdapter[T] | None:
-    """What reads the fields of a dataclass; None for other classes, and for fields that YAML cannot hold."""
-    if not is_dataclass(kind) or not vars(kind)["__dataclass_params__"].init:
-        return None
+def _adapters(kind: type[Any]) -> dict[str, Callable[[Any], Any]]:
+    """By the fields of a dataclass, what reads their values; not of those that YAML cannot hold."""
     try:
-        return TypeAdapter(kind)
-    except PydanticSchemaGenerationError:
-        return None
+        hints = get_type_hints(kind, include_extras=True) if is_dataclass(kind) else {}
+    except (NameError, TypeError):  # types that are there for a type checker alone
+        return {}
+    found: dict[str, Callable[[Any], Any]] = {}
+    for name in inspect.signature(kind).parameters.keys() & hints.keys():
+        with suppress(PydanticUserError):
+            found[name] = partial(TypeAdapter(hints[name]).validate_python, extra="forbid")
+    return found
 
 
 def _explain(kind: Any, detail: Any) -> str:
@@ -64,7 +75,7 @@ def _explain(kind: Any, detail: Any) -> str:
 def _fields(kind: Any, path: tuple[Any, ...]) -> list[str]:
     """The names of the fields at a path through dataclasses."""
     for name in path:
-        kind = kind.__dataclass_fields__[name].type
+        kind = get_type_hints(kind)[name]
     return list(getattr(kind, "__dataclass_fields__", ()))
 
 

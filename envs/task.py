@@ -29,10 +29,14 @@ class Task:
         return "\n".join(message.content for message in self.messages)
 
     @property
+    def is_asked(self) -> bool:
+        """Whether the opening conversation asks something; else `reset` does."""
+        return any(not isinstance(message, SystemMessage) for message in self.messages)
+
+    @property
     def question(self) -> str:
-        """What tells it from others: its prompt, or its id where `reset` says all but the system's words."""
-        is_open = any(not isinstance(message, SystemMessage) for message in self.messages)
-        return f"prompt {self.prompt_text}" if is_open else f"id {self.id}"
+        """What tells it from others: its prompt, or its id where `reset` asks."""
+        return f"prompt {self.prompt_text}" if self.is_asked else f"id {self.id}"
 
 
 def seed_of(text: str) -> int:

@@ -26,7 +26,7 @@ from .ranks.processes import Ranks
 from .recipe import Recipe, WarmStartSection
 from .recipe_file import RecipeError
 from .reporting.progress import Progress
-from .supervised import SupervisedStage, forget_checkpoints
+from .supervised import SupervisedStage, forget_checkpoints, stage_folder
 from .warm_start import demonstrate, oracle_texts
 from .weights.lineage import find_origin, read_lineage, start_files, write_start
 from .weights.tiny import make_tiny_model
@@ -36,6 +36,9 @@ START = PolicyVersion(0)
 
 START_FILES = "start"
 """The fact in a run file that says what was in `start/` when it was made."""
+
+WARM = "warm-start"
+"""The folder of what a supervised start came to."""
 
 TOKENIZER_TEXTS = 512
 """Demonstrations that a tiny model's tokenizer is trained on."""
@@ -78,13 +81,21 @@ class Beginning:
 
             def fill(partial: Path) -> None:
                 write_start(origin, partial)
-                self._keep_start(folder, start_files(partial))  # before it has its name: never without
+                files = start_files(partial)  # kept before it has its name: never without
+                if self._has_trained:
+                    self._keep_start(folder, files)
+                else:  # what an earlier start of the run was killed over, nothing was trained on
+                    self.ledger.set_meta(START_FILES, json.dumps(files))
 
             self.progress.waiting(f"the weights of {origin.folder}")
             make_whole(folder, fill)
             self.progress.note(f"starting from the {origin.kind} {origin.folder}")
         self.ledger.set_meta("lineage", json.dumps(read_lineage(self.recipe.folder)))
         return folder
+
+    @property
+    def _has_trained(self) -> bool:
+        return bool(self.ledger.step_numbers()) or self.is_warm or stage_folder(self.recipe).exists()
 
     def _keep_start(self, folder: Path, files: Mapping[str, str]) -> None:
         """The run file remembers what the run started from. Raises `RecipeError` where that changed."""
@@ -100,10 +111,15 @@ class Beginning:
                 "or start a new run by --set name=..."
             )
 
+    @property
+    def is_warm(self) -> bool:
+        """Whether the supervised start is over."""
+        return (self.recipe.folder / WARM).exists()
+
     async def warm_start(self, model: Path, section: WarmStartSection) -> Path:
         """The folder of the model after its supervised start."""
-        folder = self.recipe.folder / "warm-start"
-        if folder.exists():
+        folder = self.recipe.folder / WARM
+        if self.is_warm:
             forget_checkpoints(self.recipe)
             return folder
         renderer = load_renderer(self.recipe, model)

@@ -181,11 +181,9 @@ async def open_local_engine(recipe: Recipe, model: Path) -> AsyncGenerator[Engin
         )
     except (ValueError, OSError) as error:  # of transformers too: a folder whose files are not a model
         raise RecipeError(f"engine: cannot serve {model}: {error}") from error
-    except (RuntimeError, MemoryError) as error:  # of torch: it makes the whole cache at once
-        raise RecipeError(
-            f"engine: cannot serve {model} with engine.slots={section.slots} of so many tokens each "
-            f"(engine.max_context={section.max_context}): {error}; lower either, or set engine.kind to vllm"
-        ) from error
+    except RuntimeError as error:  # of torch
+        cure = "lower engine.slots or engine.max_context" if "memory" in str(error) else "is it whole?"
+        raise RecipeError(f"engine: cannot serve {model}: {error}; {cure}") from error
     try:
         yield engine
     finally:

@@ -62,11 +62,11 @@ def _num_evaluations(recipe: Recipe) -> int:
 
 
 def _prompts(recipe: Recipe, arena: Arena) -> dict[str, float] | None:
-    """Tokens of the first prompts; None for a tiny model, whose tokenizer is made by training."""
+    """Tokens of some prompts; None for a tiny model, whose tokenizer is made by training, and where `reset`
+    says what is asked."""
     folder = model_folder(recipe)
-    if folder is None:
+    if folder is None or not (lengths := check_prompts(recipe, arena, folder)):
         return None
-    lengths = check_prompts(recipe, arena, folder)
     return {"tasks": len(lengths), "min": min(lengths), "mean": fmean(lengths), "max": max(lengths)}
 
 

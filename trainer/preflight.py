@@ -19,6 +19,7 @@ from .arena import Arena, call, load_arena
 from .losses import load_loss
 from .objective.terms import traits
 from .parts import training_device
+from .prompts import check_prompts
 from .recipe import GradingSection, GrpoSection, Recipe
 from .recipe_file import RecipeError
 from .trackers import find_tracker
@@ -46,6 +47,8 @@ async def preflight(recipe: Recipe, *, trains: bool = True) -> Arena:
         check_loss(recipe.grpo)
         check_targets(recipe)
         check_place(recipe)
+        if recipe.model.path is not None:
+            check_prompts(recipe, arena, recipe.model.path)
         if recipe.grpo.sft_coefficient:
             check_oracle(arena, "grpo.sft_coefficient")
         if recipe.warm_start is not None:

@@ -42,7 +42,7 @@ from .parts import (
     training_device,
 )
 from .preflight import preflight
-from .prompts import check_prompts
+from .prompts import check_prompts, probe_prompts
 from .publisher import Publisher, drift_bound
 from .ranks.leader import AnyLearner, leading, open_learner
 from .ranks.processes import Ranks
@@ -125,9 +125,10 @@ class _Run:
         """Every stage in order; a stage that an earlier start finished costs nothing."""
         beginning = self._beginning()
         model = await beginning.model()
-        check_prompts(self.recipe, self.arena, model)
+        if self.recipe.model.path is None:  # else it is done
+            check_prompts(self.recipe, self.arena, model)
         if self.recipe.warm_start is not None:
-            if self.recipe.evaluation.at_start:
+            if self.recipe.evaluation.at_start and not beginning.is_warm:
                 async with self._opened_early(model) as engine:
                     await self._evaluate("baseline", engine, model, START)
             model = await beginning.warm_start(model, self.recipe.warm_start)
@@ -258,7 +259,7 @@ class _Run:
             learner,
             engine,
             adapters=self.recipe.folder / "adapters",
-            probes=[renderer.opening(task.messages, task.tools) for task in self.arena.train[:4]],
+            probes=probe_prompts(renderer, self.arena.train[:4]),
             bound=drift_bound(self.recipe),
         )
 

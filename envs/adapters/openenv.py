@@ -82,7 +82,7 @@ class OpenEnv(Env[Task]):
             )
         except (aiohttp.ClientError, TimeoutError) as error:
             raise PeerLost(f"OpenEnv server {self._url}: {error or type(error).__name__}") from error
-        first = await self._ask("reset", {"seed": task.private["seed"]})
+        first = await self._ask("reset", {"seed": task.private.get("seed", seed)})
         seen = UserMessage(self.describe(first["observation"]))
         return Observation(messages=(*task.messages, seen), tools=(_tool(schema),))
 

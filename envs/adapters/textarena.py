@@ -80,9 +80,11 @@ class TextArenaEnv(Env[Task]):
             number: self.opponent(task, number) for number in range(num_players) if number != self._player
         }
         self._heard = {number: [] for number in self._others}
+        deal = private.get("seed", seed)
+        self._dice.seed(deal)  # some games draw while they are made
         # "-raw" tells each player what is new; the other kinds repeat the game so far at every turn.
         self._game = self._alone(lambda: arena.make(f"{private['game']}-raw"))
-        self._alone(lambda: self._game.reset(num_players=num_players, seed=private["seed"]))
+        self._alone(lambda: self._game.reset(num_players=num_players, seed=deal))
         self._dice.seed(seed)
         if await self._others_play():
             raise ValueError(f"{private['game']} was over before player {self._player} had a turn")

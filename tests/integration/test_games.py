@@ -7,6 +7,7 @@ import random
 import re
 import statistics
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -328,10 +329,13 @@ def test_a_game_alone_follows_the_seed_and_leaves_the_random_numbers_of_others_a
     assert len({episode.num_turns for episode in first}) > 1
 
 
-def test_siblings_begin_with_the_same_game(textarena: Any) -> None:
+@pytest.mark.parametrize("game", ["GuessTheNumber-v0", "DealtWhenMade-v0"])
+def test_siblings_begin_with_the_same_game(textarena: Any, game: str) -> None:
+    with suppress(ValueError):  # it is registered already
+        textarena.register("DealtWhenMade-v0-raw", "textarena.envs.Countdown.env:CountdownEnv")
     from palaestra.envs.adapters.textarena import TextArenaEnv
 
-    tasks = TextArenaEnv.tasks(game="GuessTheNumber-v0", size=8)
+    tasks = TextArenaEnv.tasks(game=game, size=8)
 
     def heard(task: Task, seed: int) -> tuple[Message, ...]:
         return run_async(play(TextArenaEnv(), ScriptedPolicy([halving] * 9), task, seed=seed)).messages

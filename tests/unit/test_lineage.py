@@ -1,23 +1,29 @@
 """Chains of runs: weights of one are where the next one starts, whatever was trained before."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from support import run_async
 from tiny_models import tiny_model
 from trainer_builders import random_rows
 
+from palaestra.agents.ledger import Ledger
 from palaestra.trainer._torch import read_tensors
 from palaestra.trainer.batches.rows import make_batch
+from palaestra.trainer.beginning import START_FILES, Beginning
 from palaestra.trainer.config import LearnerConfig, LoraConfig
 from palaestra.trainer.errors import CorruptCheckpoint
 from palaestra.trainer.inputs import sha256
 from palaestra.trainer.learner import Learner
 from palaestra.trainer.ranks.leader import open_learner
+from palaestra.trainer.recipe import Recipe
 from palaestra.trainer.recipe_file import RecipeError
+from palaestra.trainer.reporting.progress import Silent
 from palaestra.trainer.schedule import OptimizerConfig
 from palaestra.trainer.weights.checkpoint import Checkpoints, CheckpointWarning, load_checkpoint
 from palaestra.trainer.weights.lineage import (
@@ -120,6 +126,38 @@ def test_who_writes_over_the_origin_in_place_leaves_the_copy_alone(tmp_path: Pat
         path.write_bytes(b"another one's")
     assert start_files(tmp_path / "start") == before
     assert not any(path.is_symlink() for path in (tmp_path / "start").iterdir())
+
+
+def test_a_start_that_was_killed_before_it_had_its_name_is_made_anew(tmp_path: Path) -> None:
+    """Its fact may be of other weights, where the run that it starts from went on."""
+    fields = {
+        "runs_dir": tmp_path,
+        "env": {"id": "arithmetic"},
+        "model": {"start": start(tmp_path / "model")},
+    }
+    recipe = Recipe.model_validate({"name": "x", **fields})
+    none: Any = None
+    recipe.folder.mkdir()
+    with Ledger(recipe.folder) as ledger:
+        beginning = Beginning(
+            recipe=recipe,
+            arena=none,
+            progress=Silent(),
+            ledger=ledger,
+            grading=None,
+            interrupt=none,
+            ranks=None,
+            device="cpu",
+        )
+        others = json.dumps({"model.safetensors": "0" * 64})
+        ledger.set_meta(START_FILES, others)
+        made = run_async(beginning.model())
+        assert json.loads(ledger.meta(START_FILES) or "") == start_files(made)
+        ledger.record_step(1, {})
+        ledger.set_meta(START_FILES, others)
+        shutil.rmtree(made)  # of a run that has trained, it is the one that it trained from
+        with pytest.raises(RecipeError, match=r"start/model\.safetensors have changed .*; bring back"):
+            run_async(beginning.model())
 
 
 @pytest.mark.parametrize("size", [0, 7, 100, -1])

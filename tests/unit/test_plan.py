@@ -9,11 +9,11 @@ import torch
 from trainer_builders import make_row
 
 from palaestra.agents.renderer import Renderer
-from palaestra.envs import Budget, Env, Task, TaskSet, ToolEnv, UserMessage, tool
+from palaestra.envs import Budget, Env, SystemMessage, Task, TaskSet, ToolEnv, UserMessage, tool
 from palaestra.trainer.arena import Arena
 from palaestra.trainer.batches.packing import micro_batches
 from palaestra.trainer.plan import plan
-from palaestra.trainer.prompts import NUM_PROMPTS
+from palaestra.trainer.prompts import NUM_PROMPTS, check_prompts, probe_prompts
 from palaestra.trainer.recipe import Recipe, TinyModel
 from palaestra.trainer.recipe_file import RecipeError
 from palaestra.trainer.weights.tiny import make_tiny_model
@@ -85,7 +85,8 @@ class Adder(ToolEnv[Task]):
 def test_prompts_are_as_long_as_they_are_rendered(folder: Path, env: type[Env[Any]]) -> None:
     renderer = Renderer.from_pretrained(folder)
     tools = tuple(each.spec for each in Adder.offered.values()) if env is Adder else ()
-    lengths = [len(renderer.opening(task.messages, tools)) for task in TASKS[:NUM_PROMPTS]]
+    everywhere = [TASKS[at * len(TASKS) // NUM_PROMPTS] for at in range(NUM_PROMPTS)]
+    lengths = [len(renderer.opening(task.messages, tools)) for task in everywhere]
     found = planned(env, model={"path": folder})
     assert found["prompt_tokens"] == {
         "tasks": NUM_PROMPTS,
@@ -111,6 +112,19 @@ def test_prompts_that_leave_no_room_for_an_answer_are_refused(
         planned(model={"path": folder}, **changes)
     room = int(shortest) + 1
     assert planned(model={"path": folder}, engine={"max_context": room})["max_row_tokens"] == room
+
+
+def test_a_set_is_looked_at_all_over_and_a_task_that_reset_asks_has_no_prompt_yet(folder: Path) -> None:
+    recipe = Recipe.model_validate({**BASE, "model": {"path": folder}, "engine": {"max_context": 330}})
+    long_first = TaskSet(
+        [Task(id=f"{n}", messages=(UserMessage("1" * 400 if n < 30 else "1"),)) for n in range(40)]
+    )
+    assert min(check_prompts(recipe, Arena(Env, long_first, HELD_OUT), folder)) < 330
+    silent = TaskSet([Task(id=f"{n}", messages=(SystemMessage("Play."),) * (n % 2)) for n in range(9)])
+    arena = Arena(Env, silent, HELD_OUT)
+    assert check_prompts(recipe, arena, folder) == [] and plan(recipe, arena)["prompt_tokens"] is None
+    probes = probe_prompts(Renderer.from_pretrained(folder), silent[:4])
+    assert len(set(probes)) == 4 and all(probes)
 
 
 def test_a_row_is_as_long_as_the_context_or_one_question_and_answer(folder: Path) -> None:

@@ -134,7 +134,7 @@ def test_who_asks_a_server_that_has_died_is_told_what_of(tmp_path: Path) -> None
         async with server:
             assert server.obituary() is None
             engine = VllmEngine(
-                server.url, model="model", max_context=9, backoff_s=0.1, obituary=server.obituary
+                server.url, model="model", max_context=9, tries=9, backoff_s=0.1, obituary=server.obituary
             )
             try:
                 with pytest.raises(

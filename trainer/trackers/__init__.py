@@ -57,7 +57,11 @@ def tracker_names() -> list[str]:
 
 def open_tracker(name: str, run: RunInfo, options: Mapping[str, Any]) -> Tracker:
     """The tracker of that name. Raises `UnknownTracker`, and ModuleNotFoundError without its package."""
-    return cast(Tracker, find_tracker(name, options)(run, **options))
+    make = find_tracker(name, options)
+    try:
+        return cast(Tracker, make(run, **options))
+    except TypeError as error:
+        raise _not_so(name, options, error) from error
 
 
 def find_tracker(name: str, options: Mapping[str, Any]) -> Callable[..., object]:
@@ -66,13 +70,19 @@ def find_tracker(name: str, options: Mapping[str, Any]) -> Callable[..., object]
         make: Callable[..., object] = find_class("tracker", name, __name__, tracker_names())
     except ValueError as error:
         raise UnknownTracker(str(error)) from error
-    except AttributeError as error:
+    except (AttributeError, TypeError) as error:
         raise UnknownTracker(f"tracker {name!r}: {error}") from error
     try:
         inspect.signature(make).bind(None, **options)
     except TypeError as error:
-        raise UnknownTracker(f"tracker {name!r} with {dict(options)}: {error}") from error
+        raise _not_so(name, options, error) from error
+    except ValueError:  # one that says nothing of its arguments
+        pass
     return make
+
+
+def _not_so(name: str, options: Mapping[str, Any], error: TypeError) -> UnknownTracker:
+    return UnknownTracker(f"tracker {name!r} with {dict(options)}: {error}")
 
 
 __all__: Sequence[str] = (
