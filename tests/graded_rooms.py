@@ -46,6 +46,11 @@ TASK = Task(id="t", reference="the-reference")
 QUICK = GradeLimits(poll_s=0.02, retry_s=0.0, attempt_s=30.0)
 
 
+def fates(ledger: Ledger) -> dict[str, int]:
+    """How many results came in, by what became of them."""
+    return dict(ledger.select("SELECT fate, count(*) FROM grade_results GROUP BY fate"))
+
+
 def key_of(task: str = "t", sample: int = 0) -> EpisodeKey:
     return EpisodeKey(epoch=0, task_id=task, sample=sample)
 

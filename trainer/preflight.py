@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, cast
 
 from ..agents.canary import expect_processed_logprobs
@@ -23,7 +24,9 @@ from .prompts import check_prompts
 from .recipe import GradingSection, GrpoSection, Recipe
 from .recipe_file import RecipeError
 from .trackers import find_tracker
+from .weights.lineage import base_of, find_origin
 from .weights.model_size import has_tied_head, layer_names, model_folder
+from .weights.stored import expect_whole, read_settings, shapes_in
 
 
 async def preflight(recipe: Recipe, *, trains: bool = True) -> Arena:
@@ -47,8 +50,8 @@ async def preflight(recipe: Recipe, *, trains: bool = True) -> Arena:
         check_loss(recipe.grpo)
         check_targets(recipe)
         check_place(recipe)
-        if recipe.model.path is not None:
-            check_prompts(recipe, arena, recipe.model.path)
+        if (folder := check_start(recipe) or recipe.model.path) is not None:
+            check_prompts(recipe, arena, folder)
         if recipe.grpo.sft_coefficient:
             check_oracle(arena, "grpo.sft_coefficient")
         if recipe.warm_start is not None:
@@ -145,6 +148,22 @@ def _check_layers(field: str, targets: Sequence[str], layers: frozenset[str] | N
         if not is_tied and not any(f".{layer}".endswith(f".{target}") for layer in layers or ()):
             known = sorted({layer.rpartition(".")[2] for layer in layers or ()})
             raise RecipeError(f"{field}: the model has no layer {target!r}; it has: {', '.join(known)}")
+
+
+def check_start(recipe: Recipe) -> Path | None:
+    """Raise `RecipeError` for weights that no run can start from; the folder of the model that they are of,
+    as far as it is there. A run that has its copy does not need them any more."""
+    if recipe.model.start is None or (recipe.folder / "start").exists():
+        return None
+    origin = find_origin(recipe.model.start)
+    if origin.kind != "checkpoint":  # whose files have hashes
+        expect_whole(origin.folder)
+    if origin.kind == "adapter":
+        from .weights.adapters import expect_plain  # torch
+
+        tensors = shapes_in(origin.folder / "adapter_model.safetensors")
+        expect_plain(read_settings(origin.folder / "adapter_config.json"), tensors, origin.folder)
+    return base_of(origin)
 
 
 def check_place(recipe: Recipe) -> None:

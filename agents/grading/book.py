@@ -8,7 +8,6 @@ an episode has exactly one outcome, however many answers come.
 import hashlib
 import json
 import secrets
-from collections import Counter
 from collections.abc import Sequence
 from sqlite3 import Connection
 from typing import TYPE_CHECKING, Any
@@ -195,10 +194,6 @@ class GradeBook:
     def _note(self, db: Connection, name: str, attempt: int, fate: Fate, said: str) -> None:
         values = (name, attempt, self._ledger.now(), fate.value, said)
         db.execute("INSERT INTO grade_results VALUES (?, ?, ?, ?, ?)", values)
-
-    def fates(self) -> Counter[str]:
-        """How many results came in, by what became of them."""
-        return Counter(dict(self._ledger.select("SELECT fate, count(*) FROM grade_results GROUP BY fate")))
 
     def secret(self, name: str) -> str:
         """A random word of this run, the same after a restart."""

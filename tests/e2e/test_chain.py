@@ -1,6 +1,7 @@
 """SFT, then reinforcement learning with an adapter, then with every parameter: three runs and an export."""
 
 import json
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -82,6 +83,13 @@ def test_three_runs_in_a_chain_and_what_they_export(tmp_path: Path) -> None:
     with closing(sqlite3.connect(runs / "rl2" / "run.sqlite")) as db, db:
         assert db.execute("DELETE FROM meta WHERE key = 'start'").rowcount == 1
     palaestra(*chained)
+
+    # What nobody can start from is told before there is a folder.
+    odd_one = shutil.copytree(runs / "rl" / "policy", tmp_path / "odd")
+    settings = json.loads((odd_one / "adapter_config.json").read_text())
+    (odd_one / "adapter_config.json").write_text(json.dumps({**settings, "use_dora": True}))
+    refused = forked("train", "rl.yaml", "--continue", "odd", "--set", "name=rl3", cwd=tmp_path)
+    assert refused.code == 2 and "use_dora is True" in refused.stderr and not (runs / "rl3").exists()
 
     # The same words again name a run that is there, and resuming does not need the parent any more.
     again = forked("train", "rl.yaml", "--continue", "runs/sft", cwd=tmp_path)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from graded_rooms import QUICK, key_of, outcome_in, under_way, until
+from graded_rooms import QUICK, fates, key_of, outcome_in, under_way, until
 from lambda_service import ARN, LambdaService
 from rewards import write
 from support import run_async
@@ -141,7 +141,7 @@ def test_an_event_that_is_run_twice_gives_one_grade(tmp_path: Path, monkeypatch:
             await waiting
             await service.idle()
             assert outcome_in(ledger) == GRADE
-            assert ledger.grades.fates() == {"kept": 1, "duplicate": 1}
+            assert fates(ledger) == {"kept": 1, "duplicate": 1}
         assert len(service.events) == 1 and len(service.tries) == 2
 
     run_async(main())
@@ -207,7 +207,7 @@ def test_an_endpoint_that_is_away_is_asked_again_until_the_time_is_over(tmp_path
             await waiting
             found = outcome_in(ledger)
             assert isinstance(found, Ungraded) and "EndpointConnectionError" in found.reason
-            assert ledger.grades.fates() == {"broken": 1}, "the try, which was the last"
+            assert fates(ledger) == {"broken": 1}, "the try, which was the last"
 
     run_async(main())
 

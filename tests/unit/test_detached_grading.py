@@ -13,6 +13,7 @@ from graded_rooms import (
     TASK,
     Counter,
     Held,
+    fates,
     graded,
     keep,
     key_of,
@@ -138,7 +139,7 @@ def test_a_try_that_came_to_nothing_is_made_again_with_another_key(tmp_path: Pat
     assert [request.attempt for request in counter.taken] == [0, 1, 2]
     assert counter.released == [request.key for request in counter.taken]
     with Ledger(tmp_path) as ledger:
-        assert ledger.grades.fates() == {"broken": 2, "kept": 1}
+        assert fates(ledger) == {"broken": 2, "kept": 1}
 
 
 @pytest.mark.parametrize(

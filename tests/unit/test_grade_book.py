@@ -12,6 +12,7 @@ from graded_rooms import (
     TASK,
     V0,
     Counter,
+    fates,
     graded,
     keep,
     key_of,
@@ -42,7 +43,7 @@ def test_one_result_counts_and_the_others_are_on_record(tmp_path: Path) -> None:
                 assert grading.receive("unheard-of", 0, score(1.0)) is Fate.UNKNOWN
             found = ledger.finished(key_of())
             assert found is not None and found.outcome == Scored(reward=0.25)
-            assert ledger.grades.fates() == {"kept": 1, "duplicate": 1, "broken": 1}
+            assert fates(ledger) == {"kept": 1, "duplicate": 1, "broken": 1}
 
     run_async(main())
 
@@ -132,7 +133,7 @@ def test_a_last_try_that_broke_and_the_end_of_its_job_are_one_transaction(tmp_pa
             async with Grading(ledger, Counter(), QUICK, reward_range=RANGE) as grading:
                 with pytest.raises(LedgerError):
                     grading.receive(job.id, 0, Broken(reason="no key", is_retryable=False))
-            assert ledger.grades.job(job.id) == job and not ledger.grades.fates()
+            assert ledger.grades.job(job.id) == job and not fates(ledger)
 
     run_async(main())
 
@@ -145,9 +146,9 @@ def test_each_try_that_breaks_is_counted_once_and_a_job_that_is_given_up_by_its_
                 job = ledger.grades.open([key_of()])
                 for attempt in range(QUICK.max_attempts):
                     assert grading.receive(job.id, attempt, Broken(reason="died")) is Fate.BROKEN
-                assert ledger.grades.fates() == {"broken": QUICK.max_attempts}
+                assert fates(ledger) == {"broken": QUICK.max_attempts}
                 grading.give_up([key_of(sample=1)], "the group goes on")
-            assert ledger.grades.fates() == {"broken": QUICK.max_attempts, "given up": 1}
+            assert fates(ledger) == {"broken": QUICK.max_attempts, "given up": 1}
             assert ledger.counts("train") == {"ungraded": 2}
 
     run_async(main())

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from graded_rooms import graded
+from graded_rooms import fates, graded
 
 from palaestra.agents.grading.inline import Inline
 from palaestra.agents.grading.job import GradeLimits
@@ -48,4 +48,4 @@ def test_only_what_another_try_may_mend_is_tried_again_in_a_rubric_too(
     outcome = graded(Inline(part), tmp_path, limits)
     assert isinstance(outcome, Ungraded) and outcome.reason.startswith("crash: ")
     with Ledger(tmp_path) as ledger:
-        assert ledger.grades.fates() == {"broken": tries}
+        assert fates(ledger) == {"broken": tries}

@@ -81,21 +81,19 @@ def test_every_limit_has_a_stop_reason_of_its_own(
     assert episode.workspace is not None and env.num_closed == 1
 
 
-@pytest.mark.parametrize(
-    ("policy", "limits", "cause"),
-    [
-        (out_of_context, {}, "context"),
-        (says("end"), {"max_turns": 0}, "max_turns"),
-        (says("end"), {"env_s": 0}, "env_seconds"),
-    ],
-)
-def test_a_limit_that_lets_nobody_play_is_no_grade_of_the_policy(
-    policy: Policy, limits: dict[str, Any], cause: str
-) -> None:
+@pytest.mark.parametrize("limit", ["max_turns", "max_tokens", "max_context", "env_s", "wall_s"])
+@pytest.mark.parametrize("value", [0, -1, float("nan")])
+def test_a_limit_that_lets_nobody_play_is_refused(limit: str, value: float) -> None:
+    limits: dict[str, Any] = {limit: value}
+    with pytest.raises(ValueError, match=f"{limit}={value} lets nobody play; give more than 0, or None"):
+        Budget(**limits)
+
+
+def test_a_context_without_room_for_an_answer_is_no_grade_of_the_policy() -> None:
     env = Room()
-    episode = run(env, policy, **limits)
+    episode = run(env, out_of_context)
     assert episode.stop is StopReason.FAILED and episode.failure is not None
-    assert (episode.failure.stage, episode.failure.cause) == ("policy", cause)
+    assert (episode.failure.stage, episode.failure.cause) == ("policy", "context")
     assert not episode.failure.retryable and "'t' left no room" in episode.failure.message
     assert env.num_closed == 1
 

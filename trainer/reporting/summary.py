@@ -34,8 +34,6 @@ class Summary:
     """By name, in the order of the run: baseline, warm-start, step-..., final."""
     train: dict[str, Any]
     """Training episodes: by outcome, by stop reason, and the reasons why some were not trained on."""
-    grades: dict[str, int]
-    """Results of detached graders by what became of them: kept, duplicate, broken, given up ..."""
 
     def to_json(self) -> dict[str, Any]:
         """For machines."""
@@ -79,7 +77,6 @@ def summarize_run(recipe: Recipe, reward_range: tuple[float, float], ledger: Led
             "stops": dict(ledger.stops("train")),
             "rejected": dict(Counter(reason for record in records for *_, reason, _ in record["rejected"])),
         },
-        grades=dict(ledger.grades.fates()),
     )
 
 

@@ -1,7 +1,7 @@
 """LoRA by peft, through typed functions. The model object stays; its layers gain an adapter in place."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from .._torch import modules, output_head, plain_errors, read_tensors, seeded
 from ..config import LoraConfig
 from ..recipe_file import RecipeError
 from ..schedule import OptimizerConfig
-from .lineage import read_settings
+from .stored import read_settings
 
 _NOT_MERGED = (
     "use_dora",
@@ -118,9 +118,9 @@ def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise RecipeError(f"{file} cannot be read: {error}; bring back what was written there") from error
 
 
-def expect_plain(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path) -> None:
+def expect_plain(settings: Mapping[str, Any], tensors: Iterable[str], folder: Path) -> None:
     """Raise `RecipeError`, which names the field or the tensor, for an adapter that `merged_state` would not
-    add in as peft does."""
+    add in as peft does. `tensors`: their names."""
     odd = [] if settings.get("peft_type", "LORA") == "LORA" else ["peft_type"]
     for field in odd + [field for field in _NOT_MERGED if settings.get(field)]:
         raise RecipeError(f"{folder}: {field} is {settings[field]!r} in its adapter_config.json; {_BY_PEFT}")

@@ -13,7 +13,7 @@ from ..config import LoraConfig
 from ..inputs import fingerprint
 from ..ranks.sharding import like
 from .adapters import own_name
-from .lineage import kind_of
+from .stored import kind_of
 
 _CURE = "give LearnerConfig.lora the same, or begin a new run on it with palaestra train --continue"
 BASE = "base.json"

@@ -10,10 +10,11 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from ..inputs import fingerprint
 from ..recipe_file import RecipeError
+from .stored import Kind, expect_whole, kind_of, read_settings
 
 LINEAGE = "lineage.json"
 
@@ -22,7 +23,7 @@ LINEAGE = "lineage.json"
 class Origin:
     """Weights on disk."""
 
-    kind: Literal["model", "adapter", "checkpoint"]
+    kind: Kind
     folder: Path
     run: Path | None = None
     """The run that made them, where they lie in the folder of one."""
@@ -56,11 +57,6 @@ def find_origin(path: Path, field: str = "model.start") -> Origin:
     )
 
 
-def kind_of(folder: Path) -> Literal["model", "adapter", "checkpoint"] | None:
-    """What a folder holds, by the file that each kind has and no other. None: none of them."""
-    return next((kind for name, kind in _KINDS.items() if (folder / name).is_file()), None)
-
-
 def base_of(origin: Origin) -> Path | None:
     """The model folder whose layers the weights have; None where it is not there any more."""
     if origin.kind == "model":
@@ -70,22 +66,9 @@ def base_of(origin: Origin) -> Path | None:
     return Path(told) if isinstance(told, str) and (Path(told) / "config.json").is_file() else None
 
 
-def read_settings(file: Path) -> dict[str, Any]:
-    """What stands in a JSON file beside weights. Raises `RecipeError` for one that is damaged."""
-    try:
-        return dict[str, Any](json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise RecipeError(f"{file} cannot be read: {error}; bring back what was written there") from error
-
-
 _BASES = {
     "adapter": ("adapter_config.json", "base_model_name_or_path"),
     "checkpoint": ("state.json", "base"),
-}
-_KINDS: dict[str, Literal["model", "adapter", "checkpoint"]] = {
-    "config.json": "model",
-    "adapter_config.json": "adapter",
-    "manifest.json": "checkpoint",
 }
 
 
@@ -122,7 +105,7 @@ def write_whole_model(origin: Origin, folder: Path) -> None:
     a file is damaged.
     """
     if origin.kind == "model":
-        _expect_whole(origin.folder)
+        expect_whole(origin.folder)
         folder.mkdir(parents=True, exist_ok=True)
         for path in origin.folder.iterdir():
             if path.is_file():
@@ -131,24 +114,6 @@ def write_whole_model(origin: Origin, folder: Path) -> None:
     from .merge import merge_adapter, merge_checkpoint
 
     (merge_adapter if origin.kind == "adapter" else merge_checkpoint)(origin.folder, folder)
-
-
-def _expect_whole(model: Path) -> None:
-    """A safetensors file is eight bytes of length, a header in JSON, and the tensors that it lists."""
-    read_settings(model / "config.json")
-    for file in model.glob("*.safetensors"):
-        size = file.stat().st_size
-        try:
-            with file.open("rb") as opened:
-                length = int.from_bytes(opened.read(8), "little")
-                header: dict[str, Any] = json.loads(opened.read(min(length, size)))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        except OSError as error:
-            raise RecipeError(f"{file} cannot be read: {error.strerror}; see that you may read it") from error
-        except (ValueError, LookupError, TypeError, AttributeError):
-            length, ends = 0, []
-        if size != 8 + length + max(ends, default=0):
-            raise RecipeError(f"{file} is damaged: it is not as long as it says; bring back what was there")
 
 
 def write_start(origin: Origin, folder: Path) -> None:

@@ -13,8 +13,8 @@ from ..recipe_file import RecipeError
 from .adapters import add_adapter, expect_plain, merged_state, put_in, read_adapter, save_adapter
 from .checkpoint import verify_checkpoint
 from .fit import BASE, base_hashes, other_base, write_base
-from .lineage import read_settings
 from .model import load_model, write_model
+from .stored import read_settings
 
 
 def merge_adapter(adapter: Path, folder: Path) -> None:

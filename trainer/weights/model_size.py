@@ -1,7 +1,6 @@
 """How large a model is, before it is loaded or made. Imports without torch."""
 
 import json
-import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
@@ -10,6 +9,7 @@ from typing import Any
 
 from ..recipe import Recipe, TinyModel
 from .lineage import base_of, find_origin
+from .stored import shapes_in
 
 _OF_TINY = frozenset(
     [f"model.layers.0.self_attn.{name}_proj" for name in "qkvo"]
@@ -83,7 +83,7 @@ def layer_names(recipe: Recipe) -> frozenset[str] | None:
         return _OF_TINY
     folder = model_folder(recipe)
     files = [] if folder is None else sorted(folder.glob("*.safetensors"))
-    matrices = (name for file in files for name, shape in _shapes_in(file).items() if len(shape) == 2)
+    matrices = (name for file in files for name, shape in shapes_in(file).items() if len(shape) == 2)
     return frozenset(name.removesuffix(".weight") for name in matrices) or None
 
 
@@ -124,12 +124,4 @@ def _size_of_folder(folder: Path) -> ModelSize | None:
 
 
 def _parameters_in(file: Path) -> int:
-    return sum(map(prod, _shapes_in(file).values()))
-
-
-def _shapes_in(file: Path) -> dict[str, list[int]]:
-    """Of a safetensors file, out of its header: eight bytes of length, then JSON."""
-    with file.open("rb") as opened:
-        (length,) = struct.unpack("<Q", opened.read(8))
-        header: dict[str, Any] = json.loads(opened.read(length))
-    return {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
+    return sum(map(prod, shapes_in(file).values()))
