@@ -65,7 +65,9 @@ def _rendered(recipe: Recipe, arena: Arena, model: Path) -> list[int]:
     if issubclass(arena.env, ToolEnv):
         usual = tuple(tool.spec for tool in arena.env.offered.values())
     lengths: list[int] = []
-    for task in filter(lambda task: task.is_asked, _spread(arena.train)):
+    for task in _spread(arena.train):
+        if not task.is_asked:
+            continue
         try:
             lengths.append(len(renderer.opening(task.messages, task.tools or usual)))
         except TemplateRefuses as error:

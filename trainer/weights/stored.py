@@ -39,8 +39,9 @@ def expect_whole(folder: Path) -> None:
     for name in _KINDS:
         if (folder / name).is_file():
             read_settings(folder / name)
-    if not (files := sorted(folder.glob("*.safetensors"))):
-        raise RecipeError(f"{folder} holds no weights; give a folder with a *.safetensors file")
+    named = "adapter_model.safetensors" if kind_of(folder) == "adapter" else "*.safetensors"
+    if not (files := sorted(folder.glob(named))):
+        raise RecipeError(f"{folder} holds no weights; give a folder with {named}")
     for file in files:
         try:
             tensors, start = _tensors(file)
